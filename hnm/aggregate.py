@@ -1,0 +1,140 @@
+"""Train the aggregator on the bags of a round, and let it score slides and patches.
+
+Each step takes some (positive slide, negative slide) pairs; the ranks share a step's pairs and average gradients, so any
+number of ranks follows the same optimisation. Loss: algorithm step 3 (HNM-WSI's ranking loss on DSMIL).
+"""
+
+import copy
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch.nn import functional
+
+from hnm.aggregator import DSMIL, Packed, pack, segment_argmax, segment_top_mean
+from hnm.bags import Bags
+from hnm.score import slide_logits
+from hnm.session import Session
+from launch.distributed import World, average_gradients, stop_unless_finite
+from shards.plan import rows_of_rank
+from shards.seeding import numpy_generator, seeded_torch
+
+
+class AggregateConfig(BaseModel):
+    """How the aggregator is trained in each round (algorithm step 3)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epochs: int = Field(200, ge=1, description="epochs; an epoch pairs positive with negative slides until one list ends")
+    lr: float = Field(2e-4, gt=0, description="Adam's learning rate at the start")
+    weight_decay: float = Field(1e-4, ge=0, description="Adam's weight decay (L2)")
+    halve_every_epochs: float = Field(75.0, gt=0, description="the learning rate is halved each time this many epochs passed")
+    bag_weight: float = Field(0.5, ge=0, description="weight of the loss on the bag logit")
+    max_weight: float = Field(0.5, ge=0, description="weight of the loss on the highest instance logit")
+    ranking_weight: float = Field(0.1, ge=0, description="weight of the ranking loss between the slides of a pair; 0 = off")
+    ranking_top_k: int = Field(10, ge=1, description="the ranking loss compares the means of the K highest patches")
+    ranking_on: Literal["logits", "scores"] = Field(
+        "logits", description="rank by instance logits (released code) or by their sigmoid (paper)"
+    )
+    pairs_per_step: int = Field(1, ge=1, description="slide pairs in one optimizer step, over all ranks")
+    select: Literal["last", "validation"] = Field(
+        "last", description="which epoch's aggregator scores: the last, or the one of lowest validation loss"
+    )
+    validate_every: int = Field(10, ge=1, description="epochs between looks at the validation slides")
+
+
+def pair_losses(model: DSMIL, pairs: Packed, pos_weight: float, config: AggregateConfig) -> torch.Tensor:
+    """Return the loss of each (positive, negative) pair, (pairs,).
+
+    Args:
+        pairs: 2 p bags: first the p positive ones, then their p negative partners.
+        pos_weight: number of negative over number of positive training slides.
+    """
+    prediction = model(pairs)
+    num_bags = len(pairs.sizes)
+    targets = torch.zeros_like(prediction.bag_logits)
+    targets[: num_bags // 2] = 1
+    weight = torch.tensor(pos_weight, dtype=targets.dtype, device=targets.device)
+
+    def of_pair(logits: torch.Tensor) -> torch.Tensor:
+        loss = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
+        return loss.view(2, -1).mean(0)
+
+    highest = prediction.instance_logits[segment_argmax(prediction.instance_logits, pairs.bag, num_bags)]
+    loss = config.bag_weight * of_pair(prediction.bag_logits) + config.max_weight * of_pair(highest)
+    if config.ranking_weight:
+        ranked = prediction.instance_logits
+        ranked = ranked.sigmoid() if config.ranking_on == "scores" else ranked
+        positive, negative = segment_top_mean(ranked, pairs.bag, pairs.sizes, config.ranking_top_k).view(2, -1)
+        loss = loss + config.ranking_weight * torch.relu(1 - positive + negative)
+    return loss
+
+
+def pair_slides(
+    positives: np.ndarray, negatives: np.ndarray, pairs_per_step: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Return one epoch of steps, each (pairs, 2) of slide numbers: shuffled lists zipped until the shorter one ends."""
+    count = min(len(positives), len(negatives))
+    pairs = np.stack([generator.permutation(positives)[:count], generator.permutation(negatives)[:count]], axis=1)
+    return [pairs[i : i + pairs_per_step] for i in range(0, count, pairs_per_step)]
+
+
+def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: Session) -> DSMIL:
+    """Return a fresh aggregator trained on the bags of round `round_`. Every rank must call it; all get the same one."""
+    world, journal, seed, study = session.world, session.journal, session.seed, session.study
+    with seeded_torch(seed, "aggregator", round_):
+        model = DSMIL(bags.dim).to(world.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    positives = study.train[study.labels[study.train] == 1]
+    negatives = study.train[study.labels[study.train] == 0]
+    pos_weight = len(negatives) / len(positives)
+    best_loss, best = float("inf"), copy.deepcopy(model.state_dict())
+    for epoch in journal.progress(range(config.epochs), f"round {round_}: aggregate", config.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * 0.5 ** int(epoch / config.halve_every_epochs)
+        steps = pair_slides(positives, negatives, config.pairs_per_step, numpy_generator(seed, "pairs", round_, epoch))
+        loss = sum(train_step(model, optimizer, bags, pairs, pos_weight, config, world) for pairs in steps) / len(steps)
+        last = epoch + 1 == config.epochs
+        if last or (epoch + 1) % config.validate_every == 0:
+            logits = slide_logits(model, bags, study.validation, world)
+            validation_loss = bag_loss(logits, study.labels[study.validation])
+            journal.metrics("aggregate", round_ * config.epochs + epoch, train_loss=loss, validation_loss=validation_loss)
+            if validation_loss < best_loss:
+                best_loss, best = validation_loss, copy.deepcopy(model.state_dict())
+    if config.select == "validation":
+        model.load_state_dict(best)
+    return model
+
+
+def train_step(
+    model: DSMIL,
+    optimizer: torch.optim.Optimizer,
+    bags: Bags,
+    pairs: np.ndarray,
+    pos_weight: float,
+    config: AggregateConfig,
+    world: World,
+) -> float:
+    """Take one optimizer step on (pairs, 2) slides shared over the ranks. Every rank must call it.
+
+    Returns:
+        The mean loss of the pairs, the same on all ranks.
+    """
+    mine = pairs[rows_of_rank(len(pairs), world.rank, world.size)]
+    optimizer.zero_grad()
+    loss = torch.zeros((), device=world.device)
+    if len(mine):
+        packed = pack([bags.bag(slide) for slide in mine.T.ravel()])  # positives first, then negatives
+        loss = pair_losses(model, packed, pos_weight, config).sum() / len(pairs)
+        (loss * world.size).backward()
+    average_gradients(list(model.parameters()), world)
+    mean_loss = stop_unless_finite(loss * world.size, f"slide pairs {pairs.tolist()} of the aggregator", world)
+    optimizer.step()
+    return mean_loss
+
+
+def bag_loss(logits: torch.Tensor, labels: np.ndarray) -> float:
+    """Return the mean binary cross-entropy of both rows of `logits` (2, s) against the slide labels (s,)."""
+    targets = torch.from_numpy(labels.astype(np.float32)).expand(2, -1)
+    return float(functional.binary_cross_entropy_with_logits(logits, targets))

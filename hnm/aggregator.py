@@ -1,0 +1,107 @@
+"""DSMIL, the multiple-instance aggregator, on several bags packed one after another.
+
+    features (patches of all bags, dim) ─┬─ linear ─▶ instance logits ── argmax in each bag ─▶ critical instance m
+                                         └─ h ─▶ q, v ── softmax(<q_i, q_m> / sqrt(128)) in each bag ─▶ bag logit
+
+Packing costs no padding: a bag of 50 patches and one of 100,000 take 100,050 rows, and every operation below works on
+segments of the rows. Source: Li et al., CVPR 2021, eqs. 2 to 6, with one class.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+QUERY_DIM = 128
+
+
+class Packed(NamedTuple):
+    """Bags laid one after another.
+
+    Attributes:
+        features: (n, dim) rows of all bags.
+        bag: (n,) int64, the bag of each row, increasing.
+        sizes: (bags,) int64 rows in each bag, all at least 1.
+    """
+
+    features: torch.Tensor
+    bag: torch.Tensor
+    sizes: torch.Tensor
+
+
+class Prediction(NamedTuple):
+    """What the aggregator says: instance_logits (n,), bag_logits (bags,), attention (n,) summing to 1 in each bag."""
+
+    instance_logits: torch.Tensor
+    bag_logits: torch.Tensor
+    attention: torch.Tensor
+
+
+def pack(bags: list[torch.Tensor]) -> Packed:
+    """Lay bags of shape (patches, dim) one after another."""
+    sizes = torch.tensor([len(bag) for bag in bags], device=bags[0].device)
+    return Packed(torch.cat(bags), torch.repeat_interleave(sizes), sizes)
+
+
+def segment_sum(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> torch.Tensor:
+    """Return the sums of `values` (n, ...) in each bag, (num_bags, ...)."""
+    return values.new_zeros((num_bags, *values.shape[1:])).index_add(0, bag, values)
+
+
+def segment_argmax(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> torch.Tensor:
+    """Return the row (num_bags,) int64 of the highest value (n,) in each bag; the first of equals."""
+    values = values.detach()
+    best = values.new_full((num_bags,), -math.inf).scatter_reduce(0, bag, values, "amax")
+    rows = torch.arange(len(values), device=values.device)
+    rows = torch.where(values == best[bag], rows, len(values))
+    return rows.new_full((num_bags,), len(values)).scatter_reduce(0, bag, rows, "amin")
+
+
+def segment_softmax(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> torch.Tensor:
+    """Return the softmax of `values` (n,) within each bag."""
+    highest = values.detach()[segment_argmax(values, bag, num_bags)]
+    exponentials = torch.exp(values - highest[bag])
+    return exponentials / segment_sum(exponentials, bag, num_bags)[bag]
+
+
+def segment_top_mean(values: torch.Tensor, bag: torch.Tensor, sizes: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the mean of the min(k, size) highest `values` (n,) in each bag, (bags,)."""
+    order = torch.argsort(values.detach(), descending=True, stable=True)
+    order = order[torch.argsort(bag[order], stable=True)]  # by bag, highest first within each
+    starts = torch.cumsum(sizes, 0) - sizes
+    place = torch.arange(len(values), device=values.device) - starts[bag]
+    chosen = order[place < k]
+    return segment_sum(values[chosen], bag[chosen], len(sizes)) / sizes.clamp(max=k)
+
+
+class DSMIL(nn.Module):
+    """Dual-stream MIL aggregator with one output.
+
+    Args:
+        dim: feature dimension of the patches.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.instance = nn.Linear(dim, 1)
+        self.hidden = nn.Linear(dim, dim)
+        self.query = nn.Linear(dim, QUERY_DIM)
+        self.value = nn.Linear(dim, dim)
+        self.bag = nn.Conv1d(1, 1, kernel_size=dim)
+
+    def forward(self, bags: Packed) -> Prediction:
+        """Return instance logits, bag logits and attention of all bags."""
+        num_bags = len(bags.sizes)
+        instance_logits = self.score(bags.features)
+        hidden = torch.relu(self.hidden(bags.features))
+        query = torch.tanh(self.query(hidden))
+        critical = query[segment_argmax(instance_logits, bags.bag, num_bags)]  # (bags, 128)
+        similarity = (query * critical[bags.bag]).sum(1) / math.sqrt(QUERY_DIM)
+        attention = segment_softmax(similarity, bags.bag, num_bags)
+        vectors = segment_sum(attention[:, None] * self.value(hidden), bags.bag, num_bags)  # (bags, dim)
+        return Prediction(instance_logits, self.bag(vectors[:, None]).flatten(), attention)
+
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the instance logits (n,) of patches (n, dim); they do not depend on the bag."""
+        return self.instance(features).squeeze(1)

@@ -1,0 +1,68 @@
+"""Bags: the features of whole slides, memory-mapped from the files that the ranks wrote.
+
+    features/index.json            slides (rows are in this order), rows of each slide, rows of each file
+    features/rank-000.npy ...      (rows, dim) float16, one after another
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from shards.files import write_json
+
+
+class Bags:
+    """Feature rows of a set of slides, read on demand: memory holds only the bags in use.
+
+    Args:
+        folder: the features folder of a round, complete (with index.json).
+        device: where bags are put.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        self.parts = [np.load(folder / name, mmap_mode="r") for name in index["files"]]
+        self.part_starts = np.concatenate([[0], np.cumsum([len(part) for part in self.parts])])
+        starts = np.concatenate([[0], np.cumsum(index["rows_per_slide"])])
+        self.rows_of_slide = {
+            slide: (int(starts[i]), int(starts[i + 1])) for i, slide in enumerate(index["slides"])
+        }
+        self.num_rows, self.dim = int(starts[-1]), self.parts[0].shape[1]
+        self.device = device
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) as (stop - start, dim) float32, whichever files they lie in."""
+        pieces = [
+            part[max(start - first, 0) : max(stop - first, 0)]
+            for part, first in zip(self.parts, self.part_starts, strict=False)
+        ]
+        rows = np.concatenate([piece for piece in pieces if len(piece)] or [pieces[0]])
+        return torch.from_numpy(rows.astype(np.float32)).to(self.device)
+
+    def bag(self, slide: int) -> torch.Tensor:
+        """Return the features of one slide, (patches, dim) float32."""
+        return self.rows(*self.rows_of_slide[slide])
+
+
+def features_complete(folder: Path) -> bool:
+    """Return whether all ranks' features of a round are there."""
+    return (folder / "index.json").is_file()
+
+
+def write_index(folder: Path, slides: np.ndarray, rows_per_slide: np.ndarray, num_files: int) -> None:
+    """Declare the features in `folder` complete."""
+    write_json(
+        folder / "index.json",
+        {
+            "slides": slides.tolist(),
+            "rows_per_slide": rows_per_slide.tolist(),
+            "files": [file_of_rank(rank) for rank in range(num_files)],
+        },
+    )
+
+
+def file_of_rank(rank: int) -> str:
+    """Return the name of the feature file that one rank writes."""
+    return f"rank-{rank:03d}.npy"

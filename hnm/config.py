@@ -1,0 +1,209 @@
+"""The whole configuration: defaults < preset named in the YAML < YAML < --preset < key=value on the command line.
+
+Each section's model stands in the file that uses it; here they are only put together, read and checked.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import hnm
+from hnm.aggregate import AggregateConfig
+from hnm.encoder import EncoderConfig
+from hnm.finetune import FinetuneConfig
+from hnm.mining import MiningConfig
+from hnm.simclr import PretrainConfig
+from hnm.study import DataConfig
+from hnm.tracking import TrackingConfig
+from shards.errors import InputError
+from shards.reader import ReaderConfig
+from shards.tile import TileConfig
+
+
+class ConfigError(InputError):
+    """A key or value of the configuration is wrong: misuse, exit code 2."""
+
+
+class RoundsConfig(BaseModel):
+    """How often the loop goes round, and what is kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    num_rounds: int = Field(4, ge=0, description="fine-tuning rounds; 0 = frozen encoder, one aggregator (DSMIL)")
+    choose: Literal["validation", "last"] = Field(
+        "validation", description="which round's model is the result: the one of highest validation AUC, or the last"
+    )
+    embed_batch_size: int = Field(512, ge=1, description="patches in a forward pass of the embedding, per rank")
+    keep_features: bool = Field(False, description="keep each round's features (they are large) after its mining")
+
+
+class Config(BaseModel):
+    """Everything that decides what a command computes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = Field(0, ge=0, description="every random draw of the run is derived from it")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models live; auto takes a GPU if there is one")
+    tile: TileConfig = Field(default_factory=TileConfig, description="cutting slides into patches")
+    data: DataConfig = Field(default_factory=DataConfig, description="labels, splits")
+    reader: ReaderConfig = Field(default_factory=ReaderConfig, description="reading patches")
+    encoder: EncoderConfig = Field(default_factory=EncoderConfig, description="the network of the patches")
+    pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="SimCLR")
+    aggregate: AggregateConfig = Field(default_factory=AggregateConfig, description="the multiple-instance aggregator")
+    mining: MiningConfig = Field(default_factory=MiningConfig, description="pseudo labels and hard negatives")
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="supervised contrastive fine-tuning")
+    rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="the loop")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
+
+
+Tree = dict[str, Any]
+
+
+def config_folder() -> Path:
+    """Return the folder of the packaged YAML files: inside the installed package, or beside it in a checkout."""
+    package = Path(hnm.__file__).parent
+    packaged = package / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"
+
+
+def list_names(folder: Path) -> list[str]:
+    """Return the names of the YAML files in `folder`."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def load_config(config: str | None = None, preset: str | None = None, overrides: list[str] | None = None) -> Config:
+    """Put the layers together and check the result.
+
+    Args:
+        config: a packaged name such as "colon", or a path to a YAML file; None = defaults.
+        preset: name of a method in configs/presets; it is stronger than the YAML.
+        overrides: "section.key=value" strings; values are YAML.
+
+    Raises:
+        ConfigError: an unknown file, key or a bad value, with the nearest name or the allowed range.
+    """
+    tree: Tree = {}
+    origin: dict[str, str] = {}
+    if config is not None:
+        path = _find(config, config_folder(), "config")
+        content = _read_yaml(path)
+        if (named := content.pop("preset", None)) is not None:
+            preset_path = _find(str(named), config_folder() / "presets", "preset")
+            _overlay(tree, _read_yaml(preset_path), str(preset_path), origin)
+        _overlay(tree, content, str(path), origin)
+    if preset is not None:
+        path = _find(preset, config_folder() / "presets", "preset")
+        _overlay(tree, _read_yaml(path), str(path), origin)
+    for override in overrides or []:
+        _overlay(tree, _parse_override(override), f"command line ({override})", origin)
+    return check_config(tree, origin)
+
+
+def check_config(tree: Tree, origin: dict[str, str]) -> Config:
+    """Return the checked configuration.
+
+    Args:
+        tree: nested sections.
+        origin: where each dotted key came from, for the message.
+
+    Raises:
+        ConfigError: all that is wrong, a line each.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
+
+
+def dump_config(config: Config) -> str:
+    """Return the resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def read_config(path: Path) -> Config:
+    """Read a configuration that `dump_config` wrote."""
+    return check_config(_read_yaml(path), {"": str(path)})
+
+
+def difference(old: Config, new: Config) -> list[str]:
+    """Return "key: old value -> new value" for every key in which two configurations differ."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [f"{key}: {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
+
+
+def _find(name: str, folder: Path, what: str) -> Path:
+    """Return the YAML file of a packaged name or of a path."""
+    for path in (folder / f"{name}.yaml", Path(name)):
+        if path.is_file():
+            return path
+    known = list_names(folder)
+    raise ConfigError(f"--{what} {name}: there is no such {what}.{_nearest(name, known)} Known: {', '.join(known)}, or a path")
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected sections such as 'mining:', found {type(content).__name__}")
+    return content
+
+
+def _parse_override(text: str) -> Tree:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text!r}: an override is written section.key=value, such as mining.neg_ratio=0.05")
+    try:
+        leaf: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r}: the value is not readable as YAML: {error}") from error
+    for part in reversed(key.split(".")):
+        leaf = {part: leaf}
+    tree: Tree = leaf
+    return tree
+
+
+def _overlay(tree: Tree, layer: Tree, source: str, origin: dict[str, str], prefix: str = "") -> None:
+    """Lay `layer` over `tree` in place, and note in `origin` where each key came from."""
+    for key, value in layer.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict) and isinstance(tree.get(key, {}), dict):
+            _overlay(tree.setdefault(key, {}), value, source, origin, f"{dotted}.")
+        else:
+            tree[key] = value
+        origin[dotted] = source
+
+
+def _explain(problem: Any, origin: dict[str, str]) -> str:
+    """Return one line: where, which key, what value, what would be right."""
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    where = origin.get(key, origin.get("", "configuration"))
+    if problem["type"] == "extra_forbidden":
+        fields = _fields_of(path[:-1])
+        return f"{where}: unknown key {key}.{_nearest(path[-1], fields)} Known here: {', '.join(fields)}"
+    return f"{where}: {key} = {problem['input']!r}: {problem['msg']}"
+
+
+def _fields_of(path: list[str]) -> list[str]:
+    """Return the field names of the section at `path`."""
+    model: Any = Config
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _flat(tree: Tree, prefix: str = "") -> Tree:
+    flat: Tree = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

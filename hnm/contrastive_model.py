@@ -1,0 +1,100 @@
+"""Encoder and projection head as one module, and the forward pass that both contrastive trainings share: two views."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hnm.augment import AugmentConfig, augment, draw
+from hnm.encoder import EncoderConfig, ProjectionHead, build_encoder, use_global_batch_norm
+from hnm.weights import load_encoder, load_weights, save_weights
+from launch.distributed import World, wrap_in_ddp
+from shards.plan import PADDING, rows_of_rank
+from shards.seeding import seeded_torch
+
+
+class ContrastiveModel(nn.Module):
+    """Images (batch, 3, h, w) in [0, 1] to unit-length projections (batch, projection_dim)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.encoder = build_encoder(config)
+        self.projection = ProjectionHead(self.encoder.feature_dim, config.projection_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        projections: Tensor = self.projection(self.encoder(images))
+        return projections
+
+
+def fresh_model(config: EncoderConfig, seed: int) -> ContrastiveModel:
+    """Return a randomly initialised model, the same on every rank."""
+    with seeded_torch(seed, "contrastive model"):
+        return ContrastiveModel(config)
+
+
+def load_model(path: Path, config: EncoderConfig, seed: int) -> ContrastiveModel:
+    """Return the model saved in `path`; a file without our projection head (a foreign encoder) gets a fresh one.
+
+    Raises:
+        InputError: the file does not fit the encoder section.
+    """
+    model = fresh_model(config, seed)
+    model.encoder.load_state_dict(load_encoder(path, config).state_dict())
+    if path.suffix == ".safetensors":
+        prefix = "projection."
+        state = {key.removeprefix(prefix): value for key, value in load_weights(path)[0].items() if key.startswith(prefix)}
+        shapes = {key: value.shape for key, value in model.projection.state_dict().items()}
+        if {key: value.shape for key, value in state.items()} == shapes:
+            model.projection.load_state_dict(state)
+    return model
+
+
+def save_model(path: Path, model: ContrastiveModel, metadata: dict[str, str]) -> None:
+    """Write encoder and projection head as one safetensors file. Call it on rank 0 only."""
+    save_weights(path, model, metadata)
+
+
+def for_training(model: ContrastiveModel, world: World) -> nn.Module:
+    """Return the model ready for distributed training on the world's device. Every rank must call it.
+
+    The parameters are those of `model` itself, which therefore holds the trained weights afterwards.
+    """
+    model.to(world.device).train()
+    model.encoder = use_global_batch_norm(model.encoder, world.size)  # type: ignore[assignment]
+    return wrap_in_ddp(model, world)
+
+
+def split_batch(row: np.ndarray, world: World) -> list[int]:
+    """Return how many of a plan row's patches each rank holds."""
+    total = int(np.count_nonzero(row != PADDING))
+    shares = (rows_of_rank(total, rank, world.size) for rank in range(world.size))
+    return [share.stop - share.start for share in shares]
+
+
+def project_two_views(
+    model: nn.Module,
+    images: Tensor,
+    sizes: list[int],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    world: World,
+) -> Tensor:
+    """Return the projections of two augmented views of this rank's patches, (local patches, 2, dim).
+
+    The augmentations of the whole global batch are drawn on every rank, which takes its own rows: a patch is augmented the
+    same way whichever rank it lands on.
+
+    Args:
+        images: (local patches, 3, h, w) uint8.
+        sizes: patches on every rank.
+        generator: CPU generator in the same state on all ranks.
+    """
+    num_patches, first = sum(sizes), sum(sizes[: world.rank])
+    parameters = draw(config, 2 * num_patches, images.shape[-1], generator)
+    local = torch.arange(first, first + sizes[world.rank])
+    rows = torch.cat([local, local + num_patches])  # both views of each local patch
+    images = images.to(world.device, non_blocking=True)
+    views = augment(images.repeat(2, 1, 1, 1), {name: value[rows].to(world.device) for name, value in parameters.items()})
+    projections: Tensor = model(views)
+    return torch.stack(projections.chunk(2), dim=1)

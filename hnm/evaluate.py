@@ -1,0 +1,165 @@
+"""Evaluate a finished run: everything was chosen on validation slides; here, and only here, the test split is read.
+
+    chosen round (validation) ▶ embed test slides ▶ slide and patch scores ▶ metrics.json, predictions.parquet, patch_scores.npy
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sklearn.metrics import roc_auc_score
+
+from hnm.bags import Bags
+from hnm.config import Config
+from hnm.contrastive_model import load_model
+from hnm.coordinator import read_decision
+from hnm.embed import embed
+from hnm.metrics import bootstrap_interval, instance_metrics, scores_at, youden_threshold
+from hnm.rounds import choose_round, encoder_of_round, load_aggregator, phase, read_state, round_folder
+from hnm.score import score_slides, slide_scores
+from hnm.session import Session
+from launch.distributed import barrier
+from shards.errors import InputError
+from shards.files import whole_file, write_array, write_json
+
+
+def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | None:
+    """Read the test split once and write its metrics. Every rank must call it.
+
+    Returns:
+        The metrics on rank 0, None elsewhere.
+
+    Raises:
+        InputError: the run is not finished, or there is no test slide.
+    """
+    study, world = session.study, session.world
+    if len(study.test) == 0:
+        raise InputError(
+            f"{study.cohort.root / 'slides.parquet'}: no slide of column {config.data.split_column!r} is 'test'. Name the "
+            "column that has test slides: data.split_column"
+        )
+    last = round_folder(run, config.rounds.num_rounds)
+    if not (last / "mining.json").is_file():
+        raise InputError(f"{run}: training is not finished ({last.name} has no mining.json). Run the same hnm train again")
+    chosen = choose_round(config, run)
+    with phase("evaluate", chosen, run, session):
+        slides_scores, patch_scores = score_test_slides(config, run, chosen, session)
+        barrier(world)
+    if slides_scores is None or patch_scores is None:
+        return None
+    metrics = measure(config, run, chosen, slides_scores, patch_scores, session)
+    write_array(run / "patch_scores.npy", patch_scores)
+    write_predictions(run / "predictions.parquet", slides_scores, metrics["threshold"], session)
+    write_json(run / "metrics.json", metrics)
+    return metrics
+
+
+def score_test_slides(
+    config: Config, run: Path, chosen: int, session: Session
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Score the test slides with the chosen round's model; every rank must call it.
+
+    Returns:
+        On rank 0 the (S,) slide scores and (N,) patch scores of all embedded slides, NaN elsewhere; None on other ranks.
+    """
+    study, world, folder = session.study, session.world, run / "test-features"
+    model = load_model(encoder_of_round(run, chosen), config.encoder, session.seed)
+    embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
+    bags = Bags(folder, world.device)
+    aggregator = load_aggregator(round_folder(run, chosen) / "aggregator.safetensors", bags.dim, session)
+    logits, scores = score_slides(aggregator, bags, study.test, session)
+    if scores is None:
+        return None, None
+    by_slide = np.load(round_folder(run, chosen) / "slide_scores.npy")
+    by_slide[study.test] = slide_scores(logits)
+    by_patch = np.load(round_folder(run, chosen) / "scores.npy")
+    test_patches = study.patches_of(study.test)
+    by_patch[test_patches] = scores[test_patches]
+    shutil.rmtree(folder)
+    return by_slide, by_patch
+
+
+def measure(
+    config: Config, run: Path, chosen: int, by_slide: np.ndarray, by_patch: np.ndarray, session: Session
+) -> dict[str, Any]:
+    """Return all metrics; thresholds come from the validation slides.
+
+    Args:
+        by_slide: (S,) slide scores.
+        by_patch: (N,) patch scores.
+    """
+    study = session.study
+    decisions = [read_decision(round_folder(run, r)) for r in range(config.rounds.num_rounds + 1)]
+    threshold = decisions[chosen]["validation"]["threshold"]
+    labels, scores = study.labels[study.test], by_slide[study.test]
+    patients = study.cohort.slides["patient_id"].to_numpy()[study.test]
+    interval = bootstrap_interval(roc_auc_score, labels, scores, patients, seed=session.seed)
+    phases = read_state(run)["phases"]
+    return {
+        "chosen_round": chosen,
+        "threshold": threshold,
+        "num_test_slides": len(study.test),
+        "slide": scores_at(labels, scores, threshold),
+        "slide_auc_interval": interval,
+        "instance": instance_part(by_patch, session),
+        "validation": decisions[chosen]["validation"],
+        "rounds": [
+            {
+                "round": r,
+                "validation_auc": d["validation"]["auc"],
+                "validation_loss": d["validation"]["loss"],
+                "witness_rate_candidates": d["witness_rate_candidates"],
+                "witness_rate_self_paced": d["witness_rate_self_paced"],
+                "num_hard_negatives": d["num_hard_negatives"],
+                "num_candidates": d["num_candidates"],
+            }
+            for r, d in enumerate(decisions)
+        ],
+        "encoder_steps": sum(p.get("steps", 0) for p in phases),
+        "seconds": round(sum(p["seconds"] for p in phases), 1),
+    }
+
+
+def instance_part(by_patch: np.ndarray, session: Session) -> dict[str, Any] | None:
+    """Return the instance metrics of the test patches, None where no patch truth is known.
+
+    The threshold of F1 is chosen on the validation patches with known truth.
+    """
+    study, patches = session.study, session.study.cohort.patches
+    validation, test = study.patches_of(study.validation), study.patches_of(study.test)
+    known = validation[patches.truth[validation] >= 0]
+    if len(np.unique(patches.truth[known])) < 2 or not np.any(patches.truth[test] >= 0):
+        return None
+    threshold = youden_threshold(patches.truth[known], by_patch[known])
+    in_positive = study.labels[patches.slide[test]] == 1
+    return {"threshold": threshold, **instance_metrics(patches.truth[test], by_patch[test], in_positive, threshold)}
+
+
+def write_predictions(path: Path, by_slide: np.ndarray, threshold: float, session: Session) -> None:
+    """Write a row per scored slide: slide_id, patient_id, split, label, score, predicted."""
+    study = session.study
+    slides = np.sort(np.concatenate([study.train, study.validation, study.test]))
+    split = np.full(study.cohort.num_slides, "train", dtype=object)
+    split[study.validation], split[study.test] = "validation", "test"
+    table = pa.table(
+        {
+            "slide_id": study.cohort.slide_ids[slides],
+            "patient_id": study.cohort.slides["patient_id"].to_numpy()[slides],
+            "split": split[slides],
+            "label": study.labels[slides],
+            "score": by_slide[slides],
+            "predicted": (by_slide[slides] >= threshold).astype(np.int8),
+        }
+    )
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """Return a run's metrics.json."""
+    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return metrics

@@ -1,0 +1,102 @@
+"""What a run tells people and machines: progress on the console, events.jsonl, log files, and the tracker.
+
+Rank 0 speaks on the console and writes events.jsonl; every rank has its log file. On a terminal progress is a bar, elsewhere
+a plain line now and then.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from launch.distributed import World
+
+T = TypeVar("T")
+PLAIN_LINE_EVERY_S = 15.0
+
+
+class Journal:
+    """One run's record.
+
+    Args:
+        folder: the run's folder; None writes no files (for library use).
+        world: who we are.
+        on_metrics: called on rank 0 with (metrics by name, step), for a tracker.
+    """
+
+    def __init__(
+        self, folder: Path | None, world: World, on_metrics: Callable[[dict[str, float], int], None] | None = None
+    ) -> None:
+        self.world, self.folder, self.on_metrics = world, folder, on_metrics
+        self.console = Console(quiet=not world.is_main, highlight=False, soft_wrap=True)
+        self.logger = logging.getLogger(f"hnm.{id(self)}")
+        self.logger.setLevel(logging.INFO)
+        self.logger.propagate = False
+        if folder is not None:
+            log_file = folder / "log" / f"rank-{world.rank:03d}.log"
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(log_file, encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            self.logger.addHandler(handler)
+
+    def say(self, text: str) -> None:
+        """Log a line on every rank and print it on rank 0."""
+        self.logger.info(text)
+        self.console.print(text, markup=False)
+
+    def metrics(self, phase: str, step: int, **values: float | int | None) -> None:
+        """Record numbers of one phase at one step: a line in events.jsonl and the tracker, on rank 0. None is left out."""
+        if not self.world.is_main:
+            return
+        known = {name: value for name, value in values.items() if value is not None}
+        self.event("metrics", phase=phase, step=step, **known)
+        if self.on_metrics is not None:
+            self.on_metrics({f"{phase}/{name}": float(value) for name, value in known.items()}, step)
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Append a line to events.jsonl on rank 0."""
+        if self.folder is None or not self.world.is_main:
+            return
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **values})
+        with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def progress(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
+        """Yield `items` and show how far we are, on rank 0."""
+        if not self.world.is_main:
+            yield from items
+        elif self.console.is_terminal:
+            yield from _with_bar(items, description, total, self.console)
+        else:
+            yield from _with_lines(items, description, total, self.console)
+
+    def close(self) -> None:
+        """Close the log file."""
+        for handler in list(self.logger.handlers):
+            handler.close()
+            self.logger.removeHandler(handler)
+
+
+def _with_bar(items: Iterable[T], description: str, total: int, console: Console) -> Iterator[T]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def _with_lines(items: Iterable[T], description: str, total: int, console: Console) -> Iterator[T]:
+    begin = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= PLAIN_LINE_EVERY_S and done < total:
+            left = (now - begin) / done * (total - done)
+            console.print(f"  {description}: {done}/{total}, about {left:.0f} s left", markup=False)
+            last = now

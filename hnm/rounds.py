@@ -1,0 +1,206 @@
+"""The method, round by round. Read this file first.
+
+    round r:  embed ▶ aggregate ▶ score ▶ mine (rank 0) ▶ fine-tune ──▶ round r + 1
+
+Round 0 starts from the pretrained encoder and makes the first pseudo labels; the round after the last fine-tuning embeds,
+aggregates and mines once more, and so every encoder has an aggregator. A phase is done when its file stands in the round's
+folder under its final name: the same command, run again, goes on where it stopped.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hnm.aggregate import bag_loss, train_aggregator
+from hnm.aggregator import DSMIL
+from hnm.bags import Bags, features_complete
+from hnm.config import Config
+from hnm.contrastive_model import ContrastiveModel, load_model, save_model
+from hnm.coordinator import decide, read_decision, share_mined
+from hnm.embed import embed
+from hnm.finetune import finetune
+from hnm.metrics import scores_at, youden_threshold
+from hnm.mining import count_of_share, self_paced_ratio
+from hnm.score import score_slides, slide_scores
+from hnm.session import Session
+from hnm.simclr import require_batch
+from hnm.weights import load_weights, save_weights
+from launch.distributed import barrier, main_says
+from shards.files import write_array, write_json
+
+START_ENCODER = "encoder-start.safetensors"
+
+
+def train(config: Config, start_encoder: Path, run: Path, session: Session) -> None:
+    """Run the rounds in the folder `run`, or those that are still missing. Every rank must call it.
+
+    Args:
+        config: the resolved configuration.
+        start_encoder: the pretrained encoder, ours or a foreign checkpoint.
+        run: the run directory, visible to all ranks.
+        session: data, ranks, journal.
+
+    Raises:
+        InputError: the encoder does not fit, or the mined sets cannot fill a batch.
+    """
+    _check_batches(config, session)
+    model = load_model(start_encoder, config.encoder, session.seed)
+    for round_ in range(config.rounds.num_rounds + 1):
+        folder = round_folder(run, round_)
+        score_round(model, config, round_, run, session)
+        if round_ == config.rounds.num_rounds:
+            break
+        if not main_says((folder / "encoder.safetensors").is_file(), session.world):
+            finetune_round(model, config, round_, run, session)
+        model = load_model(folder / "encoder.safetensors", config.encoder, session.seed)
+
+
+def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path, session: Session) -> None:
+    """Embed, aggregate, score and mine: from an encoder to a decision. Every rank must call it."""
+    folder, world, study = round_folder(run, round_), session.world, session.study
+    if main_says((folder / "mining.json").is_file(), world):
+        return
+    if not main_says(features_complete(folder / "features"), world):
+        with phase("embed", round_, run, session):
+            embed(model.encoder, study.embedded_slides, config.rounds.embed_batch_size, folder / "features", session)
+    bags = Bags(folder / "features", world.device)
+    aggregator = aggregate_round(bags, config, round_, run, session)
+    with phase("mine", round_, run, session):
+        slides = study.embedded_slides
+        logits, scores = score_slides(aggregator, bags, slides, session)
+        if scores is not None:
+            by_slide = np.full(study.cohort.num_slides, np.nan)
+            by_slide[slides] = slide_scores(logits)
+            write_array(folder / "slide_scores.npy", by_slide)
+            validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], session)
+            ratio = _self_paced_ratio(config, round_)
+            previous = round_folder(run, round_ - 1) if round_ else None
+            decision = decide(scores, validation, study, config.mining, ratio, folder, previous)
+            _report(decision, round_, session)
+            if not config.rounds.keep_features:
+                shutil.rmtree(folder / "features")
+    barrier(world)
+
+
+def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session: Session) -> DSMIL:
+    """Return the round's aggregator, trained now or read from its file. Every rank must call it."""
+    path = round_folder(run, round_) / "aggregator.safetensors"
+    if main_says(path.is_file(), session.world):
+        return load_aggregator(path, bags.dim, session)
+    with phase("aggregate", round_, run, session):
+        aggregator = train_aggregator(bags, config.aggregate, round_, session)
+        if session.world.is_main:
+            save_weights(path, aggregator, {"round": str(round_)})
+    return aggregator
+
+
+def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Path, session: Session) -> None:
+    """Fine-tune the encoder on the round's mined patches and write it. Every rank must call it."""
+    folder = round_folder(run, round_)
+    with phase("finetune", round_, run, session) as record:
+        mined = share_mined(folder, session.world)
+        record["steps"] = finetune(
+            model, mined, config.finetune, config.mining, round_, config.rounds.num_rounds, session
+        )
+        if session.world.is_main:
+            save_model(folder / "encoder.safetensors", model, {"round": str(round_)})
+        barrier(session.world)
+
+
+def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> dict[str, Any]:
+    """Return how a round's aggregator does on the validation slides, at the threshold chosen there.
+
+    Args:
+        by_slide: (S,) slide scores.
+        logits: (2, v) logits of the validation slides.
+    """
+    study = session.study
+    labels, scores = study.labels[study.validation], by_slide[study.validation]
+    threshold = youden_threshold(labels, scores)
+    return {**scores_at(labels, scores, threshold), "threshold": threshold, "loss": bag_loss(logits, labels)}
+
+
+def choose_round(config: Config, run: Path) -> int:
+    """Return the round whose model is the result: the last, or the one best on validation (AUC, then loss)."""
+    rounds = range(config.rounds.num_rounds + 1)
+    if config.rounds.choose == "last":
+        return rounds[-1]
+    validation = [read_decision(round_folder(run, r))["validation"] for r in rounds]
+    return max(rounds, key=lambda r: (validation[r]["auc"], -validation[r]["loss"]))
+
+
+def round_folder(run: Path, round_: int) -> Path:
+    """Return the folder of one round."""
+    return run / f"round-{round_:03d}"
+
+
+def encoder_of_round(run: Path, round_: int) -> Path:
+    """Return the file of the encoder that a round embedded with."""
+    return round_folder(run, round_ - 1) / "encoder.safetensors" if round_ else run / START_ENCODER
+
+
+def load_aggregator(path: Path, dim: int, session: Session) -> DSMIL:
+    """Return a saved aggregator on the session's device."""
+    aggregator = DSMIL(dim)
+    aggregator.load_state_dict(load_weights(path)[0])
+    return aggregator.to(session.world.device)
+
+
+def read_state(run: Path) -> dict[str, Any]:
+    """Return state.json: the cohort, the phases done with their seconds and optimizer steps."""
+    state: dict[str, Any] = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+@contextmanager
+def phase(name: str, round_: int, run: Path, session: Session) -> Iterator[dict[str, Any]]:
+    """Time one phase and, when it ends well, add it to state.json (rank 0). The block may add figures to the record."""
+    record: dict[str, Any] = {"phase": name, "round": round_}
+    session.journal.event("phase", name=name, round=round_)
+    begin = time.monotonic()
+    yield record
+    record["seconds"] = round(time.monotonic() - begin, 2)
+    session.journal.logger.info("round %d: %s took %.1f s", round_, name, record["seconds"])
+    if session.world.is_main:
+        state = read_state(run)
+        write_json(run / "state.json", {**state, "phases": [*state["phases"], record]})
+
+
+def _self_paced_ratio(config: Config, round_: int) -> float:
+    """Return the share of the candidates that are positive anchors in the first epoch of a round."""
+    epochs, mining = config.finetune.epochs_per_round, config.mining
+    num_epochs = config.rounds.num_rounds * epochs
+    first = min(round_ * epochs, num_epochs)
+    return self_paced_ratio(
+        first, config.finetune.warmup_epochs, num_epochs, mining.self_paced_start, mining.self_paced_end
+    )
+
+
+def _check_batches(config: Config, session: Session) -> None:
+    """Refuse a fine-tuning batch that the hard negatives cannot fill, before hours are spent."""
+    if config.rounds.num_rounds == 0:
+        return
+    study = session.study
+    negatives = study.patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
+    mined = count_of_share(config.mining.neg_ratio, len(negatives))
+    what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {len(negatives)} negative-slide patches)"
+    require_batch(mined, config.finetune.batch_size, what, "finetune.batch_size", session.world)
+
+
+def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
+    """Tell what a round's mining found."""
+    validation = decision["validation"]
+    figures = {name: value for name, value in decision.items() if isinstance(value, int | float)}
+    session.journal.metrics("round", round_, **{f"validation_{k}": v for k, v in validation.items()}, **figures)
+    witness = decision["witness_rate_self_paced"]
+    session.journal.say(
+        f"round {round_}: validation AUC {validation['auc']:.3f}, F1 {validation['f1']:.3f}; "
+        f"{decision['num_hard_negatives']:,} hard negatives, {decision['num_candidates']:,} positive candidates"
+        + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+    )

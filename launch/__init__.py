@@ -1,0 +1,1 @@
+"""Processes and the command line: ranks, launchers, and the `hnm` command."""

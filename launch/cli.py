@@ -1,0 +1,161 @@
+"""The `hnm` command: what it accepts and how it ends (0 done, 1 failed, 2 misuse). What the verbs do is in launch/verbs.py.
+
+Only typer is imported here, so that --help answers at once; everything else is imported by the verb that needs it.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    name="hnm",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Train a patch encoder and a slide classifier from slide labels alone, by hard negative mining.
+
+    slides.csv → **hnm tile** → cohort/ → **hnm pretrain** → encoder → **hnm train** → run/ → **hnm evaluate** → metrics
+
+    New here? `hnm demo` shows the whole way on drawn slides in three minutes.
+    """,
+)
+
+ConfigOption = Annotated[
+    Optional[str], typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file.")
+]
+PresetOption = Annotated[
+    Optional[str], typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm, hnm-paper, its2clr or dsmil.")
+]
+RanksOption = Annotated[
+    int, typer.Option("--ranks", "-n", min=0, help="Processes on this machine; 0 = one per GPU, or one on a CPU.")
+]
+Overrides = Annotated[
+    Optional[list[str]],
+    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that override the config, e.g. mining.neg_ratio=0.05"),
+]
+CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder that `hnm tile` wrote.")]
+
+
+@app.command()
+def tile(
+    slides_csv: Annotated[Path, typer.Argument(metavar="SLIDES.CSV", help="slide_id, path, label[, patient_id, split, mpp]")],
+    cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="Folder to write.")],
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+) -> None:
+    """Cut slides into patches: tar shards and tables.
+
+    Run it again to do only what is missing. Example: `hnm tile slides.csv cohort/ tile.patch_px=224`
+    """
+    from launch import verbs
+
+    _finish(lambda: verbs.tile(slides_csv, cohort, config, overrides or []))
+
+
+@app.command()
+def pretrain(
+    cohort: CohortArgument,
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; the result is FOLDER/encoder.safetensors.")],
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    ranks: RanksOption = 0,
+) -> None:
+    """Make a first encoder from unlabelled training patches (SimCLR).
+
+    Example: `hnm pretrain cohort/ pretrained/ --config colon --ranks 2`
+    """
+    from launch import verbs
+
+    _finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks))
+
+
+@app.command()
+def train(
+    cohort: CohortArgument,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory to create, or to resume.")],
+    overrides: Overrides = None,
+    encoder: Annotated[
+        Optional[Path],
+        typer.Option(help="Start from this encoder (.safetensors, or a ResNet .pth). Without it, pretraining comes first."),
+    ] = None,
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    ranks: RanksOption = 0,
+) -> None:
+    """Run the rounds: embed, aggregate, score, mine, fine-tune, and again.
+
+    The same command resumes a run that was stopped. Example:
+    `hnm train cohort/ run/ --encoder pretrained/encoder.safetensors --config colon --ranks 2`
+    """
+    from launch import verbs
+
+    _finish(lambda: verbs.train(cohort, run, encoder, config, preset, overrides or [], ranks))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
+    ranks: RanksOption = 0,
+    cohort: Annotated[Optional[Path], typer.Option(help="Where the cohort is now, if it has moved.")] = None,
+) -> None:
+    """Read the test split, once: metrics.json and predictions.parquet. Choices are made on validation slides.
+
+    Example: `hnm evaluate run/`
+    """
+    from launch import verbs
+
+    _finish(lambda: verbs.evaluate(run, cohort, ranks))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")] = Path("hnm-demo"),
+    ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="Processes to train with.")] = 2,
+) -> None:
+    """See the whole way on a small cohort of drawn slides with known tumour patches (3 minutes on 2 cores)."""
+    from launch import demo as demo_
+
+    _finish(lambda: demo_.run(folder, ranks))
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, devices, ranks and free disk, and what is missing."""
+    from launch import doctor as doctor_
+
+    _finish(doctor_.run)
+
+
+def _finish(action) -> None:  # type: ignore[no-untyped-def]
+    """Run a verb and end the process with its exit code; what the user can mend is said without a traceback."""
+    from hnm.config import ConfigError
+    from shards.errors import InputError, UnreadablePatchError
+
+    rank = os.environ.get("RANK", "0")
+    prefix = "error: " if rank == "0" else f"error (rank {rank}): "
+    try:
+        code = action()
+    except InputError as error:
+        if rank == "0" or isinstance(error, UnreadablePatchError):  # other errors are the same on all ranks
+            print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        code = 2 if isinstance(error, ConfigError) else 1
+    except FloatingPointError as error:
+        print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        code = 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        code = 130
+    raise typer.Exit(code or 0)
+
+
+def main() -> None:
+    """Entry point of the `hnm` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Ranks: the one file that reads RANK and friends. Everything else is handed a `World`.
+
+Decisions (scores, pseudo labels, weights) travel as tensors over a CPU (gloo) group; gradients travel over NCCL on GPUs
+and gloo on CPUs. With one process there is no process group at all, and every function here returns its input.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+CHUNK_BYTES = 1 << 26  # 64 MiB a message: bounds the buffers gloo holds beside the arrays themselves
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is among the ranks.
+
+    Attributes:
+        rank: 0 .. size - 1 over all nodes.
+        size: number of ranks.
+        local_rank: 0 .. on this node; the index of this rank's GPU.
+        device: where this rank's models live.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, the coordinator, which alone writes shared files and talks to MLflow."""
+        return self.rank == 0
+
+
+def single_world(device: str = "cpu") -> World:
+    """Return the world of one process without a process group."""
+    return World(0, 1, 0, torch.device(device))
+
+
+def join_world(device: str = "auto", timeout_s: float = 1800.0) -> World:
+    """Join the process group that the launcher (torchrun, srun) describes in the environment.
+
+    Every rank must call it once. Without RANK in the environment it returns the world of one process.
+
+    Args:
+        device: "cpu", "cuda", or "auto" (CUDA where there is one).
+        timeout_s: seconds a collective may wait for the slowest rank.
+    """
+    use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(chosen)
+    if "RANK" not in os.environ:
+        return World(0, 1, 0, chosen)
+    backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    return World(dist.get_rank(), dist.get_world_size(), local_rank, chosen)
+
+
+def leave_world(world: World) -> None:
+    """Leave the process group. Every rank must call it."""
+    if world.size > 1 or dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier(world: World) -> None:
+    """Wait until every rank is here. Every rank must call it."""
+    if world.size > 1:
+        dist.all_reduce(torch.zeros(1))  # on the gloo group: a dist.barrier on NCCL would need a GPU tensor
+
+
+def sum_over_ranks(tensor: torch.Tensor, world: World) -> torch.Tensor:
+    """Return the sum of `tensor` over the ranks, without gradient. Every rank must call it with the same shape."""
+    if world.size == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def average_gradients(parameters: list[torch.nn.Parameter], world: World) -> None:
+    """Replace each gradient by its mean over the ranks, in one message. Every rank must call it.
+
+    For small models whose ranks may have had nothing to do in a step: a missing gradient counts as zero.
+    """
+    if world.size == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= world.size
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather of row blocks whose backward sums the gradients of all ranks (each rank's loss uses every row)."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor, sizes: list[int], rank: int) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        ctx.sizes, ctx.rank = sizes, rank
+        padded = rows.new_zeros((max(sizes), *rows.shape[1:]))  # gloo gathers equal shapes only
+        padded[: len(rows)] = rows
+        blocks = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(blocks, padded)
+        return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):  # type: ignore[no-untyped-def]
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.split(ctx.sizes)[ctx.rank], None, None
+
+
+def gather_rows(rows: torch.Tensor, sizes: list[int], world: World) -> torch.Tensor:
+    """Return the rows of all ranks, in rank order, with gradient. Every rank must call it, and its backward.
+
+    Args:
+        rows: (sizes[rank], ...) this rank's rows.
+        sizes: number of rows of every rank, the same list on every rank.
+
+    Returns:
+        (sum(sizes), ...). Its gradient is the sum of the gradients on all ranks.
+    """
+    if world.size == 1:
+        return rows
+    return _GatherRows.apply(rows, sizes, world.rank)
+
+
+def gather_to_main(part: np.ndarray, sizes: list[int], out: np.ndarray | None, world: World) -> None:
+    """Collect variable-length slices in rank order into rank 0's preallocated array. Every rank must call it.
+
+    Slices are sent in chunks of at most 64 MiB, so beside `out` (which may be a memory map) rank 0 holds one chunk.
+
+    Args:
+        part: (sizes[rank],) this rank's slice, contiguous.
+        sizes: slice lengths of all ranks, the same list on every rank.
+        out: (sum(sizes),) of part's dtype on rank 0, None elsewhere.
+    """
+    rows = max(1, CHUNK_BYTES // part.dtype.itemsize)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    if not world.is_main:
+        for begin in range(0, len(part), rows):
+            dist.send(torch.from_numpy(np.ascontiguousarray(part[begin : begin + rows])), dst=0)
+        return
+    assert out is not None
+    out[: sizes[0]] = part
+    for rank in range(1, world.size):
+        for begin in range(int(starts[rank]), int(starts[rank + 1]), rows):
+            chunk = torch.empty(min(rows, int(starts[rank + 1]) - begin), dtype=torch.from_numpy(part[:0]).dtype)
+            dist.recv(chunk, src=rank)
+            out[begin : begin + len(chunk)] = chunk.numpy()
+
+
+def broadcast_array(array: np.ndarray | None, world: World) -> np.ndarray:
+    """Return rank 0's one-dimensional array on every rank, sent in chunks. Every rank must call it.
+
+    Args:
+        array: the array on rank 0; ignored elsewhere. Its dtype must be one that torch has.
+    """
+    if world.size == 1:
+        assert array is not None
+        return array
+    header = torch.zeros(2, dtype=torch.int64)
+    if world.is_main:
+        assert array is not None
+        header[0], header[1] = len(array), _DTYPES.index(array.dtype.str)
+    dist.broadcast(header, src=0)
+    length, dtype = int(header[0]), np.dtype(_DTYPES[int(header[1])])
+    result = np.array(array, copy=True) if world.is_main else np.empty(length, dtype)
+    rows = max(1, CHUNK_BYTES // dtype.itemsize)
+    for begin in range(0, length, rows):
+        dist.broadcast(torch.from_numpy(result[begin : begin + rows]), src=0)
+    return result
+
+
+_DTYPES = ["|i1", "<i4", "<i8", "<f2", "<f4", "<f8"]  # what travels; the index goes over the wire
+
+
+def wrap_in_ddp(module: torch.nn.Module, world: World) -> torch.nn.Module:
+    """Return `module` with gradients averaged over the ranks in backward. Every rank must call it.
+
+    All ranks start from rank 0's weights. With one rank the module itself is returned.
+    """
+    if world.size == 1:
+        return module
+    device_ids = [world.local_rank] if world.device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
+
+
+def stop_unless_finite(loss: torch.Tensor, where: str, world: World) -> float:
+    """Return the mean of `loss` over the ranks, or stop all ranks if it is not finite on any. Every rank must call it.
+
+    Raises:
+        FloatingPointError: on every rank, so that none is left waiting in a collective.
+    """
+    mean = float(sum_over_ranks(loss.detach().double().cpu(), world)) / world.size
+    if not np.isfinite(mean):
+        raise FloatingPointError(
+            f"loss is {mean} at {where} (rank {world.rank}: {float(loss.detach())}); lower the learning rate or raise tau"
+        )
+    return mean
+
+
+def main_says(value: bool, world: World) -> bool:
+    """Return rank 0's answer on every rank: files may show up on one node before another. Every rank must call it."""
+    if world.size == 1:
+        return value
+    answer = torch.tensor([int(value)])
+    dist.broadcast(answer, src=0)
+    return bool(answer)

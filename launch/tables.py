@@ -1,0 +1,74 @@
+"""What the verbs print at their end."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shards.merge import TileSummary
+
+
+def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
+    """Return the summary of a tiling, line by line; everything that was left out is in it."""
+    lines = [
+        f"{cohort}: {summary.num_slides} slides: {summary.num_done} done, {summary.num_empty} empty, "
+        f"{summary.num_failed} failed; {summary.num_tiled} tiled now, the others were there",
+        f"{summary.num_patches:,} patches, {summary.num_positive_patches:,} of them known to be positive",
+    ]
+    if summary.num_points_outside:
+        lines.append(f"{summary.num_points_outside:,} points without a patch of their own (at the rim, or doubled)")
+    if summary.num_points_unmatched:
+        lines.append(f"{summary.num_points_unmatched:,} points of images that are no slide of the table")
+    if summary.num_background:
+        lines.append(f"{summary.num_background:,} patches left out as background")
+    if summary.split_drawn:
+        lines.append("the table has no split column: train, validation and test were drawn by patient (tile.split_seed)")
+    lines += [f"  {slide_id}: {reason}" for slide_id, reason in summary.failures.items()]
+    return [*lines, f"Next: hnm pretrain {cohort} pretrained/"]
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Print the test metrics and the course of the rounds."""
+    console = Console(highlight=False)
+    console.print(_test_table(metrics))
+    console.print(_rounds_table(metrics))
+
+
+def _test_table(metrics: dict[str, Any]) -> Table:
+    table = Table(title=f"test split, {metrics['num_test_slides']} slides, round {metrics['chosen_round']} (chosen on validation)")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    interval = metrics["slide_auc_interval"]
+    slide = metrics["slide"]
+    table.add_row("slide AUC", _figure(slide["auc"]))
+    if interval is not None:
+        table.add_row("  95 % interval", f"{_figure(interval['low'])} to {_figure(interval['high'])}")
+    for name in ("accuracy", "f1"):
+        table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide[name]))
+    instance = metrics["instance"]
+    if instance is not None:
+        for name, value in instance.items():
+            if name.endswith(("auc", "auprc", "f1")):
+                table.add_row(f"instance {name}", _figure(value))
+    return table
+
+
+def _rounds_table(metrics: dict[str, Any]) -> Table:
+    table = Table(title="rounds")
+    for heading in ("round", "validation AUC", "hard negatives", "candidates", "witness rate of self-paced positives"):
+        table.add_column(heading, justify="right")
+    for row in metrics["rounds"]:
+        mark = " *" if row["round"] == metrics["chosen_round"] else ""
+        table.add_row(
+            f"{row['round']}{mark}",
+            _figure(row["validation_auc"]),
+            f"{row['num_hard_negatives']:,}",
+            f"{row['num_candidates']:,}",
+            _figure(row["witness_rate_self_paced"]),
+        )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

@@ -1,0 +1,176 @@
+"""What the verbs of the command line do: open files, join the ranks, and call the algorithm.
+
+    hnm VERB --ranks 2 ──▶ check the configuration ──▶ start 2 ranks of the same command ──▶ each: Session ──▶ hnm.*
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hnm.config import Config, load_config
+from hnm.contrastive_model import load_model, save_model
+from hnm.evaluate import evaluate as evaluate_run
+from hnm.evaluate import read_metrics
+from hnm.journal import Journal
+from hnm.rounds import START_ENCODER
+from hnm.rounds import train as train_rounds
+from hnm.session import Session
+from hnm.simclr import pretrain as pretrain_encoder
+from hnm.study import open_study
+from hnm.tracking import Tracker
+from launch.distributed import World, barrier, join_world, leave_world, main_says, single_world
+from launch.local import run_ranks
+from launch.run_directory import check_cohort, open_run, read_run
+from launch.tables import print_metrics, tile_lines
+from shards.cohort import Cohort
+from shards.errors import InputError
+from shards.reader import PatchReader
+from shards.tile import tile_cohort
+
+
+def tile(slides_csv: Path, cohort: Path, config_name: str | None, overrides: list[str]) -> int:
+    """Cut the slides of a table into patches and print the summary."""
+    config = load_config(config_name, None, overrides)
+    journal = Journal(None, single_world())
+    summary = tile_cohort(slides_csv, cohort, config.tile, journal.progress)
+    for line in tile_lines(summary, cohort):
+        journal.say(line)
+    return 0
+
+
+def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides: list[str], ranks: int) -> int:
+    """Write out/encoder.safetensors."""
+    config = load_config(config_name, None, overrides)
+    cohort = Cohort.open(cohort_folder)
+    if (code := _in_ranks(ranks, config)) is not None:
+        return code
+    with session_of(config, cohort, out, lambda: None) as session:
+        encoder = out / "encoder.safetensors"
+        if main_says(encoder.is_file(), session.world):
+            session.journal.say(f"{encoder} is there already; remove it to pretrain again")
+            return 0
+        pretrain_encoder(config.encoder, config.pretrain, encoder, session)
+        session.journal.say(f"wrote {encoder}. Next: hnm train {cohort_folder} run/ --encoder {encoder}")
+    return 0
+
+
+def train(
+    cohort_folder: Path,
+    run: Path,
+    encoder: Path | None,
+    config_name: str | None,
+    preset: str | None,
+    overrides: list[str],
+    ranks: int,
+) -> int:
+    """Run the rounds in the folder `run`, pretraining first when no encoder is given."""
+    config = load_config(config_name, preset, overrides)
+    if encoder is not None and not encoder.is_file():
+        raise InputError(f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER")
+    cohort = Cohort.open(cohort_folder)
+    open_study(cohort, config.data, config.seed)
+    if (code := _in_ranks(ranks, config)) is not None:
+        return code
+    with session_of(config, cohort, run, lambda: open_run(run, cohort, config)) as session:
+        start = run / START_ENCODER
+        if not main_says(start.is_file(), session.world):
+            if encoder is None:
+                pretrain_encoder(config.encoder, config.pretrain, start, session)
+            elif session.world.is_main:
+                save_model(start, load_model(encoder, config.encoder, config.seed), {"source": encoder.name})
+            barrier(session.world)
+        train_rounds(config, start, run, session)
+        session.journal.say(f"done. Next: hnm evaluate {run}")
+    return 0
+
+
+def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
+    """Read the test split of a finished run and print the metrics; a second time, print what was read then."""
+    config, recorded_folder = read_run(run)
+    if (run / "metrics.json").is_file():
+        print(f"{run / 'metrics.json'} is there: the test split has been read. These are its figures.")
+        print_metrics(read_metrics(run))
+        return 0
+    cohort = Cohort.open(cohort_folder or recorded_folder)
+    check_cohort(run, cohort)
+    if (code := _in_ranks(ranks, config)) is not None:
+        return code
+    with session_of(config, cohort, run, lambda: None) as session:
+        metrics = evaluate_run(config, run, session)
+        if metrics is not None:
+            print_metrics(metrics)
+            session.journal.say(f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}")
+    return 0
+
+
+@contextmanager
+def session_of(config: Config, cohort: Cohort, folder: Path, prepare: Callable[[], None]) -> Iterator[Session]:
+    """Join the ranks and open everything that a phase needs; close it however the block ends. Every rank must call it.
+
+    Args:
+        config: the resolved configuration.
+        cohort: the opened cohort.
+        folder: where logs, events and MLflow's files go.
+        prepare: makes or checks `folder`; called on rank 0 only, before anything is written there.
+    """
+    world = join_world(config.device)
+    try:
+        _on_main(prepare, world)
+        folder.mkdir(parents=True, exist_ok=True)
+        tracker = Tracker(folder, config.tracking) if world.is_main else None
+        journal = Journal(folder, world, tracker.log_metrics if tracker else None)
+        if tracker:
+            tracker.log_params(config.model_dump(mode="json"))
+        study = open_study(cohort, config.data, config.seed)
+        status = "FAILED"
+        try:
+            with PatchReader(study.cohort, config.reader) as reader:
+                yield Session(study, reader, config.seed, world, journal)
+            status = "FINISHED"
+        finally:
+            journal.close()
+            if tracker:
+                _log_files(tracker, folder)
+                tracker.finish(status)
+    finally:
+        leave_world(world)
+
+
+def _in_ranks(ranks: int, config: Config) -> int | None:
+    """Start this very command in several ranks and return its exit code, or None: this process is to do the work."""
+    if "RANK" in os.environ:  # torchrun, srun or ourselves started this process
+        return None
+    wanted = ranks or _num_gpus(config)
+    if wanted == 1:
+        return None
+    return run_ranks(wanted, sys.argv[1:])
+
+
+def _num_gpus(config: Config) -> int:
+    """Return one rank per GPU, or one rank on a CPU."""
+    import torch
+
+    return 1 if config.device == "cpu" else max(1, torch.cuda.device_count())
+
+
+def _on_main(action: Callable[[], None], world: World) -> None:
+    """Run `action` on rank 0; if it fails there, the other ranks leave quietly. Every rank must call it."""
+    failure: Exception | None = None
+    if world.is_main:
+        try:
+            action()
+        except Exception as error:  # kept, and raised below when the other ranks know
+            failure = error
+    if main_says(failure is not None, world):
+        raise failure or SystemExit(1)
+
+
+def _log_files(tracker: Tracker, folder: Path) -> None:
+    """Store the small files of a run with MLflow."""
+    names = ("config.yaml", "environment.json", "metrics.json", "predictions.parquet")
+    decisions = sorted(folder.glob("round-*/mining.json"))[-1:]
+    for path in (*(folder / name for name in names), *decisions):
+        if path.is_file():
+            tracker.log_file(path)

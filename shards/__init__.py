@@ -1,0 +1,1 @@
+"""From slides to batches: tiling, the cohort on disk, the sampling plan and the patch reader."""

@@ -1,0 +1,158 @@
+"""The cohort on disk: which slides there are, where each patch lies, and the arrays that everything else indexes.
+
+    cohort/
+      cohort.json       format version, settings, shard names (index = the `shard` column), totals
+      slides.parquet    a row per slide
+      patches.parquet   a row per patch; the row number is the patch id, in slide order
+      shards/*.tar      WebDataset tars of JPEGs
+
+A patch is a row number: scores, labels, weights and features are plain arrays indexed by it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import InputError
+
+FORMAT_VERSION = 1
+
+PATCH_SCHEMA = pa.schema(
+    [
+        ("slide", pa.int32()),  # row of slides.parquet
+        ("x_level0", pa.int32()),  # left edge, level-0 pixels
+        ("y_level0", pa.int32()),  # top edge, level-0 pixels
+        ("shard", pa.int32()),  # index into cohort.json's "shards"
+        ("offset", pa.int64()),  # first byte of the JPEG in the tar
+        ("nbytes", pa.int32()),  # length of the JPEG
+        ("truth", pa.int8()),  # 1 tumour, 0 not, -1 unknown
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patch table as arrays of one length N, typed as in `PATCH_SCHEMA`."""
+
+    slide: np.ndarray
+    x_level0: np.ndarray
+    y_level0: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+    nbytes: np.ndarray
+    truth: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.slide)
+
+    def take(self, rows: np.ndarray) -> "Patches":
+        """Return the rows chosen by an index or boolean array."""
+        return Patches(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """An opened cohort.
+
+    Attributes:
+        root: the cohort's folder.
+        info: cohort.json.
+        slides: slides.parquet, a row per slide.
+        patches: the patch table; row number = patch id.
+    """
+
+    root: Path
+    info: dict[str, Any]
+    slides: pa.Table
+    patches: Patches
+
+    @classmethod
+    def open(cls, root: Path) -> "Cohort":
+        """Read the tables of the cohort in folder `root`.
+
+        Raises:
+            InputError: the folder is no finished cohort, or is of another format version.
+        """
+        info_path = root / "cohort.json"
+        if not info_path.is_file():
+            raise InputError(
+                f"{root}: no cohort here (cohort.json is missing). Make one with: hnm tile slides.csv {root}"
+            )
+        info = json.loads(info_path.read_text(encoding="utf-8"))
+        version = info.get("format_version")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{info_path}: format_version is {version}, this hnm reads {FORMAT_VERSION}. "
+                f"Tile the slides again with this version: hnm tile slides.csv {root}"
+            )
+        slides = pq.read_table(root / "slides.parquet")
+        table = pq.read_table(root / "patches.parquet", schema=PATCH_SCHEMA)
+        patches = Patches(**{name: table[name].to_numpy() for name in PATCH_SCHEMA.names})
+        return cls(root, info, slides, patches)
+
+    @property
+    def num_patches(self) -> int:
+        return len(self.patches)
+
+    @property
+    def num_slides(self) -> int:
+        return self.slides.num_rows
+
+    @cached_property
+    def slide_ids(self) -> np.ndarray:
+        """(S,) the slides' names."""
+        return self.slides["slide_id"].to_numpy()
+
+    @cached_property
+    def patch_bounds(self) -> np.ndarray:
+        """(S + 1,) int64: slide s owns the patch ids [patch_bounds[s], patch_bounds[s + 1])."""
+        counts = np.bincount(self.patches.slide, minlength=self.num_slides)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the patch table and the slide names, to tell cohorts apart."""
+        digest = hashlib.sha256("\n".join(self.slide_ids).encode())
+        for field in fields(self.patches):
+            digest.update(np.ascontiguousarray(getattr(self.patches, field.name)).data)
+        return digest.hexdigest()[:16]
+
+    def labels(self, column: str = "label") -> np.ndarray:
+        """Return the slide labels of one label column as (S,) int8: 1, 0, or -1 where the slide has none.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        self._require(column, "data.label_column")
+        return self.slides[column].cast(pa.int8()).fill_null(-1).to_numpy()
+
+    def splits(self, column: str = "split") -> np.ndarray:
+        """Return each slide's split as (S,) str: train, validation, test, or "" for none.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        self._require(column, "data.split_column")
+        return self.slides[column].cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False).astype(str)
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the path of the tar with index `shard`."""
+        return self.root / "shards" / self.info["shards"][shard]
+
+    def restricted(self, keep: np.ndarray) -> "Cohort":
+        """Return the same cohort with only the patches where `keep` (N,) bool is true; patch ids are counted anew."""
+        return replace(self, patches=self.patches.take(np.flatnonzero(keep)))
+
+    def _require(self, column: str, key: str) -> None:
+        if column not in self.slides.column_names:
+            raise InputError(
+                f"{self.root / 'slides.parquet'}: there is no column {column!r}. "
+                f"Set {key} to one of: {', '.join(self.slides.column_names)}"
+            )

@@ -1,0 +1,215 @@
+"""An epoch is an array: patch ids by step and column, the same on any number of ranks.
+
+    weights (N,) ──weighted_sample──▶ ids (n,) ──plan_epoch, plan_mixed_epoch──▶ plan (steps, batch) int64, -1 = padding
+                                                                                  │
+                        rank r reads ids_of_rank(plan[step], r, world_size) ◀─────┘
+
+Pure functions of arrays and an explicit generator: every rank computes the whole plan alone and takes its columns, so
+all ranks have the same number of steps, and resuming at a step is slicing. Nothing here loops over patches in Python:
+10^8 patches, 5 % of them selected, are planned in 3 s and 1.1 GB on one core.
+"""
+
+import numpy as np
+
+PADDING = -1
+
+# Random keys are drawn this many at a time: 16 MB of temporary memory instead of three more arrays of N.
+_CHUNK = 1 << 22
+_LARGEST_KEY = np.finfo(np.float32).max
+
+
+def rows_of_rank(batch_size: int, rank: int, world_size: int) -> slice:
+    """Return a rank's share of the `batch_size` columns of a global batch.
+
+    Args:
+        batch_size: how many columns there are to share.
+        rank: this rank, 0 to world_size - 1.
+        world_size: number of ranks.
+
+    Returns:
+        A contiguous slice; sizes differ by at most one, the larger ones come first.
+    """
+    size, extra = divmod(batch_size, world_size)
+    start = rank * size + min(rank, extra)
+    return slice(start, start + size + (rank < extra))
+
+
+def ids_of_rank(row: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """Return a rank's patch ids of one plan row; the padding is dropped first, or the last ranks would get all of it.
+
+    Args:
+        row: (batch,) int64, one row of a plan, -1 = padding.
+        rank: this rank.
+        world_size: number of ranks.
+
+    Returns:
+        (n,) int64; n differs by at most one between ranks, and is 0 only where a row has fewer ids than ranks.
+    """
+    ids = row[row != PADDING]
+    return ids[rows_of_rank(len(ids), rank, world_size)]
+
+
+def cut_epoch(ids: np.ndarray, batch_size: int) -> np.ndarray:
+    """Cut ids, in their order, into the fewest steps, spread evenly over them.
+
+    Evenly, because a last batch of a few patches has a contrastive loss of another scale, and none for some ranks.
+
+    Args:
+        ids: (n,) int64 patch ids.
+        batch_size: most ids per step.
+
+    Returns:
+        (ceil(n / batch_size), batch_size) int64; every id once; rows differ by at most one id, -1 fills their ends.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+    steps = -(-len(ids) // batch_size)
+    plan = np.full((steps, batch_size), PADDING, dtype=np.int64)
+    if steps:
+        size, longer = divmod(len(ids), steps)
+        split = longer * (size + 1)
+        # The first `longer` rows hold size + 1 ids, the others size.
+        plan[:longer, : size + 1] = ids[:split].reshape(longer, -1) if longer else 0
+        plan[longer:, :size] = ids[split:].reshape(steps - longer, size)
+    return plan
+
+
+def plan_epoch(ids: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
+    """Plan one pass over `ids` in random order.
+
+    Args:
+        ids: (n,) int64 patch ids.
+        batch_size: global batch size.
+        generator: source of the order.
+
+    Returns:
+        (steps, batch_size) int64, cut as by `cut_epoch`.
+    """
+    return cut_epoch(generator.permutation(ids), batch_size)
+
+
+def plan_mixed_epoch(
+    negatives: np.ndarray,
+    positives: np.ndarray,
+    batch_size: int,
+    positive_share: float,
+    steps: int | None,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Plan batches that hold a fixed share of positives, the rest negatives.
+
+    A row holds round(batch_size * positive_share) positives; a smaller pool goes in whole, once, and negatives take
+    the freed columns. Positives come from repeated permutations: over the epoch their counts differ by at most one, and
+    no id is twice in a row. Layout: with k positives among a row's m ids, column c is a positive where
+    floor((c + 1) k / m) > floor(c k / m), so any L columns side by side hold floor or ceil of L k / m positives: every
+    rank gets the same mix.
+
+    Args:
+        negatives: (n,) int64 distinct patch ids.
+        positives: (p,) int64 distinct patch ids; may be empty: rows then hold only negatives.
+        batch_size: global batch size.
+        positive_share: share of positives in a batch, 0 to 1.
+        steps: number of rows; None for one pass over the negatives (each exactly once). Otherwise the negatives, too,
+            come from repeated permutations and fill exactly that many rows.
+        generator: source of the draws.
+
+    Returns:
+        (steps, batch_size) int64, -1 fills the ends of rows.
+
+    Raises:
+        ValueError: positive_share leaves no room for the negatives that a pass has to go over.
+    """
+    num_positives = min(round(batch_size * positive_share), len(positives))
+    room = batch_size - num_positives
+    if steps is None and room < 1:
+        raise ValueError(f"positive_share {positive_share} leaves no negatives in a batch of {batch_size}: lower it")
+    if steps is None:
+        negative_rows = plan_epoch(negatives, room, generator)
+    else:
+        negative_rows = _draw_rows(negatives, steps, room, generator)
+    positive_rows = _draw_rows(positives, len(negative_rows), num_positives, generator)
+    return _interleave(positive_rows, negative_rows, batch_size)
+
+
+def weighted_sample(weights: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw ids without replacement, with chances proportional to their weights (successive sampling).
+
+    Exponential keys (Efraimidis & Spirakis 2006): the `size` smallest E_i / w_i, E_i ~ Exp(1), are such a sample; for
+    0/1 weights it is a uniform draw. Equal keys are taken in id order: the set is the same on every machine.
+
+    Args:
+        weights: (N,) any float, integer or bool type, not negative; ids of weight 0 are never drawn.
+        size: how many ids to draw.
+        generator: source of the draws.
+
+    Returns:
+        (size,) int64 ids, ascending.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or fewer than `size` weights are above 0.
+    """
+    keys = np.empty(len(weights), dtype=np.float32)
+    num_drawable: int = 0
+    for start in range(0, len(weights), _CHUNK):
+        chunk = weights[start : start + _CHUNK].astype(np.float32)
+        num_drawable += int(np.count_nonzero(chunk))
+        keys[start : start + _CHUNK] = _exponential_keys(chunk, generator)
+    if size > num_drawable:
+        raise ValueError(f"{size} ids asked for, only {num_drawable} have a weight above 0: ask for at most that many")
+    if size == 0:
+        return np.empty(0, dtype=np.int64)
+    threshold = np.partition(keys, size - 1)[size - 1]
+    chosen = keys < threshold
+    ties = np.flatnonzero(keys == threshold)
+    chosen[ties[: size - np.count_nonzero(chosen)]] = True
+    return np.flatnonzero(chosen)
+
+
+def _exponential_keys(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return (n,) float32 keys, infinite where the weight is 0 and finite elsewhere."""
+    drawable = weights > 0
+    if not np.isfinite(weights).all() or weights.min(initial=0) < 0:
+        raise ValueError("sampling weights must be finite and not negative")
+    keys = np.full(len(weights), np.inf, dtype=np.float32)
+    draws = generator.standard_exponential(len(weights), dtype=np.float32)
+    with np.errstate(over="ignore"):
+        np.divide(draws, weights, out=keys, where=drawable)
+    return np.minimum(keys, _LARGEST_KEY, out=keys, where=drawable)
+
+
+def _draw_rows(pool: np.ndarray, steps: int, per_row: int, generator: np.random.Generator) -> np.ndarray:
+    """Return (steps, min(per_row, len(pool))) int64 from repeated permutations of `pool`, no id twice in a row."""
+    size = len(pool)
+    if per_row >= size:
+        return generator.permuted(np.tile(pool.astype(np.int64), (steps, 1)), axis=1)
+    num_passes = -(-steps * per_row // size)
+    order = np.empty((num_passes, size), dtype=np.int64)
+    for number in range(num_passes):
+        order[number] = generator.permutation(size)
+        begun = number * size % per_row if per_row else 0
+        if begun:  # the previous pass ended inside a row: this one must not repeat that row's ids
+            order[number] = _move_back(order[number], order[number - 1, size - begun :], per_row - begun)
+    return pool[order.reshape(-1)[: steps * per_row]].reshape(steps, per_row).astype(np.int64)
+
+
+def _move_back(order: np.ndarray, taken: np.ndarray, count: int) -> np.ndarray:
+    """Return permutation `order` (n,) with its first `count` entries that are not in `taken` moved to the front."""
+    is_taken = np.zeros(len(order), dtype=bool)
+    is_taken[taken] = True
+    head = np.flatnonzero(~is_taken[order])[:count]
+    return np.concatenate([order[head], np.delete(order, head)])
+
+
+def _interleave(positive_rows: np.ndarray, negative_rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """Merge (steps, k) positives and (steps, room) negatives, -1 at their ends, into (steps, batch_size)."""
+    steps, num_positives = positive_rows.shape
+    plan = np.full((steps, batch_size), PADDING, dtype=np.int64)
+    num_negatives = np.count_nonzero(negative_rows != PADDING, axis=1)  # (steps,)
+    for count in np.unique(num_negatives):  # two values at most: the rows of an even cut
+        rows = np.flatnonzero(num_negatives == count)
+        columns = np.arange(num_positives + count)
+        quota = np.arange(len(columns) + 1) * num_positives // max(len(columns), 1)
+        is_positive = quota[1:] > quota[:-1]
+        plan[np.ix_(rows, columns[is_positive])] = positive_rows[rows]
+        plan[np.ix_(rows, columns[~is_positive])] = negative_rows[rows, :count]
+    return plan

@@ -1,0 +1,69 @@
+"""Train, validation and test: drawn by patient, with the same share of positive patients in each.
+
+    patient_ids (S,), labels (S,) ──by patient──▶ strata (positive, negative, unknown) ──shuffle, cut──▶ split (S,)
+
+The three strata are cut separately, so each split has its share of each.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shards.seeding import numpy_generator
+from shards.slides import SPLITS
+
+
+def split_patients(
+    patient_ids: Sequence[str],
+    labels: Sequence[int | None],
+    *,
+    validation_share: float = 0.2,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> list[str]:
+    """Draw a split for each slide; all slides of a patient get the same one.
+
+    The draw depends on the set of patients and their labels, not on the order of the slides.
+
+    Args:
+        patient_ids: (S,) whose slide it is.
+        labels: (S,) 1, 0 or None (unknown). A patient with a positive slide is a positive patient.
+        validation_share: share of the patients.
+        test_share: share of the patients; the rest is for training.
+        seed: another seed, another draw.
+
+    Returns:
+        (S,) "train", "validation" or "test".
+    """
+    stratum_of: dict[str, int] = {}
+    for patient, label in zip(patient_ids, labels, strict=True):
+        stratum_of[patient] = max(stratum_of.get(patient, -1), -1 if label is None else label)
+    shares = np.array([1 - validation_share - test_share, validation_share, test_share])
+    split_of: dict[str, str] = {}
+    for stratum in (1, 0, -1):
+        patients = sorted(patient for patient, its in stratum_of.items() if its == stratum)
+        numpy_generator(seed, "split", stratum).shuffle(patients)
+        words = np.repeat(SPLITS, allot(len(patients), shares))
+        split_of.update(zip(patients, words.tolist(), strict=True))
+    return [split_of[patient] for patient in patient_ids]
+
+
+def allot(num_items: int, shares: np.ndarray) -> np.ndarray:
+    """Cut `num_items` into whole parts nearest to `shares`; a part with a share gets at least one if there are enough.
+
+    Args:
+        num_items: how many there are.
+        shares: (P,) float, not negative, summing to 1.
+
+    Returns:
+        (P,) int64, summing to `num_items`.
+    """
+    exact = num_items * shares
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    largest_remainders = np.argsort(counts - exact, kind="stable")
+    counts[largest_remainders[: num_items - counts.sum()]] += 1
+    for part in np.flatnonzero((counts == 0) & (shares > 1e-9)):
+        if counts.max() > 1:  # a validation set without a positive patient has no AUC
+            counts[counts.argmax()] -= 1
+            counts[part] = 1
+    return counts

@@ -1,0 +1,81 @@
+"""WebDataset tars that are the same bytes on every rebuild, with the place of each JPEG in them.
+
+    <slide key>-0000.tar   <slide key>_<x>_<y>.jpg, <slide key>_<x>_<y>.jpg, ...
+    <slide key>-0001.tar   the rest, when the size limit was reached
+
+A JPEG is then read by opening the tar at `offset` and reading `nbytes`; no index beside the patch table is needed.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.files import whole_file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one JPEG lies: the tar's file name, its first byte and its length."""
+
+    tar_name: str
+    offset: int
+    nbytes: int
+
+
+def write_tars(folder: Path, slide_key: str, jpegs: Iterable[tuple[int, int, bytes]], max_bytes: int) -> list[Entry]:
+    """Write a slide's patches into one or more tars, each whole or absent.
+
+    Args:
+        folder: where the tars go.
+        slide_key: the slide's dot-free name.
+        jpegs: (x_level0, y_level0, JPEG) of each patch; taken one by one, so they needn't fit in memory.
+        max_bytes: a tar that would grow beyond this is closed and the next one begun.
+
+    Returns:
+        An entry per patch, in order.
+    """
+    entries: list[Entry] = []
+    num_tars = 0
+    tar: tarfile.TarFile | None = None
+    with ExitStack() as stack:
+        for x_level0, y_level0, jpeg in jpegs:
+            if tar is None or tar.offset + _bytes_in_tar(jpeg) + _END > max_bytes:
+                stack.close()  # the full tar gets its final name
+                tar_name = f"{slide_key}-{num_tars:04d}.tar"
+                tar = stack.enter_context(_new_tar(folder / tar_name))
+                num_tars += 1
+            member = _member(f"{slide_key}_{x_level0}_{y_level0}.jpg", len(jpeg))
+            entries.append(Entry(tar_name, tar.offset + tarfile.BLOCKSIZE, len(jpeg)))
+            tar.addfile(member, io.BytesIO(jpeg))
+    return entries
+
+
+def remove_tars(folder: Path, slide_key: str) -> None:
+    """Remove a slide's tars."""
+    for path in folder.glob(f"{slide_key}-[0-9][0-9][0-9][0-9].tar"):
+        path.unlink()
+
+
+_END = 2 * tarfile.BLOCKSIZE  # two zero blocks end an archive
+
+
+def _bytes_in_tar(jpeg: bytes) -> int:
+    num_blocks = -(-len(jpeg) // tarfile.BLOCKSIZE)
+    return (1 + num_blocks) * tarfile.BLOCKSIZE  # a header block, then the data padded to whole blocks
+
+
+@contextmanager
+def _new_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    # ustar: exactly one header block per member, so `offset` needs no look at the file.
+    with whole_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        yield tar
+
+
+def _member(name: str, nbytes: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)  # uid, gid and mtime are 0 and the owner's name is empty
+    member.size = nbytes
+    member.mode = 0o644
+    return member

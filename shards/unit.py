@@ -1,0 +1,135 @@
+"""One slide as a unit of work: the job that is to be done, and its result on disk.
+
+    SlideJob ──tile_slide──▶ shards/<key>-0000.tar ...   the JPEGs
+                             units/<key>.parquet         a row per patch, and a `Unit` in the file's metadata
+
+A unit is fresh, and is not done again, while the fingerprint of its job is the same and its tars are there.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.cohort import FORMAT_VERSION, PATCH_SCHEMA
+from shards.files import whole_file
+from shards.sites import Points, Sites
+from shards.slides import Slide
+from shards.tar import Entry
+
+# The cohort's patch table without the slide, which the merge knows; `shard` counts the unit's own tars.
+UNIT_SCHEMA = pa.schema([field for field in PATCH_SCHEMA if field.name != "slide"])
+METADATA_KEY = b"hnm.unit"
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """What is to be cut from one slide.
+
+    Attributes:
+        slide: the slide.
+        points: where to cut; None: on the grid.
+        fingerprint: changes when the image file, the settings or the points do.
+    """
+
+    slide: Slide
+    points: Points | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What became of one slide.
+
+    Attributes:
+        fingerprint: of the job that was done.
+        status: "done", "empty" or "failed: <reason>".
+        width: of the slide, level-0 pixels; None if it could not be opened.
+        height: likewise.
+        source_mpp: microns per pixel at level 0, None if unknown.
+        num_points_outside: points whose patch does not lie wholly inside the slide, or is that of another point.
+        num_background: patches that the background filter left out.
+        tars: size in bytes by file name, in order.
+    """
+
+    fingerprint: str
+    status: str
+    width: int | None = None
+    height: int | None = None
+    source_mpp: float | None = None
+    num_points_outside: int = 0
+    num_background: int = 0
+    tars: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        return self.status.startswith("failed")
+
+
+def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any]) -> SlideJob:
+    """Return the job for a slide.
+
+    Args:
+        slide: the slide; its file must exist.
+        points: where to cut; None: on the grid.
+        settings: those that change the patches or the files they are in, as JSON values.
+    """
+    stat = slide.path.stat()
+    identity = [FORMAT_VERSION, slide.slide_id, str(slide.path), stat.st_size, stat.st_mtime_ns, slide.mpp, settings]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    if points is not None:
+        digest.update(b"points" + points.xy_level0.tobytes() + points.truth.tobytes())
+    return SlideJob(slide, points, digest.hexdigest())
+
+
+def unit_path(cohort: Path, slide: Slide) -> Path:
+    """Return where a slide's unit lies."""
+    return cohort / "units" / f"{slide.key}.parquet"
+
+
+def write_unit(path: Path, unit: Unit, sites: Sites, entries: Sequence[Entry]) -> None:
+    """Write a unit: a row per site, whose JPEG lies at the entry with the same number."""
+    index_of_tar = {name: index for index, name in enumerate(unit.tars)}
+    columns = {
+        "x_level0": sites.x_level0,
+        "y_level0": sites.y_level0,
+        "shard": [index_of_tar[entry.tar_name] for entry in entries],
+        "offset": [entry.offset for entry in entries],
+        "nbytes": [entry.nbytes for entry in entries],
+        "truth": sites.truth,
+    }
+    schema = UNIT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(unit)).encode()})
+    with whole_file(path) as temporary:
+        pq.write_table(pa.table(columns, schema=schema), temporary)
+
+
+def read_unit(path: Path) -> Unit:
+    """Read what became of a slide, without its rows."""
+    return Unit(**json.loads(pq.read_schema(path).metadata[METADATA_KEY]))
+
+
+def read_unit_rows(path: Path) -> pa.Table:
+    """Read a unit's patches, as in `UNIT_SCHEMA`."""
+    return pq.read_table(path).replace_schema_metadata(None)
+
+
+def is_fresh(job: SlideJob, cohort: Path) -> bool:
+    """Is this job done already? A failed one is not: the next run tries it again."""
+    path = unit_path(cohort, job.slide)
+    if not path.is_file():
+        return False
+    unit = read_unit(path)
+    return (
+        unit.fingerprint == job.fingerprint
+        and not unit.failed
+        and all(_has_size(cohort / "shards" / name, nbytes) for name, nbytes in unit.tars.items())
+    )
+
+
+def _has_size(path: Path, nbytes: int) -> bool:
+    return path.is_file() and path.stat().st_size == nbytes

@@ -1,0 +1,75 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shards.splits import allot, split_patients
+
+slides = st.lists(st.tuples(st.integers(0, 20), st.sampled_from([0, 1, None])), max_size=60)
+
+
+@given(slides, st.integers(0, 100))
+def test_a_patient_is_never_in_two_splits(rows: list[tuple[int, int | None]], seed: int) -> None:
+    patients = [f"P{patient}" for patient, _ in rows]
+    splits = split_patients(patients, [label for _, label in rows], seed=seed)
+    assert len(set(zip(patients, splits, strict=True))) == len(set(patients))
+
+
+@given(slides, st.randoms(use_true_random=False))
+def test_the_order_of_the_slides_does_not_matter(rows: list[tuple[int, int | None]], random: object) -> None:
+    shuffled = rows.copy()
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+
+    def split_of(some: list[tuple[int, int | None]]) -> dict[str, str]:
+        patients = [f"P{patient}" for patient, _ in some]
+        return dict(zip(patients, split_patients(patients, [label for _, label in some]), strict=True))
+
+    assert split_of(rows) == split_of(shuffled)
+
+
+def test_shares_hold_in_each_stratum() -> None:
+    labels = [1] * 50 + [0] * 100
+    splits = split_patients([f"P{number}" for number in range(150)], labels)
+    assert Counter(zip(splits, labels, strict=True)) == {
+        ("train", 1): 30,
+        ("validation", 1): 10,
+        ("test", 1): 10,
+        ("train", 0): 60,
+        ("validation", 0): 20,
+        ("test", 0): 20,
+    }
+
+
+def test_a_seed_repeats_its_draw_and_another_differs() -> None:
+    patients = [f"P{number}" for number in range(30)]
+    labels = [number % 2 for number in range(30)]
+    assert split_patients(patients, labels, seed=1) == split_patients(patients, labels, seed=1)
+    assert split_patients(patients, labels, seed=1) != split_patients(patients, labels, seed=2)
+
+
+def test_golden_draw() -> None:
+    splits = split_patients([f"P{number}" for number in range(10)], [1, 0] * 5, seed=0)
+    assert " ".join(word[:2] for word in splits) == "tr tr va tr tr te te va tr tr"
+
+
+def test_a_share_of_zero_gives_none() -> None:
+    splits = split_patients(["A", "B", "C", "D"], [1, 0, 1, 0], validation_share=0.5, test_share=0.0)
+    assert Counter(splits) == {"train": 2, "validation": 2}
+
+
+@pytest.mark.parametrize(
+    ("num_items", "expected"), [(0, (0, 0, 0)), (1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1)), (10, (6, 2, 2))]
+)
+def test_allot_by_hand(num_items: int, expected: tuple[int, ...]) -> None:
+    assert tuple(allot(num_items, np.array([0.6, 0.2, 0.2]))) == expected
+
+
+@given(st.integers(0, 1000), st.floats(0, 0.4), st.floats(0, 0.4))
+def test_allot_gives_out_everything(num_items: int, second: float, third: float) -> None:
+    shares = np.array([1 - second - third, second, third])
+    counts = allot(num_items, shares)
+    assert counts.sum() == num_items
+    assert np.all(counts >= 0)
+    assert np.all(np.abs(counts - num_items * shares) <= 2)
