@@ -1,10 +1,13 @@
 """DSMIL, the multiple-instance aggregator, on several bags packed one after another.
 
     features (patches of all bags, dim) ─┬─ linear ─▶ instance logits ── argmax in each bag ─▶ critical instance m
-                                         └─ h ─▶ q, v ── softmax(<q_i, q_m> / sqrt(128)) in each bag ─▶ bag logit
+                                         └─ h ─▶ q ── a = softmax(<q_i, q_m> / sqrt(128)) in each bag
+                                                       └─▶ V sum(a h) ─▶ bag logit
 
 Packing costs no padding: a bag of 50 patches and one of 100,000 take 100,050 rows, and every operation below works on
-segments of the rows. Source: Li et al., CVPR 2021, eqs. 2 to 6, with one class.
+segments of the rows. Source: Li et al., CVPR 2021, eqs. 2 to 6, with one class. The value projection v = V h + b commutes
+with the pooling, sum_i a_i (V h_i + b) = V (sum_i a_i h_i) + b, for the attention a sums to 1: it is done once a bag instead
+of once a patch, which saves 45 % of the arithmetic of training.
 """
 
 import math
@@ -58,13 +61,6 @@ def segment_argmax(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> to
     return rows.new_full((num_bags,), len(values)).scatter_reduce(0, bag, rows, "amin")
 
 
-def segment_softmax(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> torch.Tensor:
-    """Return the softmax of `values` (n,) within each bag."""
-    highest = values.detach()[segment_argmax(values, bag, num_bags)]
-    exponentials = torch.exp(values - highest[bag])
-    return exponentials / segment_sum(exponentials, bag, num_bags)[bag]
-
-
 def segment_top_mean(values: torch.Tensor, bag: torch.Tensor, sizes: torch.Tensor, k: int) -> torch.Tensor:
     """Return the mean of the min(k, size) highest `values` (n,) in each bag, (bags,)."""
     order = torch.argsort(values.detach(), descending=True, stable=True)
@@ -94,13 +90,23 @@ class DSMIL(nn.Module):
         """Return instance logits, bag logits and attention of all bags."""
         num_bags = len(bags.sizes)
         instance_logits = self.score(bags.features)
-        hidden = torch.relu(self.hidden(bags.features))
-        query = torch.tanh(self.query(hidden))
+        hidden, query = self.attend(bags.features)
         critical = query[segment_argmax(instance_logits, bags.bag, num_bags)]  # (bags, 128)
-        similarity = (query * critical[bags.bag]).sum(1) / math.sqrt(QUERY_DIM)
-        attention = segment_softmax(similarity, bags.bag, num_bags)
-        vectors = segment_sum(attention[:, None] * self.value(hidden), bags.bag, num_bags)  # (bags, dim)
-        return Prediction(instance_logits, self.bag(vectors[:, None]).flatten(), attention)
+        # Every query meets every critical one, (bags, n): 128 products a pair of them, against 327,680 a patch for h and q.
+        similarity = critical @ query.T / math.sqrt(QUERY_DIM)
+        own = bags.bag == torch.arange(num_bags, device=query.device)[:, None]
+        attention = torch.softmax(similarity.masked_fill(~own, -math.inf), dim=1)  # rows sum to 1, 0 outside the bag
+        return Prediction(instance_logits, self.classify(attention @ hidden), attention.sum(0))
+
+    def attend(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return h (n, dim) and the queries (n, 128) of patches (n, dim)."""
+        hidden = torch.relu(self.hidden(features))
+        return hidden, torch.tanh(self.query(hidden))
+
+    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the bag logits (bags,) of the attention-weighted means of h, (bags, dim)."""
+        logits: torch.Tensor = self.bag(self.value(pooled)[:, None])
+        return logits.flatten()
 
     def score(self, features: torch.Tensor) -> torch.Tensor:
         """Return the instance logits (n,) of patches (n, dim); they do not depend on the bag."""

@@ -1,62 +1,137 @@
-"""The coordinator: rank 0 gathers the patch scores, ranks the whole cohort, and tells every rank what to sample.
+"""The coordinator: the ranks' patch scores become one ranking of the whole cohort, and every rank is told what to sample.
 
-    rank r: scores of its rows ──tensors──▶ rank 0: scores.npy ▶ mine (pure functions) ▶ pseudo_labels.npy, weights.npy
-    every rank ◀──tensors── pseudo labels (int8), weights (float16), candidates by score (int64), their scores (float32)
+    gather:     rank r: scores of its ids ──tensors──▶ rank 0: scores.npy (memory map) ▶ choose
+    histogram:  rank r: scores of its ids ──its part of the file──▶ scores.npy; choose with counts summed over the ranks;
+                only the chosen ids travel to rank 0
+    both:       rank 0: label ▶ pseudo_labels.npy, weights.npy, candidates.npy ──tensors──▶ every rank
+
+Both ways choose the same patches. 10^8 patches on 2 ranks: see benchmarks/coordinator.py.
 """
 
+import io
 import json
+import os
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hnm.histogram import cut_over_ranks
 from hnm.metrics import auc, witness_rate
-from hnm.mining import Mined, MiningConfig, keep_old_labels, mine, smooth_scores
+from hnm.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
+from hnm.score import Part, gather_scores
 from hnm.study import Study
-from launch.distributed import World, broadcast_array
-from shards.files import write_array, write_json
+from launch.distributed import World, barrier, broadcast_array, gather_any_to_main
+from shards.files import fsync_folder, whole_file, write_array, write_json
 
 MINED_ARRAYS = ("pseudo_labels", "weights", "candidates", "candidate_scores")
 
 
+def rank_cohort(
+    part: Part, study: Study, config: MiningConfig, folder: Path, previous: Path | None, world: World
+) -> Chosen | None:
+    """Write the round's scores.npy and choose the patches to sample. Every rank must call it.
+
+    Args:
+        part: this rank's scores by this round's aggregator.
+        study: the cohort and its roles.
+        config: shares and switches.
+        folder: the round's folder, visible to all ranks.
+        previous: the folder of the round before, None in round 0.
+
+    Returns:
+        What was chosen on rank 0, None elsewhere.
+    """
+    old = read_scores(previous)[part.ids] if previous and config.score_memory else None
+    part = Part(smooth_scores(old, part.scores, config.score_memory), part.bounds, part.ids)
+    if config.selection == "histogram":
+        write_parts(part, folder / "scores.npy", world)
+        find_cut = partial(cut_over_ranks, world=world)
+        return gather_chosen(choose(part.scores, study.kinds[part.ids], config, find_cut), part.ids.start, world)
+    with whole_file(folder / "scores.npy") if world.is_main else nullcontext() as temporary:
+        out = np.lib.format.open_memmap(temporary, "w+", np.float32, (int(part.bounds[-1]),)) if temporary else None
+        gather_scores(part, out, world)
+        if out is not None:
+            out.flush()
+    return choose(read_scores(folder), study.kinds, config) if world.is_main else None
+
+
+def write_parts(part: Part, path: Path, world: World) -> None:
+    """Let every rank write its scores into its place of one .npy file, whole or not at all. Every rank must call it.
+
+    Plain writes to separate byte ranges, no memory map: pages shared by two nodes would overwrite each other.
+    """
+    header = io.BytesIO()
+    shape = (int(part.bounds[-1]),)
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    temporary = path.with_name(f".{path.name}.ranks.tmp")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    with open(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o666), "wb") as file:
+        if world.is_main:
+            file.write(header.getvalue())
+        file.seek(len(header.getvalue()) + 4 * part.ids.start)
+        file.write(part.scores.data)
+        file.flush()
+        os.fsync(file.fileno())
+    barrier(world)
+    if world.is_main:
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+
+
+def gather_chosen(own: Chosen, first_id: int, world: World) -> Chosen | None:
+    """Return on rank 0 what all ranks chose, None elsewhere. Every rank must call it.
+
+    Args:
+        own: this rank's choice, with positions in its part instead of ids.
+        first_id: the patch id of position 0.
+    """
+    negatives = gather_any_to_main(own.negatives + first_id, world)
+    candidates = gather_any_to_main(own.candidates + first_id, world)
+    scores = gather_any_to_main(own.candidate_scores, world)
+    if negatives is None or candidates is None or scores is None:
+        return None
+    order = np.argsort(-scores, kind="stable")  # equal scores are in id order: in each rank, and from rank to rank
+    return Chosen(negatives, candidates[order], scores[order])
+
+
 def decide(
-    scores: np.ndarray,
+    chosen: Chosen,
     validation: dict[str, Any],
+    broken: dict[str, Any],
     study: Study,
     config: MiningConfig,
     self_paced_ratio: float,
     folder: Path,
     previous: Path | None,
 ) -> dict[str, Any]:
-    """Mine one round on rank 0; write the scores, the mined arrays and, last, mining.json, which is also returned.
+    """Label the chosen patches on rank 0; write the mined arrays and, last, mining.json, which is also returned.
 
     Args:
-        scores: (N,) float32 of this round's aggregator.
-        validation: that aggregator's metrics on the validation slides; `f1` decides whether its labels are taken.
+        chosen: as by `rank_cohort`, which has written scores.npy.
+        validation: the aggregator's metrics on the validation slides; `f1` decides whether its labels are taken.
+        broken: counts of the patches that could not be read so far.
         study: the cohort and its roles.
         config: shares and switches.
         self_paced_ratio: the share r in the round's first epoch, for the summary.
         folder: the round's folder.
         previous: the folder of the round before, None in round 0.
     """
-    best_f1, old_scores = None, None
-    if previous:
-        best_f1, old_scores = read_decision(previous)["best_validation_f1"], np.load(previous / "scores.npy")
-    scores = smooth_scores(old_scores, scores, config.score_memory)
+    best_f1 = read_decision(previous)["best_validation_f1"] if previous else None
     kept = keep_old_labels(validation["f1"], best_f1, config.gate_on_validation)
-    if kept and previous:
-        mined = load_mined(previous)
-    else:
-        mined = mine(scores, study.cohort.patches.slide, study.encoder_slides, study.labels, config)
-    write_array(folder / "scores.npy", scores)
+    mined = load_mined(previous) if kept and previous else label(chosen, study.kinds)
     for name in MINED_ARRAYS:
         write_array(folder / f"{name}.npy", getattr(mined, name))
+    scores = read_scores(folder)
     summary = {
         "validation": validation,
         "best_validation_f1": max(validation["f1"], best_f1 or 0.0),
         "kept_labels_of_previous_round": kept,
         "validation_instance_auc": _instance_auc(study, scores),
         "num_scored": int(np.count_nonzero(np.isfinite(scores))),
+        "broken_patches": broken,
         **summarise(mined, scores, study.cohort.patches.truth, config, self_paced_ratio),
     }
     write_json(folder / "mining.json", summary)
@@ -83,15 +158,21 @@ def summarise(
 
 def _instance_auc(study: Study, scores: np.ndarray) -> float | None:
     """Return the patches' AUC on the validation slides, None where no patch truth is known; nothing is chosen by it."""
-    ids = study.patches_of(study.validation)
-    truth = study.cohort.patches.truth[ids]
-    return auc(truth[truth >= 0], scores[ids][truth >= 0])
+    truth = study.cohort.patches.truth
+    known = study.mask_of(study.validation)
+    known &= truth >= 0
+    return auc(truth[known], scores[known])
 
 
 def read_decision(folder: Path) -> dict[str, Any]:
     """Return a round's mining.json."""
     decision: dict[str, Any] = json.loads((folder / "mining.json").read_text(encoding="utf-8"))
     return decision
+
+
+def read_scores(folder: Path) -> np.ndarray:
+    """Return a round's scores, (N,) float32, NaN where a patch was not scored, as a read-only memory map."""
+    return np.asarray(np.load(folder / "scores.npy", mmap_mode="r"))
 
 
 def load_mined(folder: Path) -> Mined:

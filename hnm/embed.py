@@ -13,16 +13,9 @@ from hnm.augment import to_float
 from hnm.bags import file_of_rank, write_index
 from hnm.encoder import Encoder
 from hnm.session import Session
-from launch.distributed import World, barrier
+from launch.distributed import barrier
 from shards.files import whole_file
-from shards.plan import rows_of_rank
-
-
-def batches_of_rank(num_patches: int, batch_size: int, world: World) -> list[tuple[int, int]]:
-    """Return this rank's batches as (start, stop) positions on the common grid of batches."""
-    starts = range(0, num_patches, batch_size)
-    mine = starts[rows_of_rank(len(starts), world.rank, world.size)]
-    return [(start, min(start + batch_size, num_patches)) for start in mine]
+from shards.plan import embedding_batches
 
 
 @torch.inference_mode()
@@ -37,7 +30,7 @@ def embed(encoder: Encoder, slides: np.ndarray, batch_size: int, folder: Path, s
     world, study = session.world, session.study
     encoder.to(world.device).eval()
     ids = study.patches_of(slides)
-    batches = batches_of_rank(len(ids), batch_size, world)
+    batches = embedding_batches(len(ids), batch_size, world.rank, world.size)
     num_rows = sum(stop - start for start, stop in batches)
     with whole_file(folder / file_of_rank(world.rank)) as temporary:
         features = np.lib.format.open_memmap(temporary, "w+", np.float16, (num_rows, encoder.feature_dim))

@@ -19,7 +19,7 @@ from hnm.coordinator import read_decision
 from hnm.embed import embed
 from hnm.metrics import auc, bootstrap_interval, instance_metrics, scores_at, youden_threshold
 from hnm.rounds import choose_round, encoder_of_round, load_aggregator, phase, read_state, round_folder
-from hnm.score import score_slides, slide_scores
+from hnm.score import gather_scores, score_slides, slide_scores
 from hnm.session import Session
 from launch.distributed import barrier
 from shards.errors import InputError
@@ -70,7 +70,9 @@ def score_test_slides(
     embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
     bags = Bags(folder, world.device)
     aggregator = load_aggregator(round_folder(run, chosen) / "aggregator.safetensors", bags.dim, session)
-    logits, scores = score_slides(aggregator, bags, study.test, session)
+    logits, part = score_slides(aggregator, bags, study.test, session)
+    scores = np.empty(study.cohort.num_patches, np.float32) if world.is_main else None
+    gather_scores(part, scores, world)
     if scores is None:
         return None, None
     by_slide = np.load(round_folder(run, chosen) / "slide_scores.npy")

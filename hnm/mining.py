@@ -4,11 +4,13 @@
                   └─ negative slides ── best share neg_ratio, one ranking of the whole cohort ──▶ hard negatives
 
 Sets are arrays of patch ids. The order is total: higher score first, then lower patch id; so a set does not depend on how
-patches were spread over ranks. Nothing loops over patches and nothing copies n numbers in double precision.
+patches were spread over ranks. Nothing loops over patches, sorts them all, or copies n numbers in double precision: beside
+the scores, 10^8 patches take one float32 copy of the ranked pool and a few masks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,12 +47,42 @@ class MiningConfig(BaseModel):
         "exact",
         description="exact: take exactly the stated share, ties broken by patch id; keep: take all at or above the quantile",
     )
+    selection: Literal["gather", "histogram"] = Field(
+        "gather",
+        description="where patches are ranked: on rank 0, which gathers all scores, or on all ranks, which exchange "
+        "counts (histogram); the same patches are chosen",
+    )
     score_memory: float = Field(
         0.0, ge=0, lt=1, description="weight of the last round's score in the moving average (0 = off, the paper's is 0.3)"
     )
     gate_on_validation: bool = Field(
         True, description="replace pseudo labels only when the aggregator's validation F1 is at least the best so far"
     )
+
+
+class Cut(NamedTuple):
+    """Where a ranking is cut: all scores above `threshold` are taken, and the first `num_ties` of those equal to it."""
+
+    threshold: float
+    num_ties: int
+
+
+# (pool of scores, share, ties) -> Cut; it may reorder the pool.
+FindCut = Callable[[np.ndarray, float, Ties], Cut]
+
+
+class Chosen(NamedTuple):
+    """The patches that a round samples.
+
+    Attributes:
+        negatives: (h,) int64 increasing ids: hard negatives, and uncertain patches that joined them.
+        candidates: (c,) int64 ids, highest score first, then lowest id.
+        candidate_scores: (c,) float32, descending.
+    """
+
+    negatives: np.ndarray
+    candidates: np.ndarray
+    candidate_scores: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -84,46 +116,71 @@ def count_of_share(share: float, total: int) -> int:
     return min(total, int(np.ceil(share * total - 1e-9)))
 
 
-def top_share(scores: np.ndarray, share: float, ties: Ties) -> np.ndarray:
-    """Return the positions of the highest `share` of `scores`, in increasing position.
+def lowest_place(share: float, total: int, ties: Ties) -> int:
+    """Return the place, in ascending order, of the lowest score that is taken of `total` >= 1.
+
+    Args:
+        share: in (0, 1].
+        ties: "exact": ceil(share * total) scores are taken; "keep": those at or above the (1 - share) quantile with
+            linear interpolation, as in the released code. That quantile lies between two neighbours in the ranking, so
+            the scores at or above it are those from the upper neighbour on.
+    """
+    if ties == "keep":
+        return int(np.ceil((1 - share) * (total - 1) - 1e-9))
+    return min(total - 1, total - count_of_share(share, total))
+
+
+def cut_of(pool: np.ndarray, share: float, ties: Ties) -> Cut:
+    """Return the cut that takes the highest `share` of the pool, by partition.
+
+    Args:
+        pool: (n,) floats, none NaN; reordered in place, for at 10^8 a copy is 0.4 GB.
+        share: in (0, 1].
+        ties: see `lowest_place`.
+    """
+    if len(pool) == 0:
+        return Cut(np.inf, 0)
+    place = lowest_place(share, len(pool), ties)
+    pool.partition(place)
+    threshold = pool[place]
+    if ties == "keep":
+        return Cut(float(threshold), len(pool))
+    num_above = np.count_nonzero(pool[place:] > threshold)
+    return Cut(float(threshold), len(pool) - place - num_above)
+
+
+def mark_top(
+    scores: np.ndarray, among: np.ndarray, share: float, ties: Ties, find_cut: FindCut = cut_of
+) -> np.ndarray:
+    """Return which patches have the highest `share` of the scores, (n,) bool; equal scores go to lower ids first.
 
     Args:
         scores: (n,) floats.
+        among: (n,) bool, the patches that are ranked.
         share: in (0, 1].
-        ties: "exact": ceil(share * n) positions, equal scores by lower position; "keep": all scores at or above the
-            (1 - share) quantile with linear interpolation, as the released code does, which may be more.
+        ties: see `lowest_place`.
+        find_cut: ranks the pool; `hnm.histogram.cut_over_ranks` where it is spread over ranks.
     """
-    if len(scores) == 0:
-        return np.empty(0, np.int64)
-    if ties == "keep":
-        return np.flatnonzero(scores >= np.quantile(scores, 1 - share))
-    count = count_of_share(share, len(scores))
-    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+    cut = find_cut(scores[among], share, ties)
+    chosen = scores > cut.threshold
+    chosen &= among
+    equal = scores == cut.threshold
+    equal &= among
+    chosen[np.flatnonzero(equal)[: cut.num_ties]] = True
+    return chosen
+
+
+def top_share(scores: np.ndarray, share: float, ties: Ties) -> np.ndarray:
+    """Return the increasing positions of the highest `share` of `scores` (n,), see `mark_top`."""
+    return np.flatnonzero(mark_top(scores, np.ones(len(scores), bool), share, ties))
+
+
+def positive_candidates(scores: np.ndarray, among: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the ids, highest score first, then lowest id, of the patches `among` (n,) bool that score above `threshold`."""
     chosen = scores > threshold
-    equal = np.flatnonzero(scores == threshold)
-    chosen[equal[: count - np.count_nonzero(chosen)]] = True
-    return np.flatnonzero(chosen)
-
-
-def hard_negatives(scores: np.ndarray, ids: np.ndarray, ratio: float, ties: Ties) -> np.ndarray:
-    """Return the hardest negatives of the whole cohort: one global ranking over all negative slides.
-
-    Args:
-        scores: (N,) instance scores by patch id.
-        ids: (n,) increasing ids of the patches of negative slides.
-        ratio: share of them to take.
-        ties: see `top_share`.
-
-    Returns:
-        Increasing patch ids.
-    """
-    return ids[top_share(scores[ids], ratio, ties)]
-
-
-def positive_candidates(scores: np.ndarray, ids: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the ids, highest score first, of the positive-slide patches `ids` that score above `threshold`."""
-    chosen = ids[scores[ids] > threshold]
-    return chosen[np.lexsort((chosen, -scores[chosen]))]
+    chosen &= among
+    ids = np.flatnonzero(chosen)
+    return ids[np.argsort(-scores[ids], kind="stable")]
 
 
 def self_paced_ratio(epoch: int, warmup_epochs: int, num_epochs: int, start: float, end: float) -> float:
@@ -134,14 +191,6 @@ def self_paced_ratio(epoch: int, warmup_epochs: int, num_epochs: int, start: flo
     if epoch <= warmup_epochs:
         return start
     return start + (end - start) * (epoch - warmup_epochs) / (num_epochs - warmup_epochs)
-
-
-def confident_negatives(scores: np.ndarray, ids: np.ndarray, ratio: float, ties: Ties) -> np.ndarray:
-    """Return the lowest-scoring `ratio` of the uncertain patches `ids`, in increasing id.
-
-    "keep" takes all at or below the `ratio` quantile; "exact" breaks ties by lower id.
-    """
-    return ids[top_share(-scores[ids], ratio, ties)]
 
 
 def smooth_scores(old: np.ndarray | None, new: np.ndarray, memory: float) -> np.ndarray:
@@ -156,30 +205,34 @@ def keep_old_labels(f1: float, best_f1: float | None, gate: bool) -> bool:
     return gate and best_f1 is not None and f1 < best_f1
 
 
-def mine(
-    scores: np.ndarray, patch_slide: np.ndarray, training_slides: np.ndarray, labels: np.ndarray, config: MiningConfig
-) -> Mined:
-    """Rank the cohort and decide pseudo labels and sampling weights.
+def choose(scores: np.ndarray, kinds: np.ndarray, config: MiningConfig, find_cut: FindCut = cut_of) -> Chosen:
+    """Rank the cohort, or with a collective `find_cut` this rank's part of it, and choose what is sampled.
 
     Args:
-        scores: (N,) float32 instance scores; those of patches outside training are not looked at.
-        patch_slide: (N,) int32 slide of each patch.
-        training_slides: (S,) bool, the slides that train the encoder.
-        labels: (S,) int8 slide labels, 1 or 0 on training slides.
+        scores: (n,) float32 instance scores; those of patches outside training are not looked at.
+        kinds: (n,) int8: 1 patch of a positive slide, 0 of a negative slide, -1 not in training.
         config: the shares and switches.
+        find_cut: see `mark_top`.
     """
-    negative_ids = np.flatnonzero((training_slides & (labels == 0))[patch_slide])
-    positive_ids = np.flatnonzero((training_slides & (labels == 1))[patch_slide])
-    candidates = positive_candidates(scores, positive_ids, config.positive_threshold)
-    pseudo_labels = np.full(len(scores), -1, np.int8)
-    pseudo_labels[negative_ids] = 0
-    pseudo_labels[positive_ids] = 0
-    pseudo_labels[candidates] = 1
-    weights = np.zeros(len(scores), np.float16)
-    weights[hard_negatives(scores, negative_ids, config.neg_ratio, config.ties)] = 1
-    weights[candidates] = 1
+    candidates = positive_candidates(scores, kinds == 1, config.positive_threshold)
+    negatives = mark_top(scores, kinds == 0, config.neg_ratio, config.ties, find_cut)
     if not config.mask_uncertain_negatives:
-        uncertain = positive_ids[pseudo_labels[positive_ids] == 0]
-        weights[confident_negatives(scores, uncertain, config.uncertain_ratio, config.ties)] = 1
-    return Mined(pseudo_labels, weights, candidates, scores[candidates])
+        uncertain = kinds == 1
+        uncertain[candidates] = False
+        negatives |= mark_top(-scores, uncertain, config.uncertain_ratio, config.ties, find_cut)  # the lowest
+    return Chosen(np.flatnonzero(negatives), candidates, scores[candidates])
 
+
+def label(chosen: Chosen, kinds: np.ndarray) -> Mined:
+    """Return pseudo labels and weights of all N patches; `kinds` (N,) int8 as in `choose`."""
+    pseudo_labels = np.minimum(kinds, 0)
+    pseudo_labels[chosen.candidates] = 1
+    weights = np.zeros(len(kinds), np.float16)
+    weights[chosen.negatives] = 1
+    weights[chosen.candidates] = 1
+    return Mined(pseudo_labels, weights, chosen.candidates, chosen.candidate_scores)
+
+
+def mine(scores: np.ndarray, kinds: np.ndarray, config: MiningConfig) -> Mined:
+    """Rank the whole cohort and decide pseudo labels and sampling weights; see `choose`."""
+    return label(choose(scores, kinds, config), kinds)

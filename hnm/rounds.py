@@ -20,9 +20,10 @@ import numpy as np
 from hnm.aggregate import bag_loss, train_aggregator
 from hnm.aggregator import DSMIL
 from hnm.bags import Bags, features_complete
+from hnm.broken import note_broken
 from hnm.config import Config
 from hnm.contrastive_model import ContrastiveModel, load_model, save_model
-from hnm.coordinator import decide, read_decision, share_mined
+from hnm.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.embed import embed
 from hnm.finetune import finetune
 from hnm.metrics import scores_at, youden_threshold
@@ -74,15 +75,17 @@ def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path,
     aggregator = aggregate_round(bags, config, round_, run, session)
     with phase("mine", round_, run, session):
         slides = study.embedded_slides
-        logits, scores = score_slides(aggregator, bags, slides, session)
-        if scores is not None:
+        previous = round_folder(run, round_ - 1) if round_ else None
+        logits, part = score_slides(aggregator, bags, slides, session)
+        chosen = rank_cohort(part, study, config.mining, folder, previous, world)
+        broken = note_broken(run, session)
+        if chosen is not None:
             by_slide = np.full(study.cohort.num_slides, np.nan)
             by_slide[slides] = slide_scores(logits)
             write_array(folder / "slide_scores.npy", by_slide)
             validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], session)
             ratio = _self_paced_ratio(config, round_)
-            previous = round_folder(run, round_ - 1) if round_ else None
-            decision = decide(scores, validation, study, config.mining, ratio, folder, previous)
+            decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous)
             _report(decision, round_, session)
             if not config.rounds.keep_features:
                 shutil.rmtree(folder / "features")
@@ -161,11 +164,18 @@ def read_state(run: Path) -> dict[str, Any]:
 
 @contextmanager
 def phase(name: str, round_: int, run: Path, session: Session) -> Iterator[dict[str, Any]]:
-    """Time one phase and, when it ends well, add it to state.json (rank 0). The block may add figures to the record."""
+    """Time one phase and, when it ends well, add it to state.json (rank 0) with what could not be read so far.
+
+    Every rank must call it. The block may add figures to the record.
+    """
     record: dict[str, Any] = {"phase": name, "round": round_}
     session.journal.event("phase", name=name, round=round_)
     begin = time.monotonic()
     yield record
+    broken = note_broken(run, session)
+    if broken.get("num"):
+        record["broken_patches"] = broken["num"]
+        session.journal.event("broken_patches", phase=name, round=round_, **broken)
     record["seconds"] = round(time.monotonic() - begin, 2)
     session.journal.logger.info("round %d: %s took %.1f s", round_, name, record["seconds"])
     if session.world.is_main:
@@ -191,9 +201,9 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     """
     if config.rounds.num_rounds == 0:
         return
-    negatives = study.patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
-    mined = count_of_share(config.mining.neg_ratio, len(negatives))
-    what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {len(negatives)} negative-slide patches)"
+    num_negatives = study.num_patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
+    mined = count_of_share(config.mining.neg_ratio, num_negatives)
+    what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {num_negatives} negative-slide patches)"
     require_batch(mined, config.finetune.batch_size, what, "finetune.batch_size", world)
 
 

@@ -1,18 +1,34 @@
-"""Score: slides by both streams of the aggregator, patches by its instance stream, gathered on rank 0."""
+"""Score: slides by both streams of the aggregator, patches by its instance stream, each rank its own range of ids."""
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from hnm.aggregator import DSMIL, pack
+from hnm.aggregator import DSMIL, QUERY_DIM
 from hnm.bags import Bags
 from hnm.session import Session
+from hnm.study import Study
 from launch.distributed import World, gather_to_main, sum_over_ranks
 from shards.plan import rows_of_rank
 
 
-def score_slides(
-    model: DSMIL, bags: Bags, slides: np.ndarray, session: Session
-) -> tuple[torch.Tensor, np.ndarray | None]:
+class Part(NamedTuple):
+    """One rank's patch scores.
+
+    Attributes:
+        scores: (n,) float32 of the patch ids `ids`, NaN where a patch was not scored.
+        bounds: (ranks + 1,) int64, where the ranks' ranges of ids begin, and N; the same on all ranks.
+        ids: this rank's range of ids.
+    """
+
+    scores: np.ndarray
+    bounds: np.ndarray
+    ids: slice
+
+
+def score_slides(model: DSMIL, bags: Bags, slides: np.ndarray, session: Session) -> tuple[torch.Tensor, Part]:
     """Score the embedded slides and all their patches. Every rank must call it.
 
     Args:
@@ -21,15 +37,16 @@ def score_slides(
         slides: (s,) increasing slide numbers.
 
     Returns:
-        (2, s) logits of the slides on every rank (see `slide_logits`), and on rank 0 the (N,) float32 patch scores, NaN
-        where a patch was not scored (None on other ranks).
+        (2, s) logits of the slides on every rank (see `slide_logits`), and this rank's part of the patch scores.
     """
     world, study = session.world, session.study
     logits = slide_logits(model, bags, slides, world)
-    shares = [rows_of_rank(bags.num_rows, rank, world.size) for rank in range(world.size)]
-    part = score_patches(model, bags, shares[world.rank].start, shares[world.rank].stop)
-    sizes = [share.stop - share.start for share in shares]
-    return logits, gather_scores(part, sizes, study.patches_of(slides), study.cohort.num_patches, world)
+    bounds = bounds_of_ranks(study, slides, world.size)
+    ids = slice(int(bounds[world.rank]), int(bounds[world.rank + 1]))
+    rows = rows_of_rank(bags.num_rows, world.rank, world.size)
+    scores = np.full(ids.stop - ids.start, np.nan, np.float32)
+    scores[study.mask_of(slides)[ids]] = score_patches(model, bags, rows.start, rows.stop)  # rows are in id order
+    return logits, Part(scores, bounds, ids)
 
 
 @torch.no_grad()
@@ -38,9 +55,34 @@ def slide_logits(model: DSMIL, bags: Bags, slides: np.ndarray, world: World) -> 
     logits = torch.zeros(2, len(slides))
     share = rows_of_rank(len(slides), world.rank, world.size)
     for i in range(*share.indices(len(slides))):
-        prediction = model(pack([bags.bag(slides[i])]))
-        logits[:, i] = torch.stack([prediction.bag_logits[0], prediction.instance_logits.max()])
+        logits[:, i] = predict_bag(model, bags, *bags.rows_of_slide[slides[i]])
     return sum_over_ranks(logits, world)
+
+
+@torch.no_grad()
+def predict_bag(model: DSMIL, bags: Bags, start: int, stop: int, chunk: int = 8192) -> torch.Tensor:
+    """Return (2,): the bag logit and the highest instance logit of feature rows [start, stop), one bag.
+
+    The rows are read twice, chunk by chunk: first for the critical patch, then for the attention to it. Memory holds one
+    chunk, however large the slide.
+    """
+    begins = range(start, stop, chunk)
+    highest, critical = torch.tensor(-torch.inf), torch.empty(0)
+    for begin in begins:
+        rows = bags.rows(begin, min(begin + chunk, stop))
+        logits = model.score(rows)
+        best = int(logits.argmax())
+        if logits[best] > highest:  # the first of equals
+            highest, critical = logits[best], rows[best : best + 1].clone()
+    query = model.attend(critical)[1]  # (1, 128)
+    weight, total = torch.zeros(1, device=query.device), torch.zeros(bags.dim, device=query.device)
+    for begin in begins:
+        hidden, queries = model.attend(bags.rows(begin, min(begin + chunk, stop)))
+        # Queries lie in (-1, 1): the exponent is below sqrt(128) = 11.4 and needs no maximum taken off.
+        attention = torch.exp(queries @ query[0] / math.sqrt(QUERY_DIM))
+        weight += attention.sum()
+        total += attention @ hidden
+    return torch.stack([model.classify((total / weight)[None])[0], highest])
 
 
 def slide_scores(logits: torch.Tensor) -> np.ndarray:
@@ -58,18 +100,19 @@ def score_patches(model: DSMIL, bags: Bags, start: int, stop: int, chunk: int = 
     return scores
 
 
-def gather_scores(part: np.ndarray, sizes: list[int], ids: np.ndarray, num_patches: int, world: World) -> np.ndarray | None:
-    """Return on rank 0 the (N,) float32 scores, NaN where a patch was not scored; None elsewhere. Every rank must call it.
+def bounds_of_ranks(study: Study, slides: np.ndarray, num_ranks: int) -> np.ndarray:
+    """Return (ranks + 1,) int64: rank r answers for the patch ids [bounds[r], bounds[r + 1]), all N together.
 
-    Args:
-        part: (sizes[rank],) float32 scores of this rank's rows.
-        sizes: rows of every rank.
-        ids: (sum(sizes),) patch ids of all rows in rank order.
+    The ranks' scored patches, those of `slides` (increasing), differ in number by at most one.
     """
-    gathered = np.empty(sum(sizes), np.float32) if world.is_main else None
-    gather_to_main(part, sizes, gathered, world)
-    if gathered is None:
-        return None
-    scores = np.full(num_patches, np.nan, np.float32)
-    scores[ids] = gathered
-    return scores
+    ends = np.cumsum(study.cohort.patches_per_slide[slides])
+    starts = np.array([rows_of_rank(int(ends[-1]), rank, num_ranks).start for rank in range(1, num_ranks)], np.int64)
+    place = np.minimum(np.searchsorted(ends, starts, side="right"), len(slides) - 1)
+    ids = study.cohort.patch_bounds[slides[place] + 1] - (ends[place] - starts)
+    num_patches = study.cohort.num_patches
+    return np.concatenate([[0], np.where(starts < ends[-1], ids, num_patches), [num_patches]])
+
+
+def gather_scores(part: Part, out: np.ndarray | None, world: World) -> None:
+    """Collect the ranks' scores in `out` on rank 0, (N,) float32; None elsewhere. Every rank must call it."""
+    gather_to_main(part.scores, np.diff(part.bounds).tolist(), out, world)

@@ -54,7 +54,8 @@ def check_batch(config: PretrainConfig, study: Study, world: World) -> None:
     Raises:
         InputError: naming the config key and the remedy.
     """
-    require_batch(len(study.encoder_patches), config.batch_size, "training patches", "pretrain.batch_size", world)
+    num_patches = study.num_patches_of(np.flatnonzero(study.encoder_slides))
+    require_batch(num_patches, config.batch_size, "training patches", "pretrain.batch_size", world)
 
 
 def pretrain(encoder: EncoderConfig, config: PretrainConfig, out: Path, session: Session) -> int:

@@ -1,6 +1,7 @@
 """Who plays which part: the slides of a cohort that train, choose and test, with their labels."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -52,10 +53,33 @@ class Study:
         """Increasing numbers of the slides that are embedded and scored in each round."""
         return np.sort(np.concatenate([self.train, self.validation]))
 
+    def mask_of(self, slides: np.ndarray) -> np.ndarray:
+        """Return which patches belong to `slides`, (N,) bool."""
+        chosen = np.zeros(self.cohort.num_slides, bool)
+        chosen[slides] = True
+        return np.repeat(chosen, self.cohort.patches_per_slide)
+
     def patches_of(self, slides: np.ndarray) -> np.ndarray:
-        """Return the patch ids of `slides` in slide order, int64."""
-        bounds = self.cohort.patch_bounds
-        return np.concatenate([np.arange(bounds[s], bounds[s + 1]) for s in slides])
+        """Return the increasing ids of the patches of `slides`, int64."""
+        return np.flatnonzero(self.mask_of(slides))
+
+    def num_patches_of(self, slides: np.ndarray) -> int:
+        """Return how many patches `slides` have."""
+        return int(self.cohort.patches_per_slide[slides].sum())
+
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        """(N,) int8: 1 patch of a positive training slide, 0 of a negative one, -1 of a slide that does not train."""
+        of_slide = np.where(self.encoder_slides, self.labels, -1).astype(np.int8)
+        return np.repeat(of_slide, self.cohort.patches_per_slide)
+
+    @property
+    def slide_groups(self) -> np.ndarray:
+        """(S,) int64: slides of one label and one split share a number; only they may stand in for each other."""
+        part = np.zeros(self.cohort.num_slides, np.int64)
+        for number, slides in enumerate((self.train, self.validation, self.test), start=1):
+            part[slides] = number
+        return 3 * part + self.labels
 
     @property
     def encoder_patches(self) -> np.ndarray:

@@ -161,6 +161,19 @@ def gather_to_main(part: np.ndarray, sizes: list[int], out: np.ndarray | None, w
             out[begin : begin + len(chunk)] = chunk.numpy()
 
 
+def gather_any_to_main(part: np.ndarray, world: World) -> np.ndarray | None:
+    """Return the ranks' one-dimensional arrays, of any lengths, one after another on rank 0; None elsewhere.
+
+    Every rank must call it, with the same dtype.
+    """
+    sizes = torch.zeros(world.size, dtype=torch.int64)
+    sizes[world.rank] = len(part)
+    sizes = sum_over_ranks(sizes, world)
+    out = np.empty(int(sizes.sum()), part.dtype) if world.is_main else None
+    gather_to_main(part, sizes.tolist(), out, world)
+    return out
+
+
 def broadcast_array(array: np.ndarray | None, world: World) -> np.ndarray:
     """Return rank 0's one-dimensional array on every rank, sent in chunks. Every rank must call it.
 
@@ -176,10 +189,12 @@ def broadcast_array(array: np.ndarray | None, world: World) -> np.ndarray:
         header[0], header[1] = len(array), _DTYPES.index(array.dtype.str)
     dist.broadcast(header, src=0)
     length, dtype = int(header[0]), np.dtype(_DTYPES[int(header[1])])
-    result = np.array(array, copy=True) if world.is_main else np.empty(length, dtype)
+    result = array if array is not None and world.is_main else np.empty(length, dtype)
     rows = max(1, CHUNK_BYTES // dtype.itemsize)
     for begin in range(0, length, rows):
-        dist.broadcast(torch.from_numpy(result[begin : begin + rows]), src=0)
+        chunk = result[begin : begin + rows]
+        # rank 0 sends a copy of the chunk: its array may be a read-only memory map
+        dist.broadcast(torch.from_numpy(chunk.copy() if world.is_main else chunk), src=0)
     return result
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hnm.broken import warn_of_broken
 from hnm.config import Config, load_config
 from hnm.contrastive_model import load_model, save_model
 from hnm.evaluate import evaluate as evaluate_run
@@ -138,8 +139,10 @@ def session_of(config: Config, cohort: Cohort, folder: Path, prepare: Callable[[
         study = open_study(cohort, config.data, config.seed)
         status = "FAILED"
         try:
-            with PatchReader(study.cohort, config.reader) as reader:
-                yield Session(study, reader, config.seed, world, journal)
+            with PatchReader(study.cohort, config.reader, study.slide_groups) as reader:
+                session = Session(study, reader, config.seed, world, journal)
+                yield session
+                warn_of_broken(folder, session)
             status = "FINISHED"
         finally:
             journal.close()

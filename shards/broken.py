@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from shards.cohort import Cohort
-from shards.errors import InputError
+from shards.errors import UnreadablePatchError
 from shards.fetch import MISSING
 
 BrokenPolicy = Literal["fail", "skip"]
@@ -63,12 +63,12 @@ class BrokenPatches:
         """Note that a patch is broken.
 
         Raises:
-            InputError: the policy is to fail, or too many patches are broken.
+            UnreadablePatchError: the policy is to fail, or too many patches are broken.
         """
         if patch_id in self.problem_of:
             return
         if self._policy == "fail":
-            raise InputError(
+            raise UnreadablePatchError(
                 f"{self._describe(patch_id, problem)}. Find all of them with: hnm check {self._cohort.root}; then "
                 "remove the damaged shards and run hnm tile again: it makes what is missing. Or set reader.broken=skip"
             )
@@ -79,7 +79,7 @@ class BrokenPatches:
         if num_broken % _LOG_EVERY == 1:
             _LOG.warning("%s; another stands in (broken so far: %d)", self._describe(patch_id, problem), num_broken)
         if num_broken > self._max_share * num_patches:
-            raise InputError(
+            raise UnreadablePatchError(
                 f"{num_broken} of {num_patches} patches cannot be read, more than reader.max_broken_share "
                 f"({self._max_share:g}) allows; the last: {self._describe(patch_id, problem)}. Mend the shards "
                 f"(hnm check {self._cohort.root} lists them all) or raise reader.max_broken_share"
@@ -89,14 +89,14 @@ class BrokenPatches:
         """Yield the candidates to stand in for a broken patch, in the order of the rule; the first readable one is it.
 
         Raises:
-            InputError: there are no more candidates.
+            UnreadablePatchError: there are no more candidates.
         """
         slide, bounds = int(self._cohort.patches.slide[patch_id]), self._cohort.patch_bounds
         own = np.arange(bounds[slide], bounds[slide + 1])
         yield from self._not_known_broken(np.roll(own, bounds[slide] - patch_id - 1))
         for other in self._slides_of_same_group(slide):
             yield from self._not_known_broken(np.arange(bounds[other], bounds[other + 1]))
-        raise InputError(
+        raise UnreadablePatchError(
             f"{self._cohort.root}: slide {self._cohort.slide_ids[slide]!r} has no patch that can be read, and no other "
             "slide may stand in for it. Tile the slide again, or take it out of slides.csv"
         )

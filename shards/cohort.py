@@ -113,8 +113,13 @@ class Cohort:
     @cached_property
     def patch_bounds(self) -> np.ndarray:
         """(S + 1,) int64: slide s owns the patch ids [patch_bounds[s], patch_bounds[s + 1])."""
-        counts = np.bincount(self.patches.slide, minlength=self.num_slides)
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        # int32 on both sides: otherwise NumPy would convert the whole column, 0.8 GB at 10^8 patches
+        return np.searchsorted(self.patches.slide, np.arange(self.num_slides + 1, dtype=np.int32)).astype(np.int64)
+
+    @property
+    def patches_per_slide(self) -> np.ndarray:
+        """(S,) int64."""
+        return np.diff(self.patch_bounds)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -109,7 +109,7 @@ class PatchReader:
         """(height, width) of the cohort's patches, from the JPEG header of the first that has one.
 
         Raises:
-            InputError: it cannot be read.
+            UnreadablePatchError: it cannot be read.
         """
         for patch_id in range(self._cohort.num_patches):
             ((_, data, problem),) = next(self._shards.read(Wanted.of(self._cohort.patches, np.array([patch_id]))))
@@ -130,7 +130,7 @@ class PatchReader:
             pinned memory where there is a GPU.
 
         Raises:
-            InputError: a patch cannot be read, and the policy does not allow a stand-in.
+            UnreadablePatchError: a patch cannot be read, and the policy does not allow a stand-in.
         """
         return self._fill(ids, BatchBuffers(0))
 
@@ -144,7 +144,7 @@ class PatchReader:
             (ids, images) in the order of `plan_rows`, images as by `read`.
 
         Raises:
-            InputError: as by `read`, when the batch's turn comes.
+            UnreadablePatchError: as by `read`, when the batch's turn comes.
         """
         rows = iter(plan_rows)
         pending: deque[tuple[np.ndarray, Future[torch.Tensor]]] = deque()

@@ -88,7 +88,7 @@ def test_a_resolved_config_reads_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_difference_names_key_and_both_values() -> None:
-    old, new = load_config("demo"), load_config("demo", None, ["seed=3", "finetune.augment.recipe=weak"])
+    old, new = load_config(), load_config(None, None, ["seed=3", "finetune.augment.recipe=weak"])
     assert difference(old, old) == []
     assert difference(old, new) == ["seed: 0 -> 3", "finetune.augment.recipe: simclr -> weak"]
 

@@ -1,15 +1,24 @@
 """What rank 0 decides, what it writes, and that every rank is told the same."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hnm.coordinator import MINED_ARRAYS, decide, load_mined, read_decision, share_mined, summarise
+from hnm.coordinator import (
+    MINED_ARRAYS,
+    decide,
+    load_mined,
+    rank_cohort,
+    read_decision,
+    share_mined,
+    summarise,
+)
 from hnm.mining import Mined, MiningConfig
 from launch.distributed import single_world
 from tests.hnm.conftest import OnRanks
-from tests.hnm.worlds import tables_only_study
+from tests.hnm.worlds import part_of, tables_only_study
 
 STUDY = tables_only_study()
 CONFIG = MiningConfig(neg_ratio=0.25, positive_threshold=0.5)
@@ -19,6 +28,16 @@ def drawn_scores(seed: int) -> np.ndarray:
     scores = np.random.default_rng(seed).random(STUDY.cohort.num_patches, np.float32)
     scores[STUDY.patches_of(STUDY.test)] = np.nan
     return scores
+
+
+def decided(
+    scores: np.ndarray, validation: dict[str, Any], config: MiningConfig, folder: Path, previous: Path | None
+) -> dict[str, Any]:
+    """Rank and decide on one rank."""
+    world = single_world()
+    chosen = rank_cohort(part_of(scores, STUDY, world), STUDY, config, folder, previous, world)
+    assert chosen is not None
+    return decide(chosen, validation, {}, STUDY, config, 0.2, folder, previous)
 
 
 def same(mined: Mined, other: Mined) -> bool:
@@ -37,7 +56,7 @@ def test_mined_sets_are_the_same_on_every_rank_of_1_2_and_3(phases_on_ranks: OnR
 
 def test_a_decision_by_hand_and_on_disk(tmp_path: Path) -> None:
     scores = drawn_scores(0)
-    summary = decide(scores, {"f1": 0.7}, STUDY, CONFIG, 0.2, tmp_path, None)
+    summary = decided(scores, {"f1": 0.7}, CONFIG, tmp_path, None)
     assert read_decision(tmp_path) == summary
     mined = load_mined(tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), scores)
@@ -63,8 +82,8 @@ def test_a_decision_by_hand_and_on_disk(tmp_path: Path) -> None:
 def test_a_worse_aggregator_does_not_replace_the_labels(tmp_path: Path, f1: float, gate: bool, kept: bool) -> None:
     config = CONFIG.model_copy(update={"gate_on_validation": gate})
     folders = [tmp_path / str(round_) for round_ in range(2)]
-    decide(drawn_scores(0), {"f1": 0.7}, STUDY, config, 0.2, folders[0], None)
-    summary = decide(drawn_scores(1), {"f1": f1}, STUDY, config, 0.2, folders[1], folders[0])
+    decided(drawn_scores(0), {"f1": 0.7}, config, folders[0], None)
+    summary = decided(drawn_scores(1), {"f1": f1}, config, folders[1], folders[0])
     assert summary["kept_labels_of_previous_round"] is kept
     assert same(load_mined(folders[1]), load_mined(folders[0])) is kept
     assert summary["best_validation_f1"] == 0.7
@@ -75,8 +94,8 @@ def test_a_worse_aggregator_does_not_replace_the_labels(tmp_path: Path, f1: floa
 
 def test_scores_may_remember_the_round_before(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"score_memory": 0.3})
-    decide(drawn_scores(0), {"f1": 0.7}, STUDY, config, 0.2, tmp_path / "0", None)
-    decide(drawn_scores(1), {"f1": 0.7}, STUDY, config, 0.2, tmp_path / "1", tmp_path / "0")
+    decided(drawn_scores(0), {"f1": 0.7}, config, tmp_path / "0", None)
+    decided(drawn_scores(1), {"f1": 0.7}, config, tmp_path / "1", tmp_path / "0")
     expected = 0.3 * drawn_scores(0) + 0.7 * drawn_scores(1)
     np.testing.assert_allclose(np.load(tmp_path / "1" / "scores.npy"), expected, rtol=1e-6)
 
@@ -91,5 +110,5 @@ def test_the_summary_of_nothing() -> None:
 
 
 def test_one_process_reads_what_was_written(tmp_path: Path) -> None:
-    decide(drawn_scores(3), {"f1": 0.7}, STUDY, CONFIG, 0.2, tmp_path, None)
+    decided(drawn_scores(3), {"f1": 0.7}, CONFIG, tmp_path, None)
     assert same(share_mined(tmp_path, single_world()), load_mined(tmp_path))

@@ -6,28 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hnm.augment import to_float
 from hnm.bags import Bags, features_complete
 from hnm.contrastive_model import fresh_model
-from hnm.embed import batches_of_rank, embed
+from hnm.embed import embed
 from launch.distributed import single_world
 from shards.errors import InputError
 from tests.hnm.conftest import OnRanks
-from tests.ranks import world_of
 from tests.tiny import tiny_config, tiny_session
-
-
-@given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 7))
-def test_ranks_share_whole_batches_of_one_grid(num_patches: int, batch_size: int, size: int) -> None:
-    whole = batches_of_rank(num_patches, batch_size, world_of(0, 1))
-    shares = [batches_of_rank(num_patches, batch_size, world_of(rank, size)) for rank in range(size)]
-    assert [batch for share in shares for batch in share] == whole
-    assert sum(stop - start for start, stop in whole) == num_patches
-    assert all(start % batch_size == 0 for start, _ in whole)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_features_are_the_same_to_the_bit_on_1_2_and_3_ranks(phases_on_ranks: OnRanks) -> None:

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from hnm.mining import (
     Mined,
     MiningConfig,
-    confident_negatives,
     count_of_share,
-    hard_negatives,
     keep_old_labels,
     mine,
     positive_candidates,
@@ -30,11 +28,8 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def golden_set(golden: dict[str, np.ndarray], **config: object) -> Mined:
-    slides, patch_slide = np.unique(golden["slide"], return_inverse=True)
-    labels = np.zeros(len(slides), np.int8)
-    labels[patch_slide] = golden["bag_label"]
     settings_ = MiningConfig.model_validate({"ties": "keep", "positive_threshold": float(golden["threshold"]), **config})
-    return mine(golden["score"], patch_slide, np.ones(len(slides), bool), labels, settings_)
+    return mine(golden["score"], golden["bag_label"].astype(np.int8), settings_)
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.2, 1.0])
@@ -76,9 +71,8 @@ def test_the_schedule_of_a_run_that_ends_with_its_warm_up() -> None:
 
 def test_mining_by_hand() -> None:
     scores = np.array([0.9, 0.2, 0.5, 0.4, 0.4, 0.1, 0.7], np.float32)
-    slide = np.array([0, 0, 0, 1, 1, 2, 3], np.int32)  # slide 3 does not train
-    training, labels = np.array([True, True, True, False]), np.array([1, 0, 0, 0], np.int8)
-    mined = mine(scores, slide, training, labels, MiningConfig(neg_ratio=0.3, positive_threshold=0.3))
+    kinds = np.array([1, 1, 1, 0, 0, 0, -1], np.int8)  # the last does not train
+    mined = mine(scores, kinds, MiningConfig(neg_ratio=0.3, positive_threshold=0.3))
     assert mined.pseudo_labels.tolist() == [1, 0, 1, 0, 0, 0, -1]
     assert mined.candidates.tolist() == [0, 2]
     assert mined.negatives.tolist() == [3]  # ceil(0.3 * 3) = 1; the tie at 0.4 goes to the lower id
@@ -102,6 +96,8 @@ def test_keeping_ties_takes_no_patch_that_scores_below_one_left_out(values: list
     chosen = top_share(scores, share, "keep")
     left_out = np.setdiff1d(np.arange(len(scores)), chosen)
     assert len(chosen) >= 1
+    if share * (len(scores) - 1) % 1 > 1e-6:  # the quantile is no score itself, where rounding dust decides
+        np.testing.assert_array_equal(chosen, np.flatnonzero(scores >= np.quantile(scores, 1 - share)))
     assert len(left_out) == 0 or scores[chosen].min() > scores[left_out].max()
 
 
@@ -116,16 +112,22 @@ def test_rounding_dust_adds_no_patch() -> None:
 
 
 def test_empty_sets_stay_empty() -> None:
-    none = np.empty(0, np.int64)
     assert len(top_share(np.empty(0), 0.5, "exact")) == 0
-    assert len(hard_negatives(np.zeros(3), none, 0.5, "keep")) == 0
-    assert len(positive_candidates(np.zeros(3), np.arange(3), 0.3)) == 0
-    assert len(confident_negatives(np.zeros(3), none, 0.5, "exact")) == 0
+    for kind in (-1, 0, 1):
+        config = MiningConfig(mask_uncertain_negatives=False, ties="keep", neg_ratio=0.5)
+        mined = mine(np.zeros(3, np.float32), np.full(3, kind, np.int8), config)
+        assert (len(mined.negatives), len(mined.candidates)) == (0 if kind == -1 else 3, 0)  # ties are kept
+
+
+def test_ranking_changes_no_score() -> None:
+    scores = np.random.default_rng(0).random(100, np.float32)
+    scores.setflags(write=False)  # as a memory map
+    mine(scores, np.arange(100, dtype=np.int8) % 3 - 1, MiningConfig(mask_uncertain_negatives=False))
 
 
 def test_candidates_come_hardest_first_then_by_id() -> None:
     scores = np.array([0.5, 0.9, 0.5, 0.2])
-    assert positive_candidates(scores, np.arange(4), 0.3).tolist() == [1, 0, 2]
+    assert positive_candidates(scores, np.ones(4, bool), 0.3).tolist() == [1, 0, 2]
 
 
 def test_moving_average_of_scores() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from hnm.journal import Journal
 from hnm.rounds import START_ENCODER, choose_round, encoder_of_round, phase, read_state, round_folder, train
-from hnm.session import Session
 from launch.distributed import single_world
 from shards.errors import InputError
 from shards.files import write_json
@@ -179,15 +178,14 @@ def test_a_round_embeds_with_the_encoder_of_the_round_before() -> None:
     assert encoder_of_round(run, 2) == run / "round-001" / "encoder.safetensors"
 
 
-def test_only_a_phase_that_ends_well_is_recorded(tmp_path: Path) -> None:
+def test_only_a_phase_that_ends_well_is_recorded(tiny_cohort: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "state.json", {"cohort": "x", "phases": []})
-    session = Session(None, None, 0, WORLD, Journal(tmp_path, WORLD))  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError), phase("embed", 0, tmp_path, session):
-        raise RuntimeError
-    assert read_state(tmp_path)["phases"] == []
-    with phase("embed", 0, tmp_path, session) as record:
-        record["steps"] = 3
-    session.journal.close()
+    with tiny_session(WORLD, tiny_cohort, tiny_config()) as session:
+        with pytest.raises(RuntimeError), phase("embed", 0, tmp_path, session):
+            raise RuntimeError
+        assert read_state(tmp_path)["phases"] == []
+        with phase("embed", 0, tmp_path, session) as record:
+            record["steps"] = 3
     (recorded,) = json.loads((tmp_path / "state.json").read_text())["phases"]
     assert (recorded["phase"], recorded["round"], recorded["steps"]) == ("embed", 0, 3)
     assert recorded["seconds"] >= 0

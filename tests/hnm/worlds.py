@@ -11,11 +11,12 @@ import torch
 from hnm.bags import file_of_rank, write_index
 from hnm.config import Config
 from hnm.contrastive_model import fresh_model
-from hnm.coordinator import decide, share_mined
+from hnm.coordinator import decide, rank_cohort, share_mined
 from hnm.embed import embed
 from hnm.finetune import finetune, plan_steps
 from hnm.journal import Journal
 from hnm.mining import Mined
+from hnm.score import Part, bounds_of_ranks
 from hnm.session import Session
 from hnm.simclr import pretrain
 from hnm.study import DataConfig, Study, open_study
@@ -105,10 +106,18 @@ def all_phases(world: World, cohort: str, folder: str) -> dict[str, Any]:
 def mine_and_share(session: Session, folder: Path) -> Mined:
     """Mine drawn scores on rank 0 and return what every rank was told."""
     study, config = session.study, tiny_config("mining.neg_ratio=1.0").mining
-    if session.world.is_main:
-        scores = np.random.default_rng(5).random(study.cohort.num_patches, np.float32)
-        decide(scores, {"f1": 1.0}, study, config, 0.2, folder, None)
+    scores = np.random.default_rng(5).random(study.cohort.num_patches, np.float32)
+    chosen = rank_cohort(part_of(scores, study, session.world), study, config, folder, None, session.world)
+    if chosen is not None:
+        decide(chosen, {"f1": 1.0}, {}, study, config, 0.2, folder, None)
     return share_mined(folder, session.world)
+
+
+def part_of(scores: np.ndarray, study: Study, world: World) -> Part:
+    """Return this rank's part of the scores (N,) of a whole cohort."""
+    bounds = bounds_of_ranks(study, study.embedded_slides, world.size)
+    ids = slice(int(bounds[world.rank]), int(bounds[world.rank + 1]))
+    return Part(scores[ids], bounds, ids)
 
 
 def finetuned(

@@ -33,6 +33,7 @@ def test_nothing_left_out_is_not_mentioned() -> None:
 def metrics_of(**changes: Any) -> dict[str, Any]:
     rounds = [
         {"round": r, "validation_auc": 0.5 + r / 8, "num_hard_negatives": 1000 * r, "num_candidates": 7,
+         "validation_instance_auc": None if r else 0.875,
          "witness_rate_self_paced": None if r else 0.25}
         for r in range(2)
     ]  # fmt: skip
@@ -59,8 +60,8 @@ def test_the_tables_hold_the_figures(capsys: pytest.CaptureFixture[str]) -> None
     assert rows["instance auc"] == ["0.660"]
     assert rows["instance in_positive_f1"] == ["unknown"]
     assert "instance threshold" not in rows
-    assert rows["0"] == ["0.500", "0", "7", "0.250"]
-    assert rows["1 *"] == ["0.625", "1,000", "7", "unknown"]
+    assert rows["0"] == ["0.500", "0.875", "0", "7", "0.250"]
+    assert rows["1 *"] == ["0.625", "unknown", "1,000", "7", "unknown"]
 
 
 def test_what_is_unknown_is_said_or_left_out(capsys: pytest.CaptureFixture[str]) -> None:

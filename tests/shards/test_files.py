@@ -17,7 +17,9 @@ def test_a_file_appears_whole_and_folders_are_made(tmp_path: Path) -> None:
         assert not path.exists()
         assert temporary.parent == path.parent  # a rename must not cross file systems
         temporary.write_text("whole")
+        inode = temporary.stat().st_ino
     assert path.read_text() == "whole"
+    assert path.stat().st_ino == inode  # renamed: a copy could be seen half written
     assert list(path.parent.iterdir()) == [path]
 
 
