@@ -49,17 +49,17 @@ def pair_losses(model: DSMIL, pairs: Packed, pos_weight: float, config: Aggregat
 
     Args:
         pairs: 2 p bags: first the p positive ones, then their p negative partners.
-        pos_weight: number of negative over number of positive training slides.
+        pos_weight: number of negative over number of positive training slides. As in the released program, whose
+            losses golden/ranking_pair.npz records, it scales the cross-entropy of both slides of a pair.
     """
     prediction = model(pairs)
     num_bags = len(pairs.sizes)
     targets = torch.zeros_like(prediction.bag_logits)
     targets[: num_bags // 2] = 1
-    weight = torch.tensor(pos_weight, dtype=targets.dtype, device=targets.device)
 
     def of_pair(logits: torch.Tensor) -> torch.Tensor:
-        loss = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
-        return loss.view(2, -1).mean(0)
+        loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return pos_weight * loss.view(2, -1).mean(0)
 
     highest = prediction.instance_logits[segment_argmax(prediction.instance_logits, pairs.bag, num_bags)]
     loss = config.bag_weight * of_pair(prediction.bag_logits) + config.max_weight * of_pair(highest)

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.metrics import roc_auc_score
 
 from hnm.bags import Bags
 from hnm.config import Config
 from hnm.contrastive_model import load_model
 from hnm.coordinator import read_decision
 from hnm.embed import embed
-from hnm.metrics import bootstrap_interval, instance_metrics, scores_at, youden_threshold
+from hnm.metrics import auc, bootstrap_interval, instance_metrics, scores_at, youden_threshold
 from hnm.rounds import choose_round, encoder_of_round, load_aggregator, phase, read_state, round_folder
 from hnm.score import score_slides, slide_scores
 from hnm.session import Session
@@ -97,14 +96,14 @@ def measure(
     threshold = decisions[chosen]["validation"]["threshold"]
     labels, scores = study.labels[study.test], by_slide[study.test]
     patients = study.cohort.slides["patient_id"].to_numpy()[study.test]
-    interval = bootstrap_interval(roc_auc_score, labels, scores, patients, seed=session.seed)
+    interval = bootstrap_interval(auc, labels, scores, patients, seed=session.seed)
     phases = read_state(run)["phases"]
     return {
         "chosen_round": chosen,
         "threshold": threshold,
         "num_test_slides": len(study.test),
         "slide": scores_at(labels, scores, threshold),
-        "slide_auc_interval": interval,
+        "slide_auc_interval": interval._asdict(),
         "instance": instance_part(by_patch, session),
         "validation": decisions[chosen]["validation"],
         "rounds": [

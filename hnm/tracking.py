@@ -75,8 +75,10 @@ class Tracker:
 
     def _start(self) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
+
+        for chatty in ("alembic", "mlflow"):  # after the import, which sets its own levels
+            logging.getLogger(chatty).setLevel(logging.WARNING)
 
         uri = self.config.uri or f"sqlite:///{(self.folder / 'mlflow.db').resolve()}"
         client = MlflowClient(uri)

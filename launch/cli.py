@@ -117,17 +117,17 @@ def demo(
     ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="Processes to train with.")] = 2,
 ) -> None:
     """See the whole way on a small cohort of drawn slides with known tumour patches (3 minutes on 2 cores)."""
-    from launch import demo as demo_
+    from launch.demo import run
 
-    _finish(lambda: demo_.run(folder, ranks))
+    _finish(lambda: run(folder, ranks))
 
 
 @app.command()
 def doctor() -> None:
     """Print versions, devices, ranks and free disk, and what is missing."""
-    from launch import doctor as doctor_
+    from launch.doctor import run
 
-    _finish(doctor_.run)
+    _finish(run)
 
 
 def _finish(action) -> None:  # type: ignore[no-untyped-def]

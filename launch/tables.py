@@ -42,7 +42,7 @@ def _test_table(metrics: dict[str, Any]) -> Table:
     interval = metrics["slide_auc_interval"]
     slide = metrics["slide"]
     table.add_row("slide AUC", _figure(slide["auc"]))
-    if interval is not None:
+    if interval["low"] is not None:
         table.add_row("  95 % interval", f"{_figure(interval['low'])} to {_figure(interval['high'])}")
     for name in ("accuracy", "f1"):
         table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide[name]))

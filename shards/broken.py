@@ -72,7 +72,7 @@ class BrokenPatches:
             self._missing_shards.add(int(self._cohort.patches.shard[patch_id]))
         num_broken, num_patches = len(self.problem_of), self._cohort.num_patches
         if num_broken % _LOG_EVERY == 1:
-            _LOG.warning("%s; another patch stands in (broken so far: %d)", self._describe(patch_id, problem), num_broken)
+            _LOG.warning("%s; another stands in (broken so far: %d)", self._describe(patch_id, problem), num_broken)
         if num_broken > self._max_share * num_patches:
             raise InputError(
                 f"{num_broken} of {num_patches} patches cannot be read, more than max_broken_share "

@@ -26,12 +26,13 @@ class ShardCache:
     """The cached patches of one cohort. Threads and processes may share its folder."""
 
     def __init__(
-        self, folder: Path, shard_names: list[str], num_patches: int, max_bytes: int, max_open_files: int, max_range: int
+        self, folder: Path, shard_names: list[str], num_patches: int, max_bytes: float, max_open_files: int
     ) -> None:
+        """Make or reopen the cache in `folder`, which belongs to one cohort of `num_patches` patches."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._paths = [folder / name for name in shard_names]
-        self._files = LocalShards(self._paths, max_open_files, max_range)
+        self._files = LocalShards(self._paths, max_open_files)
         self._max_bytes = max_bytes
         self._written = 0
         checksums = folder / "checksums.u32"
@@ -72,15 +73,12 @@ class ShardCache:
 
         Emptied and not unlinked: other processes hold them open, and would go on filling a file without a name.
         """
-        stats = [path.stat() for path in self._paths if path.exists()]
-        num_bytes = sum(stat.st_blocks * 512 for stat in stats)
-        if num_bytes <= self._max_bytes * (_CUT_TO + _MEASURE_EVERY):
-            return
-        by_age = sorted((path for path in self._paths if path.exists()), key=lambda path: path.stat().st_mtime_ns)
-        for path in by_age:
+        stats = [(path.stat(), path) for path in self._paths if path.exists()]
+        num_bytes = sum(stat.st_blocks * 512 for stat, _ in stats)
+        for stat, path in sorted(stats, key=lambda item: item[0].st_mtime_ns):
             if num_bytes <= self._max_bytes * _CUT_TO:
                 return
-            num_bytes -= path.stat().st_blocks * 512
+            num_bytes -= stat.st_blocks * 512
             os.truncate(path, 0)
 
 

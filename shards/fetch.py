@@ -1,6 +1,6 @@
 """Bytes of shards by offset: neighbouring patches become one range, and ranges are read from local files.
 
-    Wanted (shard, offset, nbytes) ──coalesce──▶ Ranges (shard, start, stop) ──LocalShards.read──▶ Fetched, one per patch
+    Wanted (shard, offset, nbytes) ──coalesce──▶ Ranges (shard, start, stop) ──LocalShards.read──▶ Fetched by patch
 
 Offsets in, bytes out: nothing here knows what an image is.
 """
@@ -22,6 +22,8 @@ MISSING = "the shard is missing"
 
 # Reading 16 KiB too much costs less than another system call on a network file system.
 _MAX_GAP = 16 << 10
+# Bounds the bytes that one thread holds.
+_MAX_RANGE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Ranges:
     end: list[int]
 
     def cut(self, number: int, data: bytes | memoryview, problem: str) -> Iterator[Fetched]:
-        """Yield the patches of range `number` out of its bytes; `problem` holds for those that the bytes don't reach."""
+        """Yield the patches of range `number` out of its bytes; those that reach beyond the bytes get the `problem`."""
         view = memoryview(data)
         for patch in range(self.first[number], self.first[number + 1]):
             begin, end = self.begin[patch], self.end[patch]
@@ -125,10 +127,9 @@ class LocalShards:
     system read in small pieces. Threads may share one object.
     """
 
-    def __init__(self, paths: list[Path], max_open_files: int, max_range: int) -> None:
+    def __init__(self, paths: list[Path], max_open_files: int) -> None:
         self._paths = paths
         self._max_open_files = max_open_files
-        self._max_range = max_range
         self._lock = threading.Lock()
         self._handles: OrderedDict[int, _Handle] = OrderedDict()  # least recently used first
 
@@ -138,7 +139,7 @@ class LocalShards:
         Raises:
             OSError: the file system failed (a missing or short file is no exception but a `Fetched.problem`).
         """
-        ranges = coalesce(wanted, _MAX_GAP, self._max_range)
+        ranges = coalesce(wanted, _MAX_GAP, _MAX_RANGE)
         number = 0
         while number < len(ranges.shard):
             after = number + 1

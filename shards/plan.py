@@ -213,3 +213,23 @@ def _interleave(positive_rows: np.ndarray, negative_rows: np.ndarray, batch_size
         plan[np.ix_(rows, columns[is_positive])] = positive_rows[rows]
         plan[np.ix_(rows, columns[~is_positive])] = negative_rows[rows, :count]
     return plan
+
+
+def embedding_batches(num_patches: int, batch_size: int, rank: int, world_size: int) -> list[tuple[int, int]]:
+    """Return a rank's batches of a pass over all patches in id order, which reads whole shards one after the other.
+
+    The batches lie on one grid whatever the number of ranks, so a patch is computed beside the same others and its
+    features are the same to the bit; a rank takes a run of whole batches, so ranks differ by at most one batch.
+
+    Args:
+        num_patches: N.
+        batch_size: patches per batch; the last one may have fewer.
+        rank: this rank.
+        world_size: number of ranks.
+
+    Returns:
+        (start, stop) patch ids of each batch.
+    """
+    starts = range(0, num_patches, batch_size)
+    mine = starts[rows_of_rank(len(starts), rank, world_size)]
+    return [(start, min(start + batch_size, num_patches)) for start in mine]

@@ -1,6 +1,6 @@
 """Patches by id: only the bytes that the plan asks for are read, and they are decoded straight into the batch.
 
-    plan rows ──▶ [thread: coalesce ▶ pread ▶ decode] ──▶ (ids, images (n, 3, h, w) uint8), in plan order
+    plan rows ──▶ [thread: fetch bytes by offset ▶ decode] ──▶ (ids, images (n, 3, h, w) uint8), in plan order
 
 The future is known (a plan is an array), so the next batches are read while the current one is used.
 """
@@ -10,22 +10,22 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch.utils.data import get_worker_info
 
+from shards.broken import BrokenPatches, BrokenPolicy
+from shards.buffers import BatchBuffers
+from shards.cache import ShardCache
 from shards.cohort import Cohort
 from shards.decode import DecodeError, decode_into, image_shape
-from shards.errors import InputError
-from shards.fetch import Fetched, LocalShards, coalesce
-
-# Reading 16 KiB too much costs less than another system call on a network file system; a range of at most 4 MiB keeps
-# the bytes in flight small.
-_MAX_GAP = 16 << 10
-_MAX_RANGE = 4 << 20
+from shards.fetch import LocalShards, Wanted
+from shards.remote import RemoteShards
 
 
 class ReaderConfig(BaseModel):
@@ -40,16 +40,53 @@ class ReaderConfig(BaseModel):
         4, ge=1, description="Batches read ahead of the one in use, per rank; memory grows by one batch for each."
     )
     max_open_files: int = Field(128, ge=1, description="Shard files held open at once, per rank.")
+    broken: BrokenPolicy = Field(
+        "fail",
+        description="A patch that cannot be read is an error (fail), or is counted and another patch of its slide "
+        "stands in for it (skip), the same one on any rank.",
+    )
+    max_broken_share: float = Field(
+        0.001, ge=0, le=1, description="broken: skip still fails when more than this share of all patches is broken."
+    )
+    shards_url: str | None = Field(
+        None, description="URL of the tars' folder (s3://, https://, ...); none: shards/ in the cohort's folder."
+    )
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Options of fsspec for shards_url, such as endpoint_url; keep credentials in the environment.",
+    )
+    num_requests: int = Field(16, ge=1, description="Range requests in flight at once, per thread (shards_url only).")
+    num_retries: int = Field(
+        5, ge=0, description="How often a failed request is sent again, after 0.1, 0.2, 0.4, ... s (shards_url only)."
+    )
+    cache_dir: Path | None = Field(
+        None, description="Folder on a local disk that keeps what was fetched (shards_url only); none: nothing is kept."
+    )
+    cache_gb: float = Field(20.0, gt=0, description="Most that cache_dir may take for this cohort, GB (10^9 bytes).")
 
 
 class PatchReader:
-    """Reads patches of one cohort by id. Threads may share one object; a forked process opens its own files."""
+    """Reads patches of one cohort by id. Threads may share one object; a forked process opens its own files.
 
-    def __init__(self, cohort: Cohort, config: ReaderConfig) -> None:
+    Attributes:
+        broken: what could not be read so far; `broken.problem_of` goes into the report.
+    """
+
+    def __init__(self, cohort: Cohort, config: ReaderConfig, slide_groups: np.ndarray | None = None) -> None:
+        """Shard files are opened when they are first read.
+
+        Args:
+            cohort: whose patches are read.
+            config: how.
+            slide_groups: (S,) integer, such as the slide labels: with `broken: skip`, a slide of which nothing can be
+                read is replaced by one of its group; None: by none, it is an error.
+        """
         self._cohort = cohort
         self._config = config
+        folder = config.shards_url or str(cohort.root / "shards")
+        self.broken = BrokenPatches(cohort, folder, config.broken, config.max_broken_share, slide_groups)
+        self._files = self._open_shards()
         self._process = os.getpid()
-        self._local = self._open_shards()
 
     def __enter__(self) -> Self:
         return self
@@ -59,24 +96,28 @@ class PatchReader:
     ) -> None:
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open files behind: a worker process that gets a pickled copy opens its own."""
+        return {**self.__dict__, "_files": None, "_process": -1}
+
     def close(self) -> None:
         """Close the open files; reading again opens them again."""
         self._shards.close()
 
     @cached_property
     def image_shape(self) -> tuple[int, int]:
-        """(height, width) of the cohort's patches, from the first one's JPEG header.
+        """(height, width) of the cohort's patches, from the JPEG header of the first that has one.
 
         Raises:
-            InputError: the first patch cannot be read.
+            InputError: it cannot be read.
         """
-        patches = self._cohort.patches.take(np.arange(1))
-        ranges = coalesce(patches.shard, patches.offset, patches.nbytes, 0, _MAX_RANGE)
-        fetched = next(iter(self._shards.read(ranges)))
-        try:
-            return image_shape(fetched.data)
-        except DecodeError as error:
-            raise self._unreadable(0, fetched.problem or str(error)) from error
+        for patch_id in range(self._cohort.num_patches):
+            fetched = next(self._shards.read(Wanted.of(self._cohort.patches, np.array([patch_id]))))
+            try:
+                return image_shape(fetched.data)
+            except DecodeError as error:
+                self.broken.record(patch_id, fetched.problem or str(error))
+        raise ValueError("the cohort has no patches")
 
     def read(self, ids: np.ndarray) -> torch.Tensor:
         """Read and decode patches.
@@ -85,23 +126,13 @@ class PatchReader:
             ids: (n,) int64 patch ids, in any order, repeats allowed.
 
         Returns:
-            (n, 3, h, w) uint8 RGB in the order of `ids`, in channels_last memory format (as decoded, not copied).
+            (n, 3, h, w) uint8 RGB in the order of `ids`, in channels_last memory format (as decoded, not copied); in
+            pinned memory where there is a GPU.
 
         Raises:
-            InputError: a shard is missing or cut short, or a JPEG does not decode.
+            InputError: a patch cannot be read, and the policy does not allow a stand-in.
         """
-        height, width = self.image_shape
-        images = np.empty((len(ids), height, width, 3), dtype=np.uint8)
-        patches = self._cohort.patches
-        shard, offset, nbytes = patches.shard[ids], patches.offset[ids], patches.nbytes[ids]
-        ranges = coalesce(shard, offset, nbytes, _MAX_GAP, _MAX_RANGE)
-        for number, fetched in enumerate(self._shards.read(ranges)):
-            places = ranges.order[ranges.first[number] : ranges.first[number + 1]]
-            begins = offset[places] - ranges.start[number]
-            ends = begins + nbytes[places]
-            for place, begin, end in zip(places.tolist(), begins.tolist(), ends.tolist(), strict=True):
-                self._decode(int(ids[place]), fetched, begin, end, images[place])
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+        return self._fill(ids, self._allocate(len(ids), BatchBuffers(0)))
 
     def batches(self, plan_rows: Iterable[np.ndarray]) -> Generator[tuple[np.ndarray, torch.Tensor], None, None]:
         """Read batch after batch, the next ones in threads while the caller uses the current one.
@@ -118,10 +149,12 @@ class PatchReader:
         rows = iter(plan_rows)
         pending: deque[tuple[np.ndarray, Future[torch.Tensor]]] = deque()
         pool = ThreadPoolExecutor(self._config.threads, thread_name_prefix="patch-reader")
+        buffers = BatchBuffers(self._config.prefetch_batches + 3)  # those, one in use, one just replaced, one spare
         try:
             while True:
                 while len(pending) <= self._config.prefetch_batches and (ids := next(rows, None)) is not None:
-                    pending.append((ids, pool.submit(self.read, ids)))
+                    # Allocated here: pinned memory belongs to the current GPU, which a new thread would not know.
+                    pending.append((ids, pool.submit(self._fill, ids, self._allocate(len(ids), buffers))))
                 if not pending:
                     return
                 ids, images = pending.popleft()
@@ -129,30 +162,57 @@ class PatchReader:
         finally:  # also when the caller stops early: no thread outlives the generator
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _allocate(self, num_images: int, buffers: BatchBuffers) -> torch.Tensor:
+        shape = (num_images, *self.image_shape, 3)
+        if torch.cuda.is_available() and get_worker_info() is None:  # a forked worker must not touch CUDA
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        return buffers.take(shape)
+
+    def _fill(self, ids: np.ndarray, images: torch.Tensor) -> torch.Tensor:
+        """Decode patches into `images` (n, h, w, 3) and return it as (n, 3, h, w)."""
+        pixels = images.numpy()
+        for place, problem in self._decode(ids, pixels).items():
+            self._decode_stand_in(int(ids[place]), problem, pixels[place])
+        return images.permute(0, 3, 1, 2)
+
+    def _decode(self, ids: np.ndarray, pixels: np.ndarray) -> dict[int, str]:
+        """Decode patches into `pixels` (n, h, w, 3) and return the problem by place of those that are broken."""
+        problem_of_place = {}
+        for place, data, problem in self._shards.read(Wanted.of(self._cohort.patches, ids)):
+            try:
+                if not problem:
+                    decode_into(data, pixels[place])
+                    continue
+            except DecodeError as error:
+                problem = str(error)
+            problem_of_place[place] = problem
+        return problem_of_place
+
+    def _decode_stand_in(self, patch_id: int, problem: str, image: np.ndarray) -> None:
+        self.broken.record(patch_id, problem)
+        for stand_in in self.broken.stand_ins(patch_id):
+            problem_of_place = self._decode(np.array([stand_in]), image[None])
+            if not problem_of_place:
+                return
+            self.broken.record(stand_in, problem_of_place[0])
+
     @property
-    def _shards(self) -> LocalShards:
-        if self._process != os.getpid():  # after a fork: the parent's locks may be held by threads that are not here
+    def _shards(self) -> LocalShards | RemoteShards:
+        if self._process != os.getpid():  # after a fork, too: locks may be held by threads that were left behind
+            self._files = self._open_shards()
             self._process = os.getpid()
-            self._local = self._open_shards()
-        return self._local
+        return self._files
 
-    def _open_shards(self) -> LocalShards:
-        paths = [self._cohort.shard_path(shard) for shard in range(len(self._cohort.info["shards"]))]
-        return LocalShards(paths, self._config.max_open_files)
-
-    def _decode(self, patch_id: int, fetched: Fetched, begin: int, end: int, image: np.ndarray) -> None:
-        if end > len(fetched.data):
-            raise self._unreadable(patch_id, fetched.problem)
-        try:
-            decode_into(fetched.data[begin:end], image)
-        except DecodeError as error:
-            raise self._unreadable(patch_id, str(error)) from error
-
-    def _unreadable(self, patch_id: int, problem: str) -> InputError:
-        patches = self._cohort.patches
-        slide = self._cohort.slide_ids[patches.slide[patch_id]]
-        return InputError(
-            f"{self._cohort.shard_path(patches.shard[patch_id])}: patch {patch_id} of slide {slide!r} (offset "
-            f"{patches.offset[patch_id]}, {patches.nbytes[patch_id]} bytes) cannot be read: {problem}. "
-            f"Remove the shard and tile again (hnm tile makes what is missing), or restore it from a backup."
+    def _open_shards(self) -> LocalShards | RemoteShards:
+        config, names = self._config, self._cohort.info["shards"]
+        if config.shards_url is None:
+            paths = [self._cohort.shard_path(shard) for shard in range(len(names))]
+            return LocalShards(paths, config.max_open_files)
+        cache = None
+        if config.cache_dir:
+            folder = config.cache_dir / self._cohort.fingerprint
+            num_patches = self._cohort.num_patches
+            cache = ShardCache(folder, names, num_patches, config.cache_gb * 1e9, config.max_open_files)
+        return RemoteShards(
+            config.shards_url, names, config.storage_options, config.num_requests, config.num_retries, cache
         )

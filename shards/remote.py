@@ -56,7 +56,8 @@ class RemoteShards:
         self._url = url.rstrip("/")
         self._paths = [f"{folder.rstrip('/')}/{name}" for name in shard_names]
         self._names = shard_names
-        self._num_requests = num_requests
+        # File systems without asyncio (sftp, hdfs) fetch one range after the other and do not know the option.
+        self._options = {"batch_size": num_requests} if self._files.async_impl else {}
         self._num_retries = num_retries
         self._cache = cache
 
@@ -98,8 +99,8 @@ class RemoteShards:
                 [self._paths[ranges.shard[number]] for number in failed],
                 [ranges.start[number] for number in failed],
                 [ranges.stop[number] for number in failed],
-                batch_size=self._num_requests,
                 on_error="return",
+                **self._options,
             )
             for number, answer in zip(failed, again, strict=True):
                 answers[number] = answer
@@ -114,8 +115,8 @@ class RemoteShards:
             return b"", f"the shard is cut short before byte {start}"
         if isinstance(answer, Exception):
             raise InputError(
-                f"{where}: no answer after {self._num_retries + 1} tries ({type(answer).__name__}: {answer}). Check the "
-                "network and the access rights, then run the same command again: it goes on where it stopped"
+                f"{where}: no answer after {self._num_retries + 1} tries ({type(answer).__name__}: {answer}). Check "
+                "the network and the access rights, then run the same command again: it goes on where it stopped"
             ) from answer
         if len(answer) > stop - start:
             raise InputError(
@@ -131,4 +132,5 @@ def _is_worth_a_retry(answer: bytes | Exception) -> bool:
 
 def _is_beyond_end(error: Exception) -> bool:
     """Does the error say that the range begins after the end of the file? (HTTP status 416; S3's name for it.)"""
-    return getattr(error, "status", None) == 416 or "InvalidRange" in str(error) or "range is not satisfiable" in str(error)
+    text = str(error)
+    return getattr(error, "status", None) == 416 or "InvalidRange" in text or "range is not satisfiable" in text

@@ -77,3 +77,15 @@ def make_cohort(tmp_path: Path) -> MakeCohort:
         return Cohort.open(root)
 
     return make
+
+
+@pytest.fixture
+def damage() -> Callable[..., None]:
+    """A function (cohort, patch id, bytes) that writes over the beginning of a patch's JPEG."""
+
+    def overwrite(cohort: Cohort, patch_id: int, with_bytes: bytes = b"no JPEG") -> None:
+        with open(cohort.shard_path(cohort.patches.shard[patch_id]), "r+b") as file:
+            file.seek(int(cohort.patches.offset[patch_id]))
+            file.write(with_bytes)
+
+    return overwrite

@@ -1,6 +1,7 @@
 """shards.reader: the right pixels in the right order, read ahead, and errors that name the patch."""
 
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from shards.reader import PatchReader, ReaderConfig
 
 MakeCohort = Callable[..., Cohort]
 IdsOf = Callable[[torch.Tensor], list[int]]
+Damage = Callable[[Cohort, int], None]
 
 
 def test_reads_any_order_with_repeats(make_cohort: MakeCohort, ids_of: IdsOf) -> None:
@@ -61,16 +63,9 @@ def test_reads_only_what_is_prefetched(make_cohort: MakeCohort) -> None:
     batches.close()
 
 
-def damage(cohort: Cohort, patch: int, with_bytes: bytes) -> None:
-    shard = cohort.shard_path(cohort.patches.shard[patch])
-    with open(shard, "r+b") as file:
-        file.seek(int(cohort.patches.offset[patch]))
-        file.write(with_bytes)
-
-
-def test_a_jpeg_that_does_not_decode(make_cohort: MakeCohort) -> None:
+def test_a_jpeg_that_does_not_decode(make_cohort: MakeCohort, damage: Damage) -> None:
     cohort = make_cohort()
-    damage(cohort, 14, b"no JPEG")
+    damage(cohort, 14)
     message = r"slide1-0002\.tar: patch 14 of slide 'slide1' \(offset \d+, \d+ bytes\) cannot be read: .*hnm tile"
     with pytest.raises(InputError, match=message):
         PatchReader(cohort, ReaderConfig()).read(np.array([3, 14, 13]))
@@ -103,9 +98,9 @@ def test_a_patch_of_another_size(make_cohort: MakeCohort) -> None:
         PatchReader(replace(cohort, patches=patches), ReaderConfig()).read(np.array([0, 7]))
 
 
-def test_an_error_comes_at_its_batch_and_stops_the_threads(make_cohort: MakeCohort) -> None:
+def test_an_error_comes_at_its_batch_and_stops_the_threads(make_cohort: MakeCohort, damage: Damage) -> None:
     cohort = make_cohort()
-    damage(cohort, 5, b"no JPEG")
+    damage(cohort, 5)
     batches = PatchReader(cohort, ReaderConfig()).batches([np.array([0]), np.array([1]), np.array([5]), np.array([2])])
     assert [next(batches)[0].item(), next(batches)[0].item()] == [0, 1]
     with pytest.raises(InputError, match="patch 5 "):
@@ -120,3 +115,9 @@ def test_after_a_fork_the_child_opens_its_own_files(make_cohort: MakeCohort, ids
     if child == 0:
         os._exit(0 if ids_of(reader.read(np.array([4, 20]))) == [4, 20] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_pickled_copy_opens_its_own_files(make_cohort: MakeCohort, ids_of: IdsOf) -> None:
+    reader = PatchReader(make_cohort(), ReaderConfig())
+    reader.read(np.arange(21))
+    assert ids_of(pickle.loads(pickle.dumps(reader)).read(np.array([4, 20]))) == [4, 20]

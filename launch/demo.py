@@ -1,0 +1,55 @@
+"""`hnm demo`: the whole way on drawn slides, by the very commands that a user would type."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from shards.errors import InputError
+from shards.synthetic import make_cohort_images
+
+NUM_SLIDES, TILES_PER_SIDE, PATCH_PX = 60, 8, 32
+
+
+def run(folder: Path, ranks: int) -> int:
+    """Draw slides into `folder`, tile, pretrain, train two rounds and evaluate on `ranks` processes.
+
+    Raises:
+        InputError: the folder is there and is not an earlier demo.
+    """
+    slides_csv = folder / "slides" / "slides.csv"
+    if folder.exists() and any(folder.iterdir()) and not slides_csv.is_file():
+        raise InputError(f"{folder}: exists and is no demo folder. Name another: hnm demo FOLDER")
+    console = Console(highlight=False, soft_wrap=True)
+    begin = time.monotonic()
+    if not slides_csv.is_file():
+        console.print(f"drawing {NUM_SLIDES} slides of {TILES_PER_SIDE * PATCH_PX} px into {slides_csv.parent}")
+        make_cohort_images(slides_csv.parent, NUM_SLIDES, TILES_PER_SIDE, PATCH_PX, seed=0)
+    for command in commands(folder, ranks):
+        console.print(f"\n[bold]$ hnm {' '.join(command)}[/bold]")
+        done = subprocess.run([sys.executable, "-P", "-m", "launch.cli", *command], check=False)
+        if done.returncode:
+            return done.returncode
+    console.print(
+        f"\nthe demo took {time.monotonic() - begin:.0f} s. What to try next:\n"
+        f"  hnm train {folder}/cohort {folder}/its2clr --preset its2clr --config demo --ranks {ranks} "
+        f"--encoder {folder}/pretrained/encoder.safetensors\n"
+        f"  hnm evaluate {folder}/its2clr\n"
+        f"  mlflow ui --backend-store-uri sqlite:///{(folder / 'run' / 'mlflow.db').resolve()}\n"
+        "  hnm tile slides.csv cohort/     (your own slides: columns slide_id, path, label)"
+    )
+    return 0
+
+
+def commands(folder: Path, ranks: int) -> list[list[str]]:
+    """Return the demo's commands, without the leading `hnm`."""
+    cohort, pretrained, run_folder = (str(folder / name) for name in ("cohort", "pretrained", "run"))
+    common = ["--config", "demo", "--ranks", str(ranks)]
+    return [
+        ["tile", str(folder / "slides" / "slides.csv"), cohort, "--config", "demo"],
+        ["pretrain", cohort, pretrained, *common],
+        ["train", cohort, run_folder, "--encoder", f"{pretrained}/encoder.safetensors", *common],
+        ["evaluate", run_folder, "--ranks", str(ranks)],
+    ]

@@ -1,0 +1,56 @@
+"""Real gloo ranks for tests: `on_ranks(n, function, ...)` runs a top-level function on n processes and returns what each returned."""
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+from launch.distributed import World, join_world, leave_world, single_world
+
+TIMEOUT_S = 120.0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _rank_main(rank: int, size: int, port: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    world = join_world("cpu", timeout_s=60)
+    torch.save(function(world, *arguments), Path(folder) / f"{rank}.pt")
+    leave_world(world)
+
+
+def on_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Return [function(world, *arguments) of each rank]; one rank runs in this process, as users' single runs do."""
+    if size == 1:
+        return [function(single_world(), *arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        context = mp.spawn(_rank_main, args=(size, _free_port(), folder, function, arguments), nprocs=size, join=False)
+        try:
+            deadline = time.monotonic() + TIMEOUT_S
+            while not context.join(timeout=1.0):  # true when all have ended; raises when one has failed
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{size} ranks did not end within {TIMEOUT_S} s")
+        finally:
+            for process in context.processes:
+                if process.is_alive():
+                    process.kill()
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def world_of(rank: int, size: int) -> World:
+    """Return a world without a process group, for functions that only compute shares."""
+    return World(rank, size, rank, torch.device("cpu"))
