@@ -5,8 +5,8 @@
     .geojson (.json)  QuPath: features with a Polygon or MultiPolygon and a classification
     .csv              points: x,y,class
 
-A file is read as it is; what its polygons are worth is decided here too: two vertices are no area (the slide fails, or the
-outline is left out and counted), an outline that crosses itself is repaired and counted.
+What its polygons are worth is decided here too: two vertices are no area (the slide fails, or the outline is left out and
+counted), an outline that crosses itself is repaired and counted.
 """
 
 import json
@@ -69,7 +69,9 @@ def read_annotation(
     positive = None if positive_groups is None else {group.casefold() for group in positive_groups}
     if path.suffix.lower() == ".csv":
         return Annotation(shapely.MultiPolygon(), _points(path, negative, positive))
-    holes, solids, num_repaired, num_left_out = [], [], 0, 0
+    holes: list[shapely.Geometry] = []
+    solids: list[shapely.Geometry] = []
+    num_repaired, num_left_out = 0, 0
     for outline in read_outlines(path):
         group = outline.group.casefold()
         is_hole = outline.is_hole or group in negative
@@ -119,7 +121,7 @@ def read_outlines(path: Path) -> Iterator[Outline]:
     readers = {".xml": _asap, ".json": _json, ".geojson": _json}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"{path}: an annotation is an .xml (ASAP), .json, .geojson (QuPath) or .csv file. Convert it")
+        raise InputError(f"{path}: an annotation is .xml (ASAP), .json, .geojson (QuPath) or .csv. Convert it")
     try:
         yield from reader(path)
     except FileNotFoundError:

@@ -88,7 +88,9 @@ def _take(path: Path, remote_timeout_s: float) -> bool:
         if _link(mine, path):
             return True
         with open(guard_path, "r+") as guard:  # one at a time, or the second would remove the first's new claim
-            with suppress(OSError):  # a file system without flock: two who take over in the same millisecond may both win
+            with suppress(
+                OSError
+            ):  # a file system without flock: two who take over in the same millisecond may both win
                 fcntl.flock(guard, fcntl.LOCK_EX)
             if path.exists() and is_stale(path, mine.stat().st_mtime, remote_timeout_s):
                 path.unlink()

@@ -1,9 +1,9 @@
 """Cut one slide: its tars, its picture and its unit, all or nothing.
 
-    claim ──▶ tmp/<key>.<owner>/ ──written and whole──▶ shards/<key>-0000.tar ..., thumbnails/<key>.jpg, units/<key>.parquet
+    claim ──▶ tmp/<key>.<owner>/ ──whole──▶ shards/<key>-0000.tar ..., thumbnails/<key>.jpg, units/<key>.parquet
 
-The unit is renamed last: a slide is done when its unit is there. Whatever dies before leaves a claim that the next process
-takes over, with its temporary folder.
+The unit is renamed last: a slide is done when its unit is there. Whatever dies before leaves a claim that the next
+process takes over, with its temporary folder.
 """
 
 import os

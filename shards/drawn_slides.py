@@ -7,9 +7,9 @@
 
 A slide is drawn tile by tile and never held in memory, so 40,000 px a side are possible. Tissue comes from a bank of about
 a million pixels of H&E (see `shards.synthetic`), repeated over the islands; the tumour's bank lies where its outline says.
+A negative slide has a region of dense normal epithelium instead: colour alone does not tell the two apart.
 """
 
-import csv
 import xml.etree.ElementTree
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from shards.cohort_table import write_slides_csv
 from shards.errors import InputError
 from shards.files import whole_file
 from shards.resample import resize
 from shards.seeding import derive_seed, numpy_generator
 from shards.splits import split_patients
-from shards.synthetic import TUMOUR, draw_slide, lay_out_tissue
+from shards.synthetic import EPITHELIUM, TUMOUR, draw_slide, lay_out_tissue
 
 TIFF_TILE_PX = 256
 NUM_LEVELS = 4
@@ -43,17 +44,17 @@ class DrawnSlide:
     Attributes:
         side_px: width and height, level-0 pixels.
         islands: outlines of the tissue, each (v, 2) float64 level-0 pixels.
-        tumour: outline of the tumour, or None.
+        region: outline of the tumour, or of the epithelium of a negative slide.
         tissue_bank: (h, w, 3) uint8 RGB of normal tissue, repeated without end.
-        tumour_bank: likewise of tumour.
+        region_bank: likewise of what is in the region.
         glass: (TIFF_TILE_PX, TIFF_TILE_PX, 3) uint8 RGB.
     """
 
     side_px: int
     islands: list[np.ndarray]
-    tumour: np.ndarray | None
+    region: np.ndarray
     tissue_bank: np.ndarray
-    tumour_bank: np.ndarray
+    region_bank: np.ndarray
     glass: np.ndarray
 
 
@@ -66,7 +67,7 @@ def make_whole_slides(
     *,
     mpp: float = 0.5,
     tissue_share: float = 0.45,
-    tumour_share: float = 0.2,
+    tumour_share: float = 0.12,
 ) -> Path:
     """Draw a cohort of whole slides, every second one positive, split by patient; the same arguments, the same bytes.
 
@@ -78,7 +79,7 @@ def make_whole_slides(
         seed: another seed, another cohort.
         mpp: microns per pixel written into the resolution tags.
         tissue_share: share of the slide that is tissue, up to 0.6.
-        tumour_share: share of a positive slide's tissue that is tumour, up to 0.2.
+        tumour_share: share of a positive slide's tissue that is tumour, up to 0.15.
 
     Returns:
         The path of slides.csv.
@@ -93,39 +94,47 @@ def make_whole_slides(
     splits = split_patients(patients, labels, seed=derive_seed(seed, "drawn splits"))
     rows: list[Sequence[object]] = []
     for index, (name, label) in enumerate(zip(names, labels, strict=True)):
-        slide = design_slide(side_px, patch_px, tissue_share, tumour_share * label, seed, index)
+        slide = design_slide(side_px, patch_px, tissue_share, tumour_share, label == 1, numpy_generator(seed, name))
         with whole_file(folder / "slides" / f"{name}.tiff") as temporary:
             write_pyramid(temporary, slide, mpp)
         annotation = ""
-        if slide.tumour is not None:
+        if label == 1:
             annotation = f"annotations/{name}.xml"
-            write_asap(folder / annotation, [("Tumor", slide.tumour)])
+            write_asap(folder / annotation, [("Tumor", slide.region)])
         rows.append((name, f"slides/{name}.tiff", label, patients[index], splits[index], annotation))
-    with whole_file(folder / "slides.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("slide_id", "path", "label", "patient_id", "split", "annotation"))
-        writer.writerows(rows)
-    return folder / "slides.csv"
+    header = ("slide_id", "path", "label", "patient_id", "split", "annotation")
+    return write_slides_csv(folder / "slides.csv", header, rows)
 
 
 def design_slide(
-    side_px: int, patch_px: int, tissue_share: float, tumour_share: float, seed: int, index: int
+    side_px: int,
+    patch_px: int,
+    tissue_share: float,
+    region_share: float,
+    is_positive: bool,
+    random: np.random.Generator,
 ) -> DrawnSlide:
-    """Draw what a slide is made of: outlines and banks; its own stain, its own places."""
-    random = numpy_generator(seed, "drawn slide", index)
+    """Draw what a slide is made of, outlines and banks: its own stain, its own places.
+
+    Args:
+        side_px: width and height, level-0 pixels.
+        patch_px: see `make_whole_slides`.
+        tissue_share: share of the slide.
+        region_share: share of the tissue that is tumour, or epithelium.
+        is_positive: which of the two.
+        random: of this slide.
+    """
     cell = side_px / NUM_ISLANDS_A_SIDE
     radius = side_px * np.sqrt(tissue_share / np.pi) / NUM_ISLANDS_A_SIDE
     places = [(column, row) for row in range(NUM_ISLANDS_A_SIDE) for column in range(NUM_ISLANDS_A_SIDE)]
     slack = max(0.0, cell / 2 - 1.12 * radius)
     centres = [(np.array(place) + 0.5) * cell + random.uniform(-slack, slack, 2) for place in places]
     islands = [_blob(centre, radius, random) for centre in centres]
-    tumour = None
-    if tumour_share > 0:
-        tumour_radius = min(side_px * np.sqrt(tissue_share * tumour_share / np.pi), 0.85 * radius)
-        tumour = _blob(centres[int(random.integers(len(centres)))], tumour_radius, random)
-    tissue_bank, tumour_bank = _banks(side_px, patch_px, random)
+    region_radius = side_px * np.sqrt(tissue_share * region_share / np.pi)  # 0.78 radii at most: inside the island
+    region = _blob(centres[int(random.integers(len(centres)))], region_radius, random)
+    tissue_bank, region_bank = _banks(side_px, patch_px, TUMOUR if is_positive else EPITHELIUM, random)
     glass = np.clip(GLASS + random.normal(0, 1.2, (TIFF_TILE_PX, TIFF_TILE_PX, 3)), 0, 255).astype(np.uint8)
-    return DrawnSlide(side_px, islands, tumour, tissue_bank, tumour_bank, glass)
+    return DrawnSlide(side_px, islands, region, tissue_bank, region_bank, glass)
 
 
 def write_pyramid(path: Path, slide: DrawnSlide, mpp: float) -> None:
@@ -160,11 +169,10 @@ def draw_tile(slide: DrawnSlide, x_level: int, y_level: int, downsample: int) ->
     if not tissue.any():
         return None
     picture = _from_bank(slide.tissue_bank, x_level, y_level, downsample).astype(np.float32)
-    if slide.tumour is not None:
-        tumour = _coverage([slide.tumour], x_level, y_level, downsample)
-        if tumour.any():
-            other = _from_bank(slide.tumour_bank, x_level, y_level, downsample)
-            picture += (other - picture) * tumour[..., None]
+    region = _coverage([slide.region], x_level, y_level, downsample)
+    if region.any():
+        other = _from_bank(slide.region_bank, x_level, y_level, downsample)
+        picture += (other - picture) * region[..., None]
     picture = slide.glass + (picture - slide.glass) * tissue[..., None]
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
@@ -190,22 +198,24 @@ def _check(side_px: int, patch_px: int, tissue_share: float, tumour_share: float
         raise InputError(f"patch_px is {patch_px}: give a multiple of 16")
     if side_px < 8 * patch_px:
         raise InputError(f"side_px is {side_px}: give at least 8 patches, {8 * patch_px}")
-    if not (0 <= tissue_share <= 0.6 and 0 < tumour_share <= 0.2):
-        raise InputError(f"tissue_share is {tissue_share} (0 to 0.6), tumour_share {tumour_share} (up to 0.2)")
+    if not (0 <= tissue_share <= 0.6 and 0 < tumour_share <= 0.15):
+        raise InputError(f"tissue_share is {tissue_share} (0 to 0.6), tumour_share {tumour_share} (up to 0.15)")
 
 
 def _blob(centre: np.ndarray, radius: float, random: np.random.Generator) -> np.ndarray:
     """Return a wavy circle, (OUTLINE_VERTICES, 2) level-0 pixels; it stays within 1.12 radii and has a circle's area."""
     angles = np.linspace(0, 2 * np.pi, OUTLINE_VERTICES, endpoint=False)
-    wave = sum(random.uniform(0.01, 0.04) * np.cos(k * angles + random.uniform(0, 2 * np.pi)) for k in (2, 3, 5))
+    wave = np.zeros(OUTLINE_VERTICES)
+    for lobes in (2, 3, 5):
+        wave += random.uniform(0.01, 0.04) * np.cos(lobes * angles + random.uniform(0, 2 * np.pi))
     return centre + (radius * (1 + wave))[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _banks(side_px: int, patch_px: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return (tissue, tumour) banks of one stain: the two halves of one drawing."""
+def _banks(side_px: int, patch_px: int, kind: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return (mixed normal tissue, tissue of `kind`) banks of one stain: the two halves of one drawing."""
     tiles = max(4, min(BANK_PX, side_px) // patch_px // 4 * 4)
-    tissue = lay_out_tissue(tiles, 0.0, random)
-    tissue[tiles // 2 :] = TUMOUR
+    tissue = lay_out_tissue(tiles, 0.05, False, random)
+    tissue[tiles // 2 :] = kind
     drawing = np.asarray(draw_slide(tissue, patch_px, random))
     half = len(drawing) // 2
     return drawing[:half], drawing[half:]
@@ -234,8 +244,13 @@ def _coverage(outlines: Sequence[np.ndarray], x_level: int, y_level: int, downsa
 
 
 def _from_bank(bank: np.ndarray, x_level: int, y_level: int, downsample: int) -> np.ndarray:
-    """Return the tile at (x_level, y_level) of the endlessly repeated bank, at a level's resolution."""
+    """Return the tile at (x_level, y_level) of the endlessly mirrored bank, at a level's resolution."""
     height, width = (max(1, side // downsample) for side in bank.shape[:2])
     small = resize(bank, width, height)
-    rows = (y_level + np.arange(TIFF_TILE_PX)) % height
-    return small[rows][:, (x_level + np.arange(TIFF_TILE_PX)) % width]
+    return small[_mirrored(y_level, height)][:, _mirrored(x_level, width)]
+
+
+def _mirrored(begin: int, length: int) -> np.ndarray:
+    """Return (TIFF_TILE_PX,) indices that run to and fro: a repetition without seams."""
+    index = (begin + np.arange(TIFF_TILE_PX)) % (2 * length)
+    return np.minimum(index, 2 * length - 1 - index)

@@ -28,7 +28,8 @@ from shards.slides import Slide
 from shards.unit import SlideJob, Unit, finished_unit, read_unit_rows, unit_path
 
 MAX_LISTED = 20  # failed slides that the error names
-TOOLS = ("numpy", "opencv-python-headless", "openslide-bin", "pillow", "pyarrow", "shapely", "simplejpeg")  # their versions can change a patch or a table
+# Their versions can change a patch or a table.
+TOOLS = ("numpy", "opencv-python-headless", "openslide-bin", "pillow", "pyarrow", "shapely", "simplejpeg")
 POLL_S = 0.2
 MPP_SPREAD = 1.05  # native pixels of slides further apart than that are not of one kind
 
@@ -172,8 +173,8 @@ def _no_patch(cohort: Path, slides: Sequence[Slide], units: Sequence[Unit], num_
     reasons = [f"  {slide.slide_id}: {unit.status}" for slide, unit in zip(slides, units, strict=True)]
     return "\n".join(
         [
-            f"{cohort}: none of {len(slides)} slides gave a patch ({num_failed} failed). Set tile.patch_px below the size "
-            f"of the images, or loosen tile.background",
+            f"{cohort}: none of {len(slides)} slides gave a patch ({num_failed} failed). Set tile.patch_px below the "
+            f"size of the images, or loosen tile.background",
             *reasons[:MAX_LISTED],
         ]
     )

@@ -1,4 +1,4 @@
-"""Slides whose number of patches stands out from the cohort's: a wrong mpp, a failed filter, a slide of another kind."""
+"""Slides whose number of patches stands out in the cohort: a wrong mpp, a failed filter, another kind of slide."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Pictures to look at before believing a tiling: a slide's thumbnail with grid, tissue mask and annotation on it.
 
-    kept patch           green frame          positive patch   red frame, tinted
-    edge of the tissue   blue line            annotated area   yellow line on black
-    background           greyed
+kept patch           green frame          positive patch   red frame, tinted
+edge of the tissue   blue line            annotated area   yellow line on black
+background           greyed
 """
 
 import cv2

@@ -59,15 +59,15 @@ def run_jobs(jobs: Sequence[J], work: Callable[[J], R], num_workers: int) -> Ite
         while busy := [worker for worker in workers if worker.job is not None]:
             ready = wait([worker.pipe for worker in busy])
             for worker in (worker for worker in busy if worker.pipe in ready):
-                job, result = worker.job, _result(worker)
-                assert job is not None
+                finished, result = worker.job, _result(worker)
+                assert finished is not None
                 worker.job = None
                 if isinstance(result, Died) and queue:
                     replacement = _start(work)
                     workers[workers.index(worker)] = replacement
                     worker = replacement
                 _give(worker, queue)
-                yield job, result
+                yield finished, result
     finally:
         for worker in workers:
             worker.process.terminate()

@@ -1,4 +1,4 @@
-"""Pixels of a slide, whatever the file format: `open_slide` gives an object with a size, an mpp, `read`, `thumbnail`."""
+"""Pixels of a slide, whatever the file format: `open_slide` gives something with a size, an mpp, `read`, `thumbnail`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +75,7 @@ def open_slide(path: Path) -> Iterator[SlideReader]:
         InputError: there is no such file, or it can be read neither as a pyramid nor as an image.
     """
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file. Download it, correct the path in slides.csv or remove its row")
+        raise InputError(f"{path}: there is no such file. Download it, or correct or remove its row in slides.csv")
     if is_pyramid(path):
         with open_pyramid(path) as pyramid:
             yield pyramid

@@ -103,4 +103,6 @@ def _amounts(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 def _require(num_pixels: int) -> None:
     if num_pixels < MIN_PIXELS:
-        raise InputError(f"only {num_pixels} stained pixels on the thumbnail, too few to fit a stain. Set tile.stain=none")
+        raise InputError(
+            f"{num_pixels} stained pixels on the thumbnail are too few to fit a stain. Set tile.stain=none"
+        )

@@ -1,8 +1,8 @@
-"""What is known of a slide before a patch of it is read: where the patches are, which may be tissue, which are positive.
+"""What is known of a slide before a patch is read: where the patches are, which may be tissue, which are positive.
 
-    slide ──thumbnail──▶ mask ──▶ candidates        annotation ──▶ truth
-          ──mpp────────▶ grid ──┘                                   │
-                                └──────▶ Survey ◀───────────────────┘
+slide ──thumbnail──▶ mask ──▶ candidates        annotation ──▶ truth
+      ──mpp────────▶ grid ──┘                                   │
+                            └──────▶ Survey ◀───────────────────┘
 """
 
 from collections.abc import Callable, Iterator
@@ -71,9 +71,7 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
     mask, least_share = _tissue_mask(thumbnail, config)
     share = shares(mask, level0_per_px, sites.x_level0, sites.y_level0, patch_level0)
     candidates = np.flatnonzero(share >= least_share)
-    return Survey(
-        source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation
-    )  # fmt: skip
+    return Survey(source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation)
 
 
 def kept_patches(slide: SlideReader, survey: Survey, config: TileConfig) -> Iterator[tuple[int, np.ndarray]]:
@@ -112,8 +110,8 @@ def _known_mpp(slide: SlideReader, job: SlideJob, config: TileConfig) -> tuple[f
             return mpp, name
     if slide.needs_mpp:
         raise InputError(
-            f"{job.slide.path}: its microns per pixel are unknown: neither header nor TIFF tags tell. Say what they are: "
-            f"slides.csv, column mpp, or --assume-mpp 0.5 for all slides that don't tell"
+            f"{job.slide.path}: its microns per pixel are unknown: neither header nor TIFF tags tell. Say what they "
+            f"are: slides.csv, column mpp, or --assume-mpp 0.5 for all slides that don't tell"
         )
     return None, ""
 

@@ -50,7 +50,7 @@ def write_tars(folder: Path, slide_key: str, jpegs: Iterable[tuple[int, int, byt
             member = _member(f"{slide_key}_{x_level0}_{y_level0}.jpg", len(jpeg))
             entries.append(Entry(name, tar.offset + tarfile.BLOCKSIZE, len(jpeg)))
             tar.addfile(member, io.BytesIO(jpeg))
-            tar.members.clear()  # tarfile keeps every header: 1 kB a patch
+            tar.getmembers().clear()  # tarfile keeps every header: 1 kB a patch
     return entries
 
 

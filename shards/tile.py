@@ -1,9 +1,9 @@
 """From a table of slides to a cohort of patches: the work behind `hnm tile`.
 
-    slides.csv ──plan_cohort──▶ a job per slide ──tile_slide, each alone──▶ tars, units ──merge──▶ the cohort, tiling.html
+    slides.csv ──plan_cohort──▶ a job per slide ──tile_slide, each alone──▶ tars, units ──merge──▶ cohort, tiling.html
 
-Running it again does only what is missing, failed, or was cut from another file or with other settings. Several processes,
-here or on other machines, may do so at once: each slide is claimed by the one that cuts it.
+Running it again does only what is missing, failed, or was cut from another file or with other settings. Several
+processes, here or on other machines, may do so at once: each slide is claimed by the one that cuts it.
 """
 
 import time
@@ -123,9 +123,7 @@ def tile_jobs(
     return {job.slide.slide_id: outcome for job, outcome in progress(outcomes, "tiling", len(stale))}
 
 
-def merge_plan(
-    plan: Plan, cohort: Path, config: TileConfig, unsaved: Mapping[str, Unit] | None = None
-) -> TileSummary:
+def merge_plan(plan: Plan, cohort: Path, config: TileConfig, unsaved: Mapping[str, Unit] | None = None) -> TileSummary:
     """Write tiling.html and the cohort's tables from the units; it can be repeated.
 
     Raises:

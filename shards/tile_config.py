@@ -35,8 +35,8 @@ class TileConfig(BaseModel):
     background: list[BackgroundFilter] = Field(
         ["none"],
         min_length=1,
-        description="Filters that a patch has to pass, one or several: edge_energy (DSMIL), white_fraction and canny_std "
-        "(DeepPATH), otsu_saturation (on the thumbnail). With any but none, glass on the thumbnail is never read.",
+        description="Filters that a patch has to pass, one or several: edge_energy (DSMIL), white_fraction and "
+        "canny_std (DeepPATH), otsu_saturation (on the thumbnail). With any, glass on the thumbnail is never read.",
     )
     min_edge_energy: float = Field(15.0, ge=0, description="edge_energy keeps patches above it; HNM-WSI took 30.")
     max_white_fraction: float = Field(

@@ -166,7 +166,11 @@ def _card(cell: Cell, pictures: str, is_outlier: bool) -> str:
 
 
 def _caption(unit: Unit) -> str:
-    return f"{unit.num_patches:,} of {unit.num_patches + unit.num_background:,} patches" if unit.num_patches else unit.status
+    return (
+        f"{unit.num_patches:,} of {unit.num_patches + unit.num_background:,} patches"
+        if unit.num_patches
+        else unit.status
+    )
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

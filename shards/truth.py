@@ -1,9 +1,9 @@
 """Patch truth: which share of a patch lies in the annotated area.
 
-    area ──cut into pieces of few vertices──▶ STRtree ──patches that touch a piece──▶ area of each overlap ──▶ share (n,)
+    area ──cut into pieces of few vertices──▶ STRtree ──patches that touch a piece──▶ areas of overlap ──▶ share (n,)
 
-An outline of 10^5 vertices met by 10^4 patches would cost 10^9 if each patch were cut against the whole; its pieces have
-at most `PIECE_VERTICES`, so the cost grows with patches plus vertices.
+An outline of 10^5 vertices met by 10^4 patches would cost 10^9 if each patch were cut against the whole; its pieces
+have at most `PIECE_VERTICES`, so the cost grows with patches plus vertices.
 """
 
 import numpy as np
@@ -38,19 +38,18 @@ def truth_of(
 
 def overlap_shares(area: shapely.Geometry, x_level0: np.ndarray, y_level0: np.ndarray, size_level0: int) -> np.ndarray:
     """Return the share of each patch's area that lies in `area`, (n,) float64 in [0, 1]."""
-    overlap = np.zeros(len(x_level0))
     pieces = cut_into_pieces(area)
-    if pieces and len(x_level0):
-        boxes = _boxes(x_level0, y_level0, size_level0)
-        tree = shapely.STRtree(pieces)
-        patches, touched = tree.query(boxes, predicate="intersects")
-        areas = shapely.area(shapely.intersection(boxes[patches], np.array(pieces)[touched]))
-        overlap = np.bincount(patches, weights=areas, minlength=len(boxes))
+    if not pieces or not len(x_level0):
+        return np.zeros(len(x_level0))
+    boxes = _boxes(x_level0, y_level0, size_level0)
+    patches, touched = shapely.STRtree(pieces).query(boxes, predicate="intersects")
+    areas = shapely.area(shapely.intersection(boxes[patches], np.array(pieces)[touched]))
+    overlap = np.bincount(patches, weights=areas, minlength=len(boxes))
     return np.clip(overlap / float(size_level0) ** 2, 0.0, 1.0)
 
 
 def cut_into_pieces(area: shapely.Geometry) -> list[shapely.Geometry]:
-    """Return polygons that make up `area`, none with more than `PIECE_VERTICES` vertices, by halving the longer side."""
+    """Return polygons that make up `area`, each of at most `PIECE_VERTICES` vertices, by halving the longer side."""
     pieces: list[shapely.Geometry] = []
     todo = [(part, 0) for part in shapely.get_parts(area) if part.area > 0]
     while todo:
