@@ -23,7 +23,7 @@ from shards.picture import draw_survey
 from shards.sites import UNKNOWN, Sites
 from shards.slide_reader import SlideReader, open_slide
 from shards.survey import Survey, kept_patches, survey_slide, why_empty
-from shards.tar import tar_name, write_tars
+from shards.tar import remove_tars, write_tars
 from shards.tile_config import TileConfig
 from shards.unit import SlideJob, Unit, is_fresh, read_unit, unit_path, write_unit
 
@@ -166,12 +166,3 @@ def _land(folder: Path, cohort: Path, job: SlideJob, unit: Unit) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, target)
         fsync_folder(target.parent)
-
-
-def remove_tars(shards: Path, key: str) -> None:
-    """Remove a slide's tars, the last first: what a crash leaves is then still a series from 0 on."""
-    num_tars = 0
-    while (shards / tar_name(key, num_tars)).exists():
-        num_tars += 1
-    for number in reversed(range(num_tars)):
-        (shards / tar_name(key, number)).unlink(missing_ok=True)

@@ -59,6 +59,15 @@ def tar_name(slide_key: str, number: int) -> str:
     return f"{slide_key}-{number:04d}.tar"
 
 
+def remove_tars(folder: Path, slide_key: str) -> None:
+    """Remove a slide's tars, the last first: what a crash leaves is then still a series from 0 on."""
+    num_tars = 0
+    while (folder / tar_name(slide_key, num_tars)).exists():
+        num_tars += 1
+    for number in reversed(range(num_tars)):
+        (folder / tar_name(slide_key, number)).unlink(missing_ok=True)
+
+
 _END = 2 * tarfile.BLOCKSIZE  # two zero blocks end an archive
 
 

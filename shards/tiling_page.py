@@ -53,7 +53,7 @@ def write_page(
         with whole_file(cohort / f"{name}_contact_sheet.jpg") as temporary:
             _contact_sheet(cells).save(temporary, format="JPEG", quality=85)
     parts = [
-        _head(cohort, slides, units),
+        _head(slides, units),
         _dropped(slides, units),
         _list("Unusual numbers of patches", [str(outlier) for outlier in outliers.values()]),
         _list("Worth knowing", _remarks(units)),
@@ -61,7 +61,7 @@ def write_page(
         _gallery(cells, len(slides), pictures, set(outliers)),
         _settings(settings),
     ]
-    page = f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{html.escape(cohort.name)}</title>\n{STYLE}\n"
+    page = f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>Tiling</title>\n{STYLE}\n"
     with whole_file(cohort / f"{name}.html") as temporary:
         temporary.write_text(page + "\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
@@ -70,13 +70,13 @@ def _counts(slides: Sequence[Slide], units: Sequence[Unit]) -> dict[str, int]:
     return {s.slide_id: unit.num_patches for s, unit in zip(slides, units, strict=True) if unit.num_patches}
 
 
-def _head(cohort: Path, slides: Sequence[Slide], units: Sequence[Unit]) -> str:
+def _head(slides: Sequence[Slide], units: Sequence[Unit]) -> str:
     counts = [unit.num_patches for unit in units if unit.num_patches]
     background = sum(unit.num_background for unit in units)
     total = sum(counts)
     share = f"{100 * background / (background + total):.0f} % of the grid" if background + total else "nothing"
     figures = [
-        (f"{len(counts):,} of {len(slides):,}", "slides with patches"),
+        (f"{len(counts):,}", "slides with patches"),
         (f"{sum(unit.empty for unit in units):,}", "empty"),
         (f"{sum(unit.failed for unit in units):,}", "failed"),
         (f"{total:,}", "patches"),
@@ -84,7 +84,7 @@ def _head(cohort: Path, slides: Sequence[Slide], units: Sequence[Unit]) -> str:
         (share, "left out as background"),
     ]
     boxes = "".join(f"<div><b>{value}</b><span>{label}</span></div>" for value, label in figures)
-    return f"<h1>Tiling of {html.escape(cohort.name)}</h1>\n<div class=figures>{boxes}</div>"
+    return f"<h1>Tiling: {len(slides):,} slides</h1>\n<div class=figures>{boxes}</div>"
 
 
 def _dropped(slides: Sequence[Slide], units: Sequence[Unit]) -> str:
