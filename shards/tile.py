@@ -22,7 +22,6 @@ from shards.merge import TileSummary, alone, finished_units, merge_cohort
 from shards.pool import Died, run_jobs
 from shards.sites import Points, read_points
 from shards.slides import Slide, read_slides
-from shards.splits import split_patients
 from shards.tile_config import TileConfig
 from shards.tiling_page import write_page
 from shards.unit import SlideJob, Unit, is_fresh, slide_job
@@ -173,6 +172,8 @@ def owners(jobs: Sequence[SlideJob], cohort: Path) -> list[str]:
 
 
 def _with_drawn_split(slides: list[Slide], config: TileConfig) -> list[Slide]:
+    from shards.splits import split_patients  # imports torch for its seeds: 2 s that only this needs
+
     splits = split_patients(
         [slide.patient_id for slide in slides],
         [first_label(slide) for slide in slides],
