@@ -23,7 +23,7 @@ from shards.slides import read_slides
 from shards.tile import plan_cohort, tile_cohort
 from shards.tile_config import TileConfig
 from tests.shards.paths import CMU, FROZEN, needs_slides
-from tests.shards.whole import digests
+from benchmarks.tiling_survival import digests
 
 CONFIG = TileConfig(patch_px=32, mpp=0.5, background=["otsu_saturation"], max_failed=1.0)
 
@@ -106,15 +106,16 @@ def test_bad_input_gets_its_reason_and_the_others_finish(tmp_path: Path, drawn: 
     (tmp_path / "text.svs").write_text("not a slide")
     make_whole_slides(tmp_path / "glass", 1, 512, 32, seed=0, tissue_share=0.0)
     good = [f"good,{read_slides(drawn)[0].path},0,"]
-    whole = read_slides(drawn)[0].path.read_bytes()
-    (tmp_path / "cut.tiff").write_bytes(whole[: len(whole) // 2])
-    bad = ["short,short.svs,0,", "cut,cut.tiff,0,", "text,text.svs,0,", "gone,gone.svs,0,", "glass,glass/slides/slide-000.tiff,0,"]
+    whole = bytearray(read_slides(drawn)[0].path.read_bytes())
+    whole[4_000:24_000] = bytes(20_000)
+    (tmp_path / "torn.tiff").write_bytes(whole)
+    bad = ["short,short.svs,0,", "torn,torn.tiff,0,", "text,text.svs,0,", "gone,gone.svs,0,", "glass,glass/slides/slide-000.tiff,0,"]
     table = write_table(tmp_path / "s.csv", [*bad, *outlines, *good])
     summary = tile_cohort(table, tmp_path / "cohort", CONFIG, num_workers=2)
     status = dict(zip(*(Cohort.open(tmp_path / "cohort").slides[c].to_pylist() for c in ("slide_id", "status")), strict=True))
     reasons = {
         "short": "failed: .*short.svs: cannot be read as an image",  # its directory was at the end
-        "cut": "failed: .*cut.tiff: OpenSlide cannot read it",
+        "torn": "failed: .*torn.tiff: OpenSlide cannot read it",
         "text": "failed: .*text.svs: cannot be read as an image",
         "gone": "failed: .*gone.svs: there is no such file",
         "glass": "empty: no tissue on the thumbnail",

@@ -1,4 +1,4 @@
-"""Kill, resume and compete: the cohort is the same bytes. The run with 20 kills is in benchmarks/tiling_survival.py."""
+"""Kill, resume and compete: the cohort is the same bytes. The run with 20 kills is benchmarks/tiling_survival.py."""
 
 import random
 import signal
@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tiling_survival import CONFIG, digests, start_tiling, twelve_slides
 from shards.tile import tile_cohort
-from shards.tile_config import TileConfig
-from tests.shards.whole import digests, start_tiling, twelve_slides
-
-CONFIG = TileConfig(patch_px=32, mpp=0.5, background=["otsu_saturation"], shard_mb=1)
 
 
 @pytest.fixture(scope="module")
