@@ -36,7 +36,8 @@ def tcga(
     summary = write_tcga(manifest, mutations, genes, out, slides, all_slides, num_folds, seed)
     print(
         f"{summary.slides_csv}: {summary.num_slides} slides of {summary.num_patients} patients, "
-        f"{summary.num_labelled_patients} of them with a mutation row; {summary.num_unlabelled_slides} slides unlabelled"
+        f"{summary.num_labelled_patients} of them with a mutation row; {summary.num_unlabelled_slides} slides "
+        f"unlabelled"
     )
     for gene, number in summary.num_positive_patients.items():
         print(f"  label_{gene}: {number} positive patients of {summary.num_labelled_patients}")

@@ -5,8 +5,8 @@
     .geojson (.json)  QuPath: features with a Polygon or MultiPolygon and a classification
     .csv              points: x,y,class
 
-What its polygons are worth is decided here too: two vertices are no area (the slide fails, or the outline is left out and
-counted), an outline that crosses itself is repaired and counted.
+What its polygons are worth is decided here too: two vertices are no area (the slide fails, or the outline is left out
+and counted), an outline that crosses itself is repaired and counted.
 """
 
 import json

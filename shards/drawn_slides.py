@@ -1,13 +1,13 @@
-"""Whole slides that are drawn: pyramids of JPEG tiles with islands of tissue on glass, and the outlines of their tumours.
+"""Whole slides that are drawn: pyramids of JPEG tiles, islands of tissue on glass, and the outlines of their tumours.
 
     make_whole_slides(folder, ...) writes
       folder/slides.csv                  slide_id,path,label,patient_id,split,annotation
       folder/slides/slide-000.tiff       side_px squared, four levels, microns per pixel in the resolution tags
       folder/annotations/slide-001.xml   ASAP: the tumour's outline in level-0 pixels; positive slides only
 
-A slide is drawn tile by tile and never held in memory, so 40,000 px a side are possible. Tissue comes from a bank of about
-a million pixels of H&E (see `shards.synthetic`), repeated over the islands; the tumour's bank lies where its outline says.
-A negative slide has a region of dense normal epithelium instead: colour alone does not tell the two apart.
+A slide is drawn tile by tile and never held in memory, so 40,000 px a side are possible. Tissue comes from a bank of
+about a million pixels of H&E (see `shards.synthetic`), repeated over the islands; the tumour's bank lies where its
+outline says. A negative slide has a region of dense normal epithelium instead: colour alone does not tell them apart.
 """
 
 import xml.etree.ElementTree
@@ -168,13 +168,19 @@ def draw_tile(slide: DrawnSlide, x_level: int, y_level: int, downsample: int) ->
     tissue = _coverage(slide.islands, x_level, y_level, downsample)
     if not tissue.any():
         return None
-    picture = _from_bank(slide.tissue_bank, x_level, y_level, downsample).astype(np.float32)
+    picture = _from_bank(slide.tissue_bank, x_level, y_level, downsample)
     region = _coverage([slide.region], x_level, y_level, downsample)
     if region.any():
-        other = _from_bank(slide.region_bank, x_level, y_level, downsample)
-        picture += (other - picture) * region[..., None]
-    picture = slide.glass + (picture - slide.glass) * tissue[..., None]
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        picture = _blend(picture, _from_bank(slide.region_bank, x_level, y_level, downsample), region)
+    return _blend(slide.glass, picture, tissue)
+
+
+def _blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Return `above` where `cover` (h, w) is 1, `below` where it is 0, and a mix between."""
+    if cover.min() == 1:
+        return above
+    mixed = below + (above.astype(np.float32) - below) * cover[..., None]
+    return np.rint(mixed).astype(np.uint8)
 
 
 def write_asap(path: Path, outlines: Sequence[tuple[str, np.ndarray]]) -> None:
@@ -203,7 +209,7 @@ def _check(side_px: int, patch_px: int, tissue_share: float, tumour_share: float
 
 
 def _blob(centre: np.ndarray, radius: float, random: np.random.Generator) -> np.ndarray:
-    """Return a wavy circle, (OUTLINE_VERTICES, 2) level-0 pixels; it stays within 1.12 radii and has a circle's area."""
+    """Return a wavy circle, (OUTLINE_VERTICES, 2) level-0 pixels; it stays within 1.12 radii, a circle's area."""
     angles = np.linspace(0, 2 * np.pi, OUTLINE_VERTICES, endpoint=False)
     wave = np.zeros(OUTLINE_VERTICES)
     for lobes in (2, 3, 5):

@@ -8,6 +8,7 @@ which slide it was.
 
 import ctypes
 import multiprocessing as mp
+import os
 import signal
 import sys
 import traceback
@@ -78,7 +79,7 @@ def run_jobs(jobs: Sequence[J], work: Callable[[J], R], num_workers: int) -> Ite
 def _start(work: Callable[[Any], Any]) -> _Worker[Any]:
     context = mp.get_context("spawn")  # a fork would take over torch's and OpenCV's threads half-alive
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, work), daemon=True)
+    process = context.Process(target=_serve, args=(there, work, os.getpid()), daemon=True)
     process.start()
     there.close()
     return _Worker(process, here)
@@ -103,18 +104,22 @@ def _result(worker: _Worker[Any]) -> Any:
     return result
 
 
-def _serve(pipe: Connection, work: Callable[[Any], Any]) -> None:
-    """Do the jobs that come through the pipe, until it closes."""
+def _serve(pipe: Connection, work: Callable[[Any], Any], parent: int) -> None:
+    """Do the jobs that come through the pipe, until it closes or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent ends the workers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets go of its claim and its temporary files
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # none goes on when the parent is killed
-    while True:
+    while os.getppid() == parent:  # it may have died before that call
         try:
             job = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send((True, work(job)))
+            answer = (True, work(job))
         except Exception:  # sent to the parent, which raises it
-            pipe.send((False, traceback.format_exc()))
+            answer = (False, traceback.format_exc())
+        try:
+            pipe.send(answer)
+        except BrokenPipeError:
+            return

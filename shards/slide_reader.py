@@ -1,4 +1,4 @@
-"""Pixels of a slide, whatever the file format: `open_slide` gives something with a size, an mpp, `read`, `thumbnail`."""
+"""Pixels of a slide, whatever the format: `open_slide` gives something with a size, an mpp, `read`, `thumbnail`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,8 +3,9 @@
     slides.csv   slide_id,path,label[,label_...][,patient_id][,split][,split_...][,mpp][,annotation]
 
 A label is 1, 0 or empty (unknown), a split is train, validation, test or empty, an annotation is a file of outlines
-(see `shards.annotations`). A table of several questions may have label_EGFR, label_TP53 ... and no column label. Every
-complaint names the file, the row as a spreadsheet counts it (the header is row 1), the column, the value and the remedy.
+(see `shards.annotations`). A table of several questions may have label_EGFR, label_TP53 ... and no column label.
+Every complaint names the file, the row as a spreadsheet counts it (the header is row 1), the column, the value and the
+remedy.
 """
 
 import csv

@@ -3,8 +3,8 @@
     manifest   id, filename ...                   TCGA-49-4506-01Z-00-DX3.a05a....svs ──barcode──▶ patient TCGA-49-4506
     mutations  TCGA-49-4506-0 <tab> TP53          a row per patient and mutated gene
 
-A patient with any row was sequenced: label 1 if the gene is among his, else 0. A patient without a row is unlabelled: kept,
-with empty cells, and counted.
+A patient with any row was sequenced: label 1 if the gene is among his, else 0. A patient without a row is unlabelled:
+kept, with empty cells, and counted.
 """
 
 import re

@@ -89,7 +89,8 @@ def _head(slides: Sequence[Slide], units: Sequence[Unit]) -> str:
 
 def _dropped(slides: Sequence[Slide], units: Sequence[Unit]) -> str:
     rows = [
-        f"<tr><td>{html.escape(slide.slide_id)}<td class={'failed' if unit.failed else 'empty'}>{html.escape(unit.status)}"
+        f"<tr><td>{html.escape(slide.slide_id)}"
+        f"<td class={'failed' if unit.failed else 'empty'}>{html.escape(unit.status)}"
         for slide, unit in zip(slides, units, strict=True)
         if unit.failed or unit.empty
     ]
@@ -123,13 +124,14 @@ def _histogram(counts: Sequence[int]) -> str:
     step, tallest, median = (width - left) / len(heights), heights.max(), float(np.median(counts))
     bars = "".join(
         f'<rect x="{left + index * step + 1:.1f}" y="{height * (1 - number / tallest):.1f}" width="{step - 2:.1f}" '
-        f'height="{height * number / tallest:.1f}"><title>{edges[index]:,} to {edges[index + 1]:,} patches: {number} slides'
-        f"</title></rect>"
+        f'height="{height * number / tallest:.1f}">'
+        f"<title>{edges[index]:,} to {edges[index + 1]:,} patches: {number} slides</title></rect>"
         for index, number in enumerate(heights)
     )
     at = left + (width - left) * median / edges[-1]
     ticks = "".join(
-        f'<text x="{left + (width - left) * share:.0f}" y="{height + 17}" text-anchor="{anchor}">{edges[-1] * share:,.0f}</text>'
+        f'<text x="{left + (width - left) * share:.0f}" y="{height + 17}" text-anchor="{anchor}">'
+        f"{edges[-1] * share:,.0f}</text>"
         for share, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end"))
     )
     return (
@@ -137,8 +139,9 @@ def _histogram(counts: Sequence[int]) -> str:
         f'<line x1="{left}" x2="{width}" y1="{height}" y2="{height}"/>'
         f'<line class=median x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{height}"/>'
         f'<text x="{at:.1f}" y="-3" text-anchor="middle">median {median:,.0f}</text>'
-        f'<text x="{left - 6}" y="10" text-anchor="end">{tallest}</text><text x="{left - 6}" y="{height}" text-anchor="end">0'
-        f'</text><text x="{left + (width - left) / 2:.0f}" y="{height + 35}" text-anchor="middle">patches of a slide</text></svg>'
+        f'<text x="{left - 6}" y="10" text-anchor="end">{tallest}</text>'
+        f'<text x="{left - 6}" y="{height}" text-anchor="end">0</text>'
+        f'<text x="{(left + width) / 2:.0f}" y="{height + 35}" text-anchor="middle">patches of a slide</text></svg>'
     )
 
 
@@ -160,8 +163,9 @@ def _card(cell: Cell, pictures: str, is_outlier: bool) -> str:
     mpp = f"{unit.source_mpp:.3g} um/px ({unit.mpp_from})" if unit.source_mpp else "um/px unknown"
     text = f"{_caption(unit)} · {labels} · {unit.width:,} x {unit.height:,} · {mpp}"
     return (
-        f"<figure{' class=outlier' if is_outlier else ''}><a href='{pictures}/{slide.key}.jpg'><img loading=lazy "
-        f"alt='' src='{source}'></a><figcaption><b>{html.escape(slide.slide_id)}</b><br>{html.escape(text)}</figcaption></figure>"
+        f"<figure{' class=outlier' if is_outlier else ''}><a href='{pictures}/{slide.key}.jpg'>"
+        f"<img loading=lazy alt='' src='{source}'></a>"
+        f"<figcaption><b>{html.escape(slide.slide_id)}</b><br>{html.escape(text)}</figcaption></figure>"
     )
 
 
@@ -210,11 +214,14 @@ body{font:15px/1.45 system-ui,sans-serif;color:#1b1f24;background:#fff;max-width
 h1{font-size:1.5em}h2{font-size:1.12em;margin:1.7em 0 .5em}
 .figures{display:flex;flex-wrap:wrap;gap:.7em}.figures div{background:#f3f5f7;border-radius:8px;padding:.6em 1em}
 .figures b{display:block;font-size:1.25em}.figures span{color:#59636e}
-table{border-collapse:collapse}td,th{text-align:left;padding:.25em .9em .25em 0;border-bottom:1px solid #e3e7eb;vertical-align:top;
-overflow-wrap:anywhere}td:first-child{white-space:nowrap}.failed{color:#a3161f}.empty{color:#7a5600}
-svg{max-width:760px;width:100%;font-size:11px;fill:#59636e}svg rect{fill:#3b7dd8}svg line{stroke:#9aa4ae}svg line.median{stroke:#c2410c;
-stroke-dasharray:4 3}
+table{border-collapse:collapse}
+td,th{text-align:left;padding:.25em .9em .25em 0;border-bottom:1px solid #e3e7eb;vertical-align:top}
+td{overflow-wrap:anywhere}
+td:first-child{white-space:nowrap}.failed{color:#a3161f}.empty{color:#7a5600}
+svg{max-width:760px;width:100%;font-size:11px;fill:#59636e}svg rect{fill:#3b7dd8}
+svg line{stroke:#9aa4ae}svg line.median{stroke:#c2410c;stroke-dasharray:4 3}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:14px;align-items:end}
-figure{margin:0;padding:6px;border-radius:8px}figure.outlier{background:#fff1d6}img{max-width:100%;display:block;margin:auto}
+figure{margin:0;padding:6px;border-radius:8px}figure.outlier{background:#fff1d6}
+img{max-width:100%;display:block;margin:auto}
 figcaption{font-size:12px;color:#59636e;overflow-wrap:anywhere}figcaption b{color:#1b1f24}
 </style>"""

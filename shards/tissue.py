@@ -34,7 +34,7 @@ def edge_energy(patch: np.ndarray, patch_px: int) -> float:
 
 
 def white_fraction(patch: np.ndarray) -> float:
-    """Return DeepPATH's share of pixels whose grey (ITU-R 601, rounded as PIL does) is 230 or more; it keeps to 0.25."""
+    """Return DeepPATH's share of pixels whose grey (ITU-R 601, as PIL does it) is 230 or more; it keeps up to 0.25."""
     red, green, blue = (patch[..., channel].astype(np.uint32) for channel in range(3))
     grey = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
     return float((grey >= WHITE_GREY).mean())

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from benchmarks.tiling_survival import digests
 from launch.cli import app
 from shards.cohort import Cohort
 from shards.drawn_slides import make_whole_slides
-from benchmarks.tiling_survival import digests
 
 SETTINGS = ["tile.patch_px=32", "tile.background=otsu_saturation"]
 

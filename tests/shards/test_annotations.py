@@ -85,7 +85,9 @@ def test_an_outline_that_crosses_itself_is_repaired_and_counted(tmp_path: Path) 
 def test_an_annotation_beyond_the_slide_is_refused() -> None:
     annotation = Annotation(shapely.box(10, 10, 101, 90))
     require_on_slide(annotation, Path("a.xml"), 100, 100)
-    with pytest.raises(InputError, match=r"a\.xml: reaches \(101, 90\), outside of the slide's 99 x 100 .*another slide"):
+    with pytest.raises(
+        InputError, match=r"a\.xml: reaches \(101, 90\), outside of the slide's 99 x 100 .*another slide"
+    ):
         require_on_slide(annotation, Path("a.xml"), 99, 100)
     with pytest.raises(InputError, match=r"reaches \(-5, 3\)"):
         require_on_slide(Annotation(shapely.MultiPolygon(), np.array([[-5.0, 3.0]])), Path("p.csv"), 99, 100)

@@ -72,8 +72,8 @@ def test_what_is_missing_or_contradicts_is_named(tmp_path: Path) -> None:
     reference.write_text("test_001,Maybe\n")
     with pytest.raises(InputError, match=r"row 1, column is_tumor: 'Maybe': a label is Tumor or Normal"):
         write_camelyon16(root, tmp_path / "out", reference)
+    reference.write_text("test_001,Tumor\ntest_002,Normal\n")
     with pytest.raises(InputError, match="neither a folder nor a tar"):
-        reference.write_text("test_001,Tumor\ntest_002,Normal\n")
         write_camelyon16(root, tmp_path / "out", reference, reference)
     (root / "normal_001.tif").touch()
     with pytest.raises(InputError, match="normal_001 is there twice"):

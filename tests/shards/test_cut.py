@@ -13,6 +13,7 @@ import simplejpeg
 import webdataset as wds
 from PIL import Image
 
+from benchmarks.tiling_survival import digests
 from shards.cohort import Cohort
 from shards.cut import fail_slide, tile_slide
 from shards.drawn_slides import make_whole_slides, write_asap
@@ -23,7 +24,6 @@ from shards.slides import read_slides
 from shards.tile import plan_cohort, tile_cohort
 from shards.tile_config import TileConfig
 from tests.shards.paths import CMU, FROZEN, needs_slides
-from benchmarks.tiling_survival import digests
 
 CONFIG = TileConfig(patch_px=32, mpp=0.5, background=["otsu_saturation"], max_failed=1.0)
 
@@ -43,7 +43,8 @@ def test_real_slides_at_two_resolutions(tmp_path: Path) -> None:
     table = write_table(tmp_path / "s.csv", [f"cmu,{CMU},1", f"frozen,{FROZEN},0"], "slide_id,path,label")
     counts = {}
     for mpp in (0.5, 1.0):
-        summary = tile_cohort(table, tmp_path / f"{mpp}", TileConfig(mpp=mpp, background=["edge_energy"], max_failed=0.5))
+        config = TileConfig(mpp=mpp, background=["edge_energy"], max_failed=0.5)
+        summary = tile_cohort(table, tmp_path / f"{mpp}", config)
         assert list(summary.failures) == ["frozen"]
         assert "--assume-mpp" in summary.failures["frozen"]
         counts[mpp] = summary.num_patches
@@ -109,10 +110,17 @@ def test_bad_input_gets_its_reason_and_the_others_finish(tmp_path: Path, drawn: 
     whole = bytearray(read_slides(drawn)[0].path.read_bytes())
     whole[4_000:24_000] = bytes(20_000)
     (tmp_path / "torn.tiff").write_bytes(whole)
-    bad = ["short,short.svs,0,", "torn,torn.tiff,0,", "text,text.svs,0,", "gone,gone.svs,0,", "glass,glass/slides/slide-000.tiff,0,"]
+    bad = [
+        "short,short.svs,0,",
+        "torn,torn.tiff,0,",
+        "text,text.svs,0,",
+        "gone,gone.svs,0,",
+        "glass,glass/slides/slide-000.tiff,0,",
+    ]
     table = write_table(tmp_path / "s.csv", [*bad, *outlines, *good])
     summary = tile_cohort(table, tmp_path / "cohort", CONFIG, num_workers=2)
-    status = dict(zip(*(Cohort.open(tmp_path / "cohort").slides[c].to_pylist() for c in ("slide_id", "status")), strict=True))
+    slides = Cohort.open(tmp_path / "cohort").slides
+    status = dict(zip(slides["slide_id"].to_pylist(), slides["status"].to_pylist(), strict=True))
     reasons = {
         "short": "failed: .*short.svs: cannot be read as an image",  # its directory was at the end
         "torn": "failed: .*torn.tiff: OpenSlide cannot read it",
@@ -148,7 +156,9 @@ def test_a_changed_annotation_makes_its_slide_stale(tmp_path: Path, drawn: Path)
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", folder], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", folder], capture_output=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"mounting a small tmpfs takes rights that this user hasn't: {done.stderr.decode().strip()}")
     yield folder

@@ -55,7 +55,10 @@ def test_what_is_no_whole_image_is_named_with_its_remedy(tmp_path: Path, pixels:
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=r"absent.png: there is no such file. Download it"), open_slide(tmp_path / "absent.png"):
+    with (
+        pytest.raises(InputError, match=r"absent.png: there is no such file. Download it"),
+        open_slide(tmp_path / "absent.png"),
+    ):
         pass
     for name in contents:
         with (

@@ -39,9 +39,7 @@ def test_killed_and_resumed_is_undisturbed(
     assert digests(cohort) == undisturbed
 
 
-def test_ctrl_c_leaves_a_cohort_that_resumes(
-    tmp_path: Path, slides_csv: Path, undisturbed: dict[str, str]
-) -> None:
+def test_ctrl_c_leaves_a_cohort_that_resumes(tmp_path: Path, slides_csv: Path, undisturbed: dict[str, str]) -> None:
     cohort = tmp_path / "cohort"
     process = start_tiling(slides_csv, cohort, 1)
     time.sleep(0.4)

@@ -18,7 +18,9 @@ def write_small(folder: Path) -> tuple[Path, Path]:
     names += ["TCGA-05-0003-01Z-00-DX1.D.svs", "TCGA-05-0002-01A-01-TS1.E.svs"]
     rows = [f"id{number}\t{name}\tmd5\t1\treleased" for number, name in enumerate(names)]
     (folder / "manifest.txt").write_text("id\tfilename\tmd5\tsize\tstate\n" + "\n".join(rows) + "\n")
-    (folder / "mutations.txt").write_bytes(b"TCGA-05-0001-0\tEGFR\rTCGA-05-0001-0\tTP53\r\nTCGA-05-0002-0\tTP53\nTCGA-99-0009-0\tKRAS")
+    (folder / "mutations.txt").write_bytes(
+        b"TCGA-05-0001-0\tEGFR\rTCGA-05-0001-0\tTP53\r\nTCGA-05-0002-0\tTP53\nTCGA-99-0009-0\tKRAS"
+    )
     (folder / "id1").mkdir()
     (folder / "id1" / names[1]).write_bytes(b"")
     return folder / "manifest.txt", folder / "mutations.txt"

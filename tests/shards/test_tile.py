@@ -13,8 +13,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from shards.cohort import Cohort
-from shards.errors import InputError
 from shards.cut import tile_slide
+from shards.errors import InputError
 from shards.mpp import level0_px
 from shards.tile import merge_plan, plan_cohort, tile_cohort
 from shards.tile_config import TileConfig
