@@ -38,7 +38,7 @@ def tile(request: TileRequest) -> int:
         raise ConfigError("--shard-of, --merge and --preview are three different steps. Give one of them")
     journal = Journal(None, single_world())
     config = _config(request, journal)
-    num_workers = request.workers or len(os.sched_getaffinity(0))
+    num_workers = request.workers or _num_cores()
     if not (request.shard_of or request.merge or request.preview):
         _warn(plan_cohort(request.slides_csv, config), request.cohort, journal)
         summary = tile_cohort(request.slides_csv, request.cohort, config, journal.progress, num_workers)
@@ -53,6 +53,11 @@ def tile(request: TileRequest) -> int:
             journal.say(line)
         return 0
     return _share(plan, request, config, num_workers, journal)
+
+
+def _num_cores() -> int:
+    """Return the cores that this process may use: a SLURM job's share, not the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _config(request: TileRequest, journal: Journal) -> TileConfig:

@@ -88,3 +88,18 @@ def test_folds_balance_every_label_and_each_patient_is_tested_once() -> None:
     assert ((columns == "test").sum(axis=1) == 1).all()
     assert ((columns == "validation").sum(axis=1) == 1).all()
     assert fold_patients(labels, 5, seed=3) != fold_patients(labels, 5, seed=4)
+
+
+@given(
+    labels=st.lists(st.tuples(st.sampled_from([0, 1, None]), st.sampled_from([0, 1, None])), min_size=1, max_size=60),
+    num_folds=st.integers(3, 7),
+    seed=st.integers(0, 99),
+)
+def test_a_patient_is_in_one_fold_and_folds_are_even(
+    labels: list[tuple[int | None, ...]], num_folds: int, seed: int
+) -> None:
+    fold_of = fold_patients(labels, num_folds, seed)
+    assert len(fold_of) == len(labels)  # one fold each, so all slides of a patient share their columns
+    assert np.ptp(np.bincount(fold_of, minlength=num_folds)) <= 1
+    positives = np.bincount([fold for fold, its in zip(fold_of, labels, strict=True) if its[0] == 1], minlength=num_folds)
+    assert np.ptp(positives) <= 1
