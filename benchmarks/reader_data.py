@@ -1,4 +1,4 @@
-"""Patches with real texture for the reader's benchmark: a cohort of tars, and the same patches as a folder of JPEG files."""
+"""Patches with real texture for the reader's benchmark: a cohort of tars, and the same patches as JPEG files."""
 
 from collections.abc import Iterator
 from pathlib import Path

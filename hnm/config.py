@@ -182,7 +182,8 @@ def _explain(problem: Any, origin: dict[str, str]) -> str:
     """Return one line: where, which key, what value, what would be right."""
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
-    where = origin.get(key, origin.get("", "configuration"))
+    parents = (".".join(path[:depth]) for depth in range(len(path), -1, -1))  # of an item of a list, the list's own key
+    where = next((origin[parent] for parent in parents if parent in origin), "configuration")
     if problem["type"] == "extra_forbidden":
         fields = _fields_of(path[:-1])
         return f"{where}: unknown key {key}.{_nearest(path[-1], fields)} Known here: {', '.join(fields)}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hnm.metrics import witness_rate
+from hnm.metrics import auc, witness_rate
 from hnm.mining import Mined, MiningConfig, keep_old_labels, mine, smooth_scores
 from hnm.study import Study
 from launch.distributed import World, broadcast_array
@@ -55,6 +55,7 @@ def decide(
         "validation": validation,
         "best_validation_f1": max(validation["f1"], best_f1 or 0.0),
         "kept_labels_of_previous_round": kept,
+        "validation_instance_auc": _instance_auc(study, scores),
         "num_scored": int(np.count_nonzero(np.isfinite(scores))),
         **summarise(mined, scores, study.cohort.patches.truth, config, self_paced_ratio),
     }
@@ -78,6 +79,13 @@ def summarise(
         "witness_rate_candidates": witness_rate(truth, mined.candidates),
         "witness_rate_self_paced": witness_rate(truth, self_paced),
     }
+
+
+def _instance_auc(study: Study, scores: np.ndarray) -> float | None:
+    """Return the patches' AUC on the validation slides, None where no patch truth is known; nothing is chosen by it."""
+    ids = study.patches_of(study.validation)
+    truth = study.cohort.patches.truth[ids]
+    return auc(truth[truth >= 0], scores[ids][truth >= 0])
 
 
 def read_decision(folder: Path) -> dict[str, Any]:

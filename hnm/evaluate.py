@@ -111,6 +111,7 @@ def measure(
                 "round": r,
                 "validation_auc": d["validation"]["auc"],
                 "validation_loss": d["validation"]["loss"],
+                "validation_instance_auc": d["validation_instance_auc"],
                 "witness_rate_candidates": d["witness_rate_candidates"],
                 "witness_rate_self_paced": d["witness_rate_self_paced"],
                 "num_hard_negatives": d["num_hard_negatives"],

@@ -30,8 +30,9 @@ from hnm.mining import count_of_share, self_paced_ratio
 from hnm.score import score_slides, slide_scores
 from hnm.session import Session
 from hnm.simclr import require_batch
+from hnm.study import Study
 from hnm.weights import load_weights, save_weights
-from launch.distributed import barrier, main_says
+from launch.distributed import World, barrier, main_says
 from shards.files import write_array, write_json
 
 START_ENCODER = "encoder-start.safetensors"
@@ -49,7 +50,7 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
     Raises:
         InputError: the encoder does not fit, or the mined sets cannot fill a batch.
     """
-    _check_batches(config, session)
+    check_batches(config, session.study, session.world)
     model = load_model(start_encoder, config.encoder, session.seed)
     for round_ in range(config.rounds.num_rounds + 1):
         folder = round_folder(run, round_)
@@ -182,15 +183,18 @@ def _self_paced_ratio(config: Config, round_: int) -> float:
     )
 
 
-def _check_batches(config: Config, session: Session) -> None:
-    """Refuse a fine-tuning batch that the hard negatives cannot fill, before hours are spent."""
+def check_batches(config: Config, study: Study, world: World) -> None:
+    """Refuse a fine-tuning batch that the hard negatives cannot fill, before hours are spent.
+
+    Raises:
+        InputError: naming the config key and the remedy.
+    """
     if config.rounds.num_rounds == 0:
         return
-    study = session.study
     negatives = study.patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
     mined = count_of_share(config.mining.neg_ratio, len(negatives))
     what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {len(negatives)} negative-slide patches)"
-    require_batch(mined, config.finetune.batch_size, what, "finetune.batch_size", session.world)
+    require_batch(mined, config.finetune.batch_size, what, "finetune.batch_size", world)
 
 
 def _report(decision: dict[str, Any], round_: int, session: Session) -> None:

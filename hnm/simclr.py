@@ -14,6 +14,7 @@ from hnm.contrastive import nt_xent
 from hnm.contrastive_model import for_training, fresh_model, project_two_views, save_model, split_batch
 from hnm.encoder import EncoderConfig
 from hnm.session import Session
+from hnm.study import Study
 from launch.distributed import World, barrier, stop_unless_finite
 from shards.errors import InputError
 from shards.plan import ids_of_rank, plan_epoch
@@ -47,6 +48,15 @@ def require_batch(num_patches: int, batch_size: int, what: str, key: str, world:
         raise InputError(f"{key} is {batch_size}, too small for {world.size} ranks: set it to at least {2 * world.size}")
 
 
+def check_batch(config: PretrainConfig, study: Study, world: World) -> None:
+    """Refuse a batch that the training patches cannot fill.
+
+    Raises:
+        InputError: naming the config key and the remedy.
+    """
+    require_batch(len(study.encoder_patches), config.batch_size, "training patches", "pretrain.batch_size", world)
+
+
 def pretrain(encoder: EncoderConfig, config: PretrainConfig, out: Path, session: Session) -> int:
     """Train an encoder with its head from scratch and write it to `out` (safetensors). Every rank must call it.
 
@@ -59,7 +69,7 @@ def pretrain(encoder: EncoderConfig, config: PretrainConfig, out: Path, session:
     """
     world, journal = session.world, session.journal
     ids = session.study.encoder_patches
-    require_batch(len(ids), config.batch_size, "training patches", "pretrain.batch_size", world)
+    check_batch(config, session.study, world)
     model = fresh_model(encoder, session.seed)
     trained = for_training(model, world)
     optimizer = torch.optim.Adam(trained.parameters(), lr=config.lr, weight_decay=config.weight_decay)

@@ -6,7 +6,7 @@ Only typer is imported here, so that --help answers at once; everything else is 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,16 +25,16 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[
-    Optional[str], typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file.")
+    str | None, typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file.")
 ]
 PresetOption = Annotated[
-    Optional[str], typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm, hnm-paper, its2clr or dsmil.")
+    str | None, typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm, hnm-paper, its2clr or dsmil.")
 ]
 RanksOption = Annotated[
     int, typer.Option("--ranks", "-n", min=0, help="Processes on this machine; 0 = one per GPU, or one on a CPU.")
 ]
 Overrides = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that override the config, e.g. mining.neg_ratio=0.05"),
 ]
 CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder that `hnm tile` wrote.")]
@@ -99,7 +99,7 @@ def train(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory to create, or to resume.")],
     overrides: Overrides = None,
     encoder: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(help="Start from this encoder (.safetensors, or a ResNet .pth). Without it, pretraining comes first."),
     ] = None,
     config: ConfigOption = None,
@@ -120,7 +120,7 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     ranks: RanksOption = 0,
-    cohort: Annotated[Optional[Path], typer.Option(help="Where the cohort is now, if it has moved.")] = None,
+    cohort: Annotated[Path | None, typer.Option(help="Where the cohort is now, if it has moved.")] = None,
 ) -> None:
     """Read the test split, once: metrics.json and predictions.parquet. Choices are made on validation slides.
 

@@ -14,8 +14,9 @@ def run_ranks(num_ranks: int, arguments: list[str]) -> int:
         arguments: the command line after `hnm`.
 
     Returns:
-        0 when all ranks ended well, else the exit code of the first rank that failed.
+        0 when all ranks ended well, else the exit code of the first rank that failed; 128 + the signal that stopped us.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -36,4 +37,7 @@ def run_ranks(num_ranks: int, arguments: list[str]) -> int:
         elastic_launch(config, sys.executable)("-u", "-m", "launch.cli", *arguments)
     except ChildFailedError as error:
         return abs(error.get_first_failure()[1].exitcode) or 1
+    except SignalException as error:  # the ranks have been ended
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 128 + int(error.sigval)
     return 0

@@ -65,14 +65,15 @@ def _test_table(metrics: dict[str, Any]) -> Table:
 
 
 def _rounds_table(metrics: dict[str, Any]) -> Table:
-    table = Table(title="rounds")
-    for heading in ("round", "validation AUC", "hard negatives", "candidates", "witness rate of self-paced positives"):
+    table = Table(title="rounds, validation slides; witness rate: of the self-paced positives")
+    for heading in ("round", "slide AUC", "patch AUC", "hard negatives", "candidates", "witness rate"):
         table.add_column(heading, justify="right")
     for row in metrics["rounds"]:
         mark = " *" if row["round"] == metrics["chosen_round"] else ""
         table.add_row(
             f"{row['round']}{mark}",
             _figure(row["validation_auc"]),
+            _figure(row["validation_instance_auc"]),
             f"{row['num_hard_negatives']:,}",
             f"{row['num_candidates']:,}",
             _figure(row["witness_rate_self_paced"]),

@@ -14,12 +14,14 @@ from hnm.contrastive_model import load_model, save_model
 from hnm.evaluate import evaluate as evaluate_run
 from hnm.evaluate import read_metrics
 from hnm.journal import Journal
-from hnm.rounds import START_ENCODER
+from hnm.rounds import START_ENCODER, check_batches
 from hnm.rounds import train as train_rounds
 from hnm.session import Session
+from hnm.simclr import check_batch
 from hnm.simclr import pretrain as pretrain_encoder
 from hnm.study import open_study
 from hnm.tracking import Tracker
+from hnm.weights import load_encoder
 from launch.distributed import World, barrier, join_world, leave_world, main_says
 from launch.local import run_ranks
 from launch.run_directory import check_cohort, open_run, read_run
@@ -33,9 +35,10 @@ def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides:
     """Write out/encoder.safetensors."""
     config = load_config(config_name, None, overrides)
     cohort = Cohort.open(cohort_folder)
+    study = open_study(cohort, config.data, config.seed)
     if (code := _in_ranks(ranks, config)) is not None:
         return code
-    with session_of(config, cohort, out, lambda: None) as session:
+    with session_of(config, cohort, out, lambda world: check_batch(config.pretrain, study, world)) as session:
         encoder = out / "encoder.safetensors"
         if main_says(encoder.is_file(), session.world):
             session.journal.say(f"{encoder} is there already; remove it to pretrain again")
@@ -59,10 +62,19 @@ def train(
     if encoder is not None and not encoder.is_file():
         raise InputError(f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER")
     cohort = Cohort.open(cohort_folder)
-    open_study(cohort, config.data, config.seed)
+    study = open_study(cohort, config.data, config.seed)
     if (code := _in_ranks(ranks, config)) is not None:
         return code
-    with session_of(config, cohort, run, lambda: open_run(run, cohort, config)) as session:
+
+    def prepare(world: World) -> None:
+        check_batches(config, study, world)
+        if encoder is not None:
+            _check_start(run / START_ENCODER, encoder, config)
+        elif not (run / START_ENCODER).is_file():
+            check_batch(config.pretrain, study, world)
+        open_run(run, cohort, config)
+
+    with session_of(config, cohort, run, prepare) as session:
         start = run / START_ENCODER
         if not main_says(start.is_file(), session.world):
             if encoder is None:
@@ -86,7 +98,7 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
     check_cohort(run, cohort)
     if (code := _in_ranks(ranks, config)) is not None:
         return code
-    with session_of(config, cohort, run, lambda: None) as session:
+    with session_of(config, cohort, run, lambda world: None) as session:
         metrics = evaluate_run(config, run, session)
         if metrics is not None:
             print_metrics(metrics)
@@ -95,14 +107,14 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
 
 
 @contextmanager
-def session_of(config: Config, cohort: Cohort, folder: Path, prepare: Callable[[], None]) -> Iterator[Session]:
+def session_of(config: Config, cohort: Cohort, folder: Path, prepare: Callable[[World], None]) -> Iterator[Session]:
     """Join the ranks and open everything that a phase needs; close it however the block ends. Every rank must call it.
 
     Args:
         config: the resolved configuration.
         cohort: the opened cohort.
         folder: where logs, events and MLflow's files go.
-        prepare: makes or checks `folder`; called on rank 0 only, before anything is written there.
+        prepare: checks what may be wrong and makes `folder`; called on rank 0 only, before anything is written there.
     """
     world = join_world(config.device)
     try:
@@ -127,6 +139,18 @@ def session_of(config: Config, cohort: Cohort, folder: Path, prepare: Callable[[
         leave_world(world)
 
 
+def _check_start(start: Path, encoder: Path, config: Config) -> None:
+    """Refuse an encoder that does not fit the configuration, or is not the one that the run has started from."""
+    given = load_encoder(encoder, config.encoder).state_dict()
+    if start.is_file():
+        started = load_encoder(start, config.encoder).state_dict()
+        if not all(tensor.equal(started[name]) for name, tensor in given.items()):
+            raise InputError(
+                f"--encoder {encoder}: the run in {start.parent} was started from another encoder. Use another run "
+                "directory, or the encoder that it was started with"
+            )
+
+
 def _in_ranks(ranks: int, config: Config) -> int | None:
     """Start this very command in several ranks and return its exit code, or None: this process is to do the work."""
     if "RANK" in os.environ:  # torchrun, srun or ourselves started this process
@@ -144,12 +168,12 @@ def _num_gpus(config: Config) -> int:
     return 1 if config.device == "cpu" else max(1, torch.cuda.device_count())
 
 
-def _on_main(action: Callable[[], None], world: World) -> None:
+def _on_main(action: Callable[[World], None], world: World) -> None:
     """Run `action` on rank 0; if it fails there, the other ranks leave quietly. Every rank must call it."""
     failure: Exception | None = None
     if world.is_main:
         try:
-            action()
+            action(world)
         except Exception as error:  # kept, and raised below when the other ranks know
             failure = error
     if main_says(failure is not None, world):

@@ -54,6 +54,11 @@ class BrokenPatches:
         self._missing_shards: set[int] = set()
         self.problem_of: dict[int, str] = {}
 
+    @property
+    def ids(self) -> np.ndarray:
+        """(b,) int64, ascending: the broken patches met so far."""
+        return np.array(sorted(self.problem_of), dtype=np.int64)
+
     def record(self, patch_id: int, problem: str) -> None:
         """Note that a patch is broken.
 
@@ -65,7 +70,7 @@ class BrokenPatches:
         if self._policy == "fail":
             raise InputError(
                 f"{self._describe(patch_id, problem)}. Find all of them with: hnm check {self._cohort.root}; then "
-                "remove the damaged shards and run hnm tile again, which makes what is missing; or set broken: skip"
+                "remove the damaged shards and run hnm tile again: it makes what is missing. Or set reader.broken=skip"
             )
         self.problem_of[patch_id] = problem
         if problem == MISSING:
@@ -75,9 +80,9 @@ class BrokenPatches:
             _LOG.warning("%s; another stands in (broken so far: %d)", self._describe(patch_id, problem), num_broken)
         if num_broken > self._max_share * num_patches:
             raise InputError(
-                f"{num_broken} of {num_patches} patches cannot be read, more than max_broken_share "
+                f"{num_broken} of {num_patches} patches cannot be read, more than reader.max_broken_share "
                 f"({self._max_share:g}) allows; the last: {self._describe(patch_id, problem)}. Mend the shards "
-                f"(hnm check {self._cohort.root} lists them all) or raise max_broken_share"
+                f"(hnm check {self._cohort.root} lists them all) or raise reader.max_broken_share"
             )
 
     def stand_ins(self, patch_id: int) -> Iterator[int]:

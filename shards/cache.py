@@ -11,6 +11,7 @@ not here.
 import os
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,9 @@ class ShardCache:
         """Yield the patches that are here, with their place in `wanted`."""
         places = np.flatnonzero(self._checksums[wanted.ids])
         expected = self._checksums[wanted.ids[places]].tolist()
-        for fetched in self._files.read(wanted.take(places)):
-            if not fetched.problem and _checksum(fetched.data) == expected[fetched.place]:
-                yield fetched._replace(place=int(places[fetched.place]))
+        for place, data, problem in chain.from_iterable(self._files.read(wanted.take(places))):
+            if not problem and _checksum(data) == expected[place]:
+                yield int(places[place]), data, ""
 
     def store(self, wanted: Wanted, ranges: Ranges, number: int, data: bytes) -> None:
         """Keep the bytes of one fetched range, and with them its patches."""
@@ -56,9 +57,9 @@ class ShardCache:
             os.pwrite(descriptor, data, ranges.start[number])
         finally:
             os.close(descriptor)
-        for fetched in ranges.cut(number, data, "cut short"):
-            if not fetched.problem:
-                self._checksums[wanted.ids[fetched.place]] = _checksum(fetched.data)
+        for place, patch, problem in ranges.cut(number, data, "cut short"):
+            if not problem:
+                self._checksums[wanted.ids[place]] = _checksum(patch)
         self._written += len(data)
         if self._written > _MEASURE_EVERY * self._max_bytes:
             self._written = 0
@@ -82,5 +83,5 @@ class ShardCache:
             os.truncate(path, 0)
 
 
-def _checksum(data: memoryview) -> int:
+def _checksum(data: bytes | memoryview) -> int:
     return zlib.crc32(data) or 1  # 0 says that a patch is not here

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def _patch_problems(path: Path, wanted: Wanted, deep: bool) -> Iterator[tuple[in
     files = LocalShards([path], max_open_files=1)
     pixels: np.ndarray | None = None  # for the decoded image: as large as the shard's first
     try:
-        for place, data, problem in files.read(with_header):
+        for place, data, problem in chain.from_iterable(files.read(with_header)):
             problem = problem or _member_problem(data)
             if deep and not problem:
                 try:
@@ -169,7 +170,7 @@ def _patch_problems(path: Path, wanted: Wanted, deep: bool) -> Iterator[tuple[in
         files.close()
 
 
-def _member_problem(member: memoryview) -> str:
+def _member_problem(member: bytes | memoryview) -> str:
     """Say what is wrong with a tar member of one header block and a JPEG; "" if nothing is."""
     header, jpeg = bytes(member[:_BLOCK]), member[_BLOCK:]
     size, checksum = _octal(header[124:136]), _octal(header[148:156])

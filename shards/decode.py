@@ -3,6 +3,8 @@
 import numpy as np
 import simplejpeg
 
+_START_OF_IMAGE = b"\xff\xd8"
+
 
 class DecodeError(Exception):
     """Bytes that are not one whole RGB-decodable JPEG of the expected size."""
@@ -17,7 +19,7 @@ def image_shape(data: bytes | memoryview) -> tuple[int, int]:
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
-        raise DecodeError(f"no JPEG header: {error}") from error
+        raise DecodeError(_reason(data, error)) from error
     return height, width
 
 
@@ -34,8 +36,14 @@ def decode_into(data: bytes | memoryview, image: np.ndarray) -> None:
     try:
         decoded = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=image)
     except ValueError as error:
-        raise DecodeError(str(error)) from error
+        raise DecodeError(_reason(data, error)) from error
     if decoded.shape != image.shape:
         height, width = decoded.shape[:2]
         expected = f"{image.shape[0]} x {image.shape[1]}"
         raise DecodeError(f"the JPEG is {height} x {width} pixels, the cohort's patches are {expected}")
+
+
+def _reason(data: bytes | memoryview, error: ValueError) -> str:
+    if bytes(data[:2]) == _START_OF_IMAGE:
+        return f"the JPEG is damaged ({error})"
+    return "there is no JPEG at that place (overwritten, or the table is of another build)"

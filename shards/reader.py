@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -112,11 +112,11 @@ class PatchReader:
             InputError: it cannot be read.
         """
         for patch_id in range(self._cohort.num_patches):
-            fetched = next(self._shards.read(Wanted.of(self._cohort.patches, np.array([patch_id]))))
+            ((_, data, problem),) = next(self._shards.read(Wanted.of(self._cohort.patches, np.array([patch_id]))))
             try:
-                return image_shape(fetched.data)
+                return image_shape(data)
             except DecodeError as error:
-                self.broken.record(patch_id, fetched.problem or str(error))
+                self.broken.record(patch_id, problem or str(error))
         raise ValueError("the cohort has no patches")
 
     def read(self, ids: np.ndarray) -> torch.Tensor:
@@ -132,7 +132,7 @@ class PatchReader:
         Raises:
             InputError: a patch cannot be read, and the policy does not allow a stand-in.
         """
-        return self._fill(ids, self._allocate(len(ids), BatchBuffers(0)))
+        return self._fill(ids, BatchBuffers(0))
 
     def batches(self, plan_rows: Iterable[np.ndarray]) -> Generator[tuple[np.ndarray, torch.Tensor], None, None]:
         """Read batch after batch, the next ones in threads while the caller uses the current one.
@@ -148,13 +148,14 @@ class PatchReader:
         """
         rows = iter(plan_rows)
         pending: deque[tuple[np.ndarray, Future[torch.Tensor]]] = deque()
-        pool = ThreadPoolExecutor(self._config.threads, thread_name_prefix="patch-reader")
+        # Pinned memory belongs to the current GPU, which a new thread would not know.
+        set_up = partial(torch.cuda.set_device, torch.cuda.current_device()) if _may_pin() else None
+        pool = ThreadPoolExecutor(self._config.threads, "patch-reader", set_up)
         buffers = BatchBuffers(self._config.prefetch_batches + 3)  # those, one in use, one just replaced, one spare
         try:
             while True:
                 while len(pending) <= self._config.prefetch_batches and (ids := next(rows, None)) is not None:
-                    # Allocated here: pinned memory belongs to the current GPU, which a new thread would not know.
-                    pending.append((ids, pool.submit(self._fill, ids, self._allocate(len(ids), buffers))))
+                    pending.append((ids, pool.submit(self._fill, ids, buffers)))
                 if not pending:
                     return
                 ids, images = pending.popleft()
@@ -162,14 +163,11 @@ class PatchReader:
         finally:  # also when the caller stops early: no thread outlives the generator
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _allocate(self, num_images: int, buffers: BatchBuffers) -> torch.Tensor:
-        shape = (num_images, *self.image_shape, 3)
-        if torch.cuda.is_available() and get_worker_info() is None:  # a forked worker must not touch CUDA
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        return buffers.take(shape)
-
-    def _fill(self, ids: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-        """Decode patches into `images` (n, h, w, 3) and return it as (n, 3, h, w)."""
+    def _fill(self, ids: np.ndarray, buffers: BatchBuffers) -> torch.Tensor:
+        """Decode patches into a tensor (n, h, w, 3) and return it as (n, 3, h, w)."""
+        shape = (len(ids), *self.image_shape, 3)
+        # torch keeps pinned memory for the next one by itself, until a copy to the GPU has finished with it.
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if _may_pin() else buffers.take(shape)
         pixels = images.numpy()
         for place, problem in self._decode(ids, pixels).items():
             self._decode_stand_in(int(ids[place]), problem, pixels[place])
@@ -178,14 +176,15 @@ class PatchReader:
     def _decode(self, ids: np.ndarray, pixels: np.ndarray) -> dict[int, str]:
         """Decode patches into `pixels` (n, h, w, 3) and return the problem by place of those that are broken."""
         problem_of_place = {}
-        for place, data, problem in self._shards.read(Wanted.of(self._cohort.patches, ids)):
-            try:
+        for fetched in self._shards.read(Wanted.of(self._cohort.patches, ids)):
+            for place, data, problem in fetched:
                 if not problem:
-                    decode_into(data, pixels[place])
-                    continue
-            except DecodeError as error:
-                problem = str(error)
-            problem_of_place[place] = problem
+                    try:
+                        decode_into(data, pixels[place])
+                        continue
+                    except DecodeError as error:
+                        problem = str(error)
+                problem_of_place[place] = problem
         return problem_of_place
 
     def _decode_stand_in(self, patch_id: int, problem: str, image: np.ndarray) -> None:
@@ -216,3 +215,8 @@ class PatchReader:
         return RemoteShards(
             config.shards_url, names, config.storage_options, config.num_requests, config.num_retries, cache
         )
+
+
+def _may_pin() -> bool:
+    """Is there a GPU that this process may use? Not in a loader's worker: CUDA does not survive a fork."""
+    return get_worker_info() is None and torch.cuda.is_available()

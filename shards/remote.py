@@ -52,7 +52,7 @@ class RemoteShards:
         try:
             self._files, folder = fsspec.core.url_to_fs(url, **storage_options)
         except (ImportError, ValueError) as error:
-            raise InputError(f"shards_url {url}: {error}. Install it with: pip install 'hnm[remote]'") from error
+            raise InputError(f"reader.shards_url {url}: {error}. Install it with: pip install 'hnm[remote]'") from error
         self._url = url.rstrip("/")
         self._paths = [f"{folder.rstrip('/')}/{name}" for name in shard_names]
         self._names = shard_names
@@ -61,8 +61,8 @@ class RemoteShards:
         self._num_retries = num_retries
         self._cache = cache
 
-    def read(self, wanted: Wanted) -> Iterator[Fetched]:
-        """Yield each patch's bytes, cached ones first, with the place in `wanted`.
+    def read(self, wanted: Wanted) -> Iterator[list[Fetched]]:
+        """Yield each patch, cached ones first and then range by range.
 
         Raises:
             InputError: the server does not answer, or does not serve byte ranges.
@@ -70,16 +70,16 @@ class RemoteShards:
         is_cached = np.zeros(len(wanted.ids), dtype=bool)
         if self._cache:
             for fetched in self._cache.read(wanted):
-                is_cached[fetched.place] = True
-                yield fetched
+                is_cached[fetched[0]] = True
+                yield [fetched]
         places = np.flatnonzero(~is_cached)
         missed = wanted.take(places)
         ranges = coalesce(missed, _MAX_GAP, _MAX_RANGE)
         for number, (data, problem) in enumerate(self._request(ranges)):
             if self._cache and data:
                 self._cache.store(missed, ranges, number, data)
-            for fetched in ranges.cut(number, data, problem):
-                yield fetched._replace(place=int(places[fetched.place]))
+            fetched_here = ranges.cut(number, data, problem)
+            yield [(int(places[place]), patch, reason) for place, patch, reason in fetched_here]
 
     def close(self) -> None:
         """Close the cache's files."""

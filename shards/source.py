@@ -62,5 +62,5 @@ class PlanSource:
         steps = range(self._start_step + first, len(self._plan), stride)
         rows = (ids_of_rank(self._plan[step], self._rank, self._world_size) for step in steps)
         for step, (ids, images) in zip(steps, self._reader.batches(rows), strict=True):
-            known = np.array(list(self._reader.broken.problem_of), dtype=np.int64)
-            yield PlannedBatch(step, torch.from_numpy(ids), images, torch.from_numpy(ids[np.isin(ids, known)]))
+            broken = ids[np.isin(ids, self._reader.broken.ids)]
+            yield PlannedBatch(step, torch.from_numpy(ids), images, torch.from_numpy(broken))

@@ -1,18 +1,30 @@
-"""Small worlds for tests of the algorithm: a cohort's tables and feature files without any images."""
+"""Small worlds for tests of the algorithm: tables and features without images, and all phases on the drawn cohort."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from hnm.bags import file_of_rank, write_index
+from hnm.config import Config
+from hnm.contrastive_model import fresh_model
+from hnm.coordinator import decide, share_mined
+from hnm.embed import embed
+from hnm.finetune import finetune, plan_steps
 from hnm.journal import Journal
+from hnm.mining import Mined
 from hnm.session import Session
+from hnm.simclr import pretrain
 from hnm.study import DataConfig, Study, open_study
+from hnm.weights import load_weights
 from launch.distributed import World
 from shards.cohort import Cohort, Patches
 from shards.files import write_array
+from shards.plan import ids_of_rank
+from tests.tiny import tiny_config, tiny_session
 
 NUM_SLIDES, DIM = 18, 32
 
@@ -52,7 +64,7 @@ class SessionWithFeatures(Session):
 
 
 def session_with_features(world: World, folder: str) -> SessionWithFeatures:
-    """Return a session; features of truly positive patches are shifted, so that they can be learned. Files are made once."""
+    """Return a session; features of truly positive patches are shifted, so that they can be learned. Made once."""
     study = tables_only_study()
     features = Path(folder) / "features"
     if not (features / "index.json").is_file():
@@ -65,3 +77,57 @@ def session_with_features(world: World, folder: str) -> SessionWithFeatures:
         write_index(features, study.embedded_slides, sizes, 3)
     reader = None  # nothing here reads images
     return SessionWithFeatures(study, reader, 0, world, Journal(None, world), features)  # type: ignore[arg-type]
+
+
+def all_phases(world: World, cohort: str, folder: str) -> dict[str, Any]:
+    """Embed, mine, pretrain and fine-tune on this rank, and return what came out. Every rank must call it."""
+    config = tiny_config(
+        "mining.neg_ratio=1.0", "finetune.augment.recipe=weak"
+    )  # flips are exact: see test_finetune.py
+    with tiny_session(world, Path(cohort), config) as session:
+        model = fresh_model(config.encoder, seed=1)
+        embed(model.encoder, session.study.embedded_slides, 16, Path(folder) / "features", session)
+        results: dict[str, Any] = {"mined": mine_and_share(session, Path(folder) / "mined")}
+        results["pretrain_steps"] = pretrain(
+            config.encoder, config.pretrain, Path(folder) / "pretrained.safetensors", session
+        )
+        for dtype in (torch.float32, torch.float64):
+            results[str(dtype)] = finetuned(results["mined"], config, dtype, session)
+        steps = plan_steps(results["mined"], 1, 2, config.finetune, config.mining, seed=0)
+        results["ids"] = [ids_of_rank(step.row, world.rank, world.size) for step in steps]
+        results["stopped"] = finetune_with_nan_on_last_rank(results["mined"], config, session)
+    if world.is_main:
+        results["features"] = [np.load(path) for path in sorted((Path(folder) / "features").glob("rank-*.npy"))]
+        results["pretrained"] = load_weights(Path(folder) / "pretrained.safetensors")[0]
+    return results
+
+
+def mine_and_share(session: Session, folder: Path) -> Mined:
+    """Mine drawn scores on rank 0 and return what every rank was told."""
+    study, config = session.study, tiny_config("mining.neg_ratio=1.0").mining
+    if session.world.is_main:
+        scores = np.random.default_rng(5).random(study.cohort.num_patches, np.float32)
+        decide(scores, {"f1": 1.0}, study, config, 0.2, folder, None)
+    return share_mined(folder, session.world)
+
+
+def finetuned(
+    mined: Mined, config: Config, dtype: torch.dtype, session: Session
+) -> tuple[int, dict[str, torch.Tensor]]:
+    """Fine-tune a fresh model in `dtype` for an epoch of both kinds of steps; return their number and its weights."""
+    model = fresh_model(config.encoder, seed=1).to(dtype)
+    model.encoder.register_forward_pre_hook(lambda _, images: (images[0].to(dtype),))
+    num_steps = finetune(model, mined, config.finetune, config.mining, 1, 2, session)
+    return num_steps, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def finetune_with_nan_on_last_rank(mined: Mined, config: Config, session: Session) -> tuple[str, bool]:
+    """Fine-tune while the last rank sees NaN; return this rank's error and whether the weights stayed as they were."""
+    model, before = fresh_model(config.encoder, seed=1), fresh_model(config.encoder, seed=1).state_dict()
+    if session.world.rank == session.world.size - 1:
+        model.encoder.register_forward_pre_hook(lambda _, images: (images[0] * float("nan"),))
+    try:
+        finetune(model, mined, config.finetune, config.mining, 0, 2, session)
+    except FloatingPointError as error:
+        return str(error), all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    return "", False

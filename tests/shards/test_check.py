@@ -100,7 +100,7 @@ def test_many_problems_are_counted_and_the_first_listed(make_cohort: MakeCohort)
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
-    [("shard", 3, "cohort.json does not list"), ("slide", 9, "slides.parquet does not have"), ("offset", 3, "offset and")],
+    [("shard", 3, "cohort.json does not list"), ("slide", 9, "slides.parquet does not have"), ("offset", 3, "offset")],
 )
 def test_a_wrong_table(cohort: Cohort, column: str, value: int, message: str) -> None:
     patches = cohort.patches.take(np.arange(21))

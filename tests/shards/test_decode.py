@@ -18,11 +18,14 @@ def test_red_is_the_first_channel() -> None:
     assert image_shape(memoryview(RED)) == (12, 20)
 
 
-@pytest.mark.parametrize("data", [b"", b"no JPEG", RED[:40], bytes(600)])
-def test_no_jpeg(data: bytes) -> None:
-    with pytest.raises(DecodeError):
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "no JPEG"), (b"text", "no JPEG"), (bytes(600), "no JPEG"), (RED[:40], "JPEG is damaged")],
+)
+def test_no_jpeg(data: bytes, reason: str) -> None:
+    with pytest.raises(DecodeError, match=reason):
         decode_into(data, np.zeros((12, 20, 3), dtype=np.uint8))
-    with pytest.raises(DecodeError, match="no JPEG header"):
+    with pytest.raises(DecodeError, match=reason):
         image_shape(data)
 
 

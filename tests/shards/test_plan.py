@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from shards.plan import (
     PADDING,
     cut_epoch,
+    embedding_batches,
     ids_of_rank,
     plan_epoch,
     plan_mixed_epoch,
@@ -71,6 +72,16 @@ def test_plan_epoch_orders_differ_by_seed() -> None:
 def test_cut_epoch_refuses_an_empty_batch() -> None:
     with pytest.raises(ValueError, match="batch_size is 0"):
         cut_epoch(np.arange(3), 0)
+
+
+@given(num_patches=st.integers(0, 300), batch_size=st.integers(1, 50), world_size=st.integers(1, 9))
+def test_embedding_batches_lie_on_one_grid(num_patches: int, batch_size: int, world_size: int) -> None:
+    alone = embedding_batches(num_patches, batch_size, 0, 1)
+    shares = [embedding_batches(num_patches, batch_size, rank, world_size) for rank in range(world_size)]
+    assert [batch for share in shares for batch in share] == alone
+    assert len(shares[0]) - len(shares[-1]) <= 1
+    assert [i for start, stop in alone for i in range(start, stop)] == list(range(num_patches))
+    assert all(start % batch_size == 0 and 0 < stop - start <= batch_size for start, stop in alone)
 
 
 def test_mixed_epoch_layout_by_hand() -> None:

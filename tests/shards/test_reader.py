@@ -12,6 +12,7 @@ import torch
 
 from shards.cohort import Cohort
 from shards.errors import InputError
+from shards.plan import embedding_batches
 from shards.reader import PatchReader, ReaderConfig
 
 MakeCohort = Callable[..., Cohort]
@@ -39,6 +40,24 @@ def test_few_handles_and_many_threads(make_cohort: MakeCohort, ids_of: IdsOf) ->
         assert len(os.listdir("/proc/self/fd")) < 64
     assert [ids.tolist() for ids, _ in batches] == [row.tolist() for row in rows]
     assert all(ids_of(images) == ids.tolist() for ids, images in batches)
+
+
+def test_sequential_pass_over_whole_shards(make_cohort: MakeCohort, ids_of: IdsOf) -> None:
+    with PatchReader(make_cohort(), ReaderConfig()) as reader:
+        for world_size in (1, 2, 4):
+            seen = []
+            for rank in range(world_size):
+                runs = embedding_batches(21, 4, rank, world_size)
+                batches = reader.batches(np.arange(start, stop) for start, stop in runs)
+                seen += [ids_of(images) for _, images in batches]
+            assert seen == [list(range(start, min(start + 4, 21))) for start in range(0, 21, 4)]
+
+
+def test_batches_that_are_kept_are_not_written_over(make_cohort: MakeCohort, ids_of: IdsOf) -> None:
+    rows = [np.array([n % 21, (n + 5) % 21]) for n in range(40)]
+    config = ReaderConfig(threads=3, prefetch_batches=2)
+    kept = [(ids, images[1]) for ids, images in PatchReader(make_cohort(), config).batches(rows)]
+    assert ids_of(torch.stack([image for _, image in kept])) == [ids[1] for ids, _ in kept]
 
 
 def test_stopping_early_leaves_no_thread(make_cohort: MakeCohort) -> None:

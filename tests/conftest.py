@@ -1,0 +1,39 @@
+"""What all tests share: one thread a process, and a small drawn cohort with a finished run, each made once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hnm.config import load_config
+from launch import verbs
+from shards.synthetic import make_cohort_images
+from shards.tile import tile_cohort
+from tests.tiny import TILE, TINY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """slides.csv of 10 drawn slides of 4 x 4 tiles of 16 px; 3 negative and 3 positive ones train."""
+    return make_cohort_images(tmp_path_factory.mktemp("slides"), 10, 4, 16, seed=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_cohort(tmp_path_factory: pytest.TempPathFactory, tiny_slides: Path) -> Path:
+    """The cohort of those slides: 160 patches. Copy it before you change it."""
+    cohort = tmp_path_factory.mktemp("tiny") / "cohort"
+    tile_cohort(tiny_slides, cohort, load_config(overrides=TILE).tile)
+    return cohort
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path) -> Path:
+    """A run of two rounds on one rank, not evaluated. Copy it before you change it."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    assert verbs.train(tiny_cohort, run, None, None, "hnm", TINY, ranks=1) == 0
+    return run

@@ -1,0 +1,80 @@
+"""A run directory belongs to one cohort and one configuration."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hnm.config import read_config
+from launch.run_directory import check_cohort, describe_environment, open_run, read_run
+from shards.cohort import Cohort
+from shards.errors import InputError
+from tests.tiny import tiny_config
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_new_run_records_cohort_configuration_and_machine(tiny_cohort: Path, tmp_path: Path) -> None:
+    cohort, config, run = Cohort.open(tiny_cohort), tiny_config("seed=9"), tmp_path / "runs" / "a"
+    open_run(run, cohort, config)
+    assert names(run) == {"config.yaml", "environment.json", "state.json"}
+    assert read_config(run / "config.yaml") == config
+    assert read_run(run) == (config, tiny_cohort.resolve())
+    state = json.loads((run / "state.json").read_text())
+    assert state == {"cohort": str(tiny_cohort.resolve()), "fingerprint": cohort.fingerprint, "phases": []}
+    assert json.loads((run / "environment.json").read_text())["packages"]["torch"]
+
+
+def test_an_empty_folder_may_become_a_run(tiny_cohort: Path, tmp_path: Path) -> None:
+    open_run(tmp_path, Cohort.open(tiny_cohort), tiny_config())
+    assert "state.json" in names(tmp_path)
+
+
+def test_opening_again_changes_nothing_and_allows_what_does_not_change_results(
+    tiny_cohort: Path, tmp_path: Path
+) -> None:
+    cohort = Cohort.open(tiny_cohort)
+    open_run(tmp_path, cohort, tiny_config())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    open_run(tmp_path, cohort, tiny_config("device=auto", "reader.threads=7", "tracking.experiment=other"))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_moved_cohort_is_the_same_cohort(tiny_cohort: Path, tmp_path: Path) -> None:
+    open_run(tmp_path / "run", Cohort.open(tiny_cohort), tiny_config())
+    shutil.copytree(tiny_cohort, tmp_path / "moved")
+    check_cohort(tmp_path / "run", Cohort.open(tmp_path / "moved"))
+
+
+def test_another_cohort_or_other_settings_are_refused(tiny_cohort: Path, tmp_path: Path) -> None:
+    cohort = Cohort.open(tiny_cohort)
+    open_run(tmp_path, cohort, tiny_config())
+    other = replace(cohort, patches=cohort.patches.take(np.arange(100)), root=Path("elsewhere"))
+    with pytest.raises(InputError, match=rf"state\.json: .*{cohort.fingerprint}.*elsewhere has {other.fingerprint}"):
+        open_run(tmp_path, other, tiny_config())
+    with pytest.raises(InputError, match=r"seed: 0 -> 1; mining\.ties: exact -> keep.*another run directory"):
+        open_run(tmp_path, cohort, tiny_config("seed=1", "mining.ties=keep"))
+
+
+def test_what_is_no_run_directory_is_refused(tiny_cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    for name in ("file", "full"):
+        with pytest.raises(InputError, match=rf"{name}: exists and is no run directory"):
+            open_run(tmp_path / name, Cohort.open(tiny_cohort), tiny_config())
+        with pytest.raises(InputError, match=r"state\.json is missing.*hnm train"):
+            read_run(tmp_path / name)
+    assert names(tmp_path / "full") == {"thesis.tex"}
+
+
+def test_the_environment_holds_versions_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-write-me")
+    described = describe_environment()
+    assert described["packages"].keys() >= {"torch", "numpy", "mlflow", "hnm"}
+    assert "do-not-write-me" not in json.dumps(described)

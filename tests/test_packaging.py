@@ -1,0 +1,65 @@
+"""A wheel built from the tree holds the packages and the configs, and works from anywhere."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("pyproject.toml", "setup.cfg", "LICENSE", "hnm", "shards", "launch", "configs")
+
+
+def run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the sources, so that the tree gets no build folder."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    for readme in ROOT.glob("README.md"):
+        shutil.copy(readme, folder / readme.name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    run(*pip, "--disable-pip-version-check", "--wheel-dir", "dist", ".", cwd=folder)
+    (built,) = (folder / "dist").glob("*.whl")
+    return built
+
+
+def test_it_holds_every_module_and_every_config(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for package in ("hnm", "shards", "launch"):
+        assert {f"{package}/{path.name}" for path in (ROOT / package).glob("*.py")} <= names
+    configs = {f"hnm/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
+    assert len(configs) >= 8
+    assert configs <= names
+    assert not any(name.startswith(("tests/", "benchmarks/", "configs/")) for name in names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_it_installs_and_finds_its_configs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    run(*pip, "--target", str(target), str(wheel), cwd=elsewhere)
+    code = f"""
+import sys
+sys.path.insert(0, {str(target)!r})
+import hnm
+from hnm.config import config_folder, list_names, load_config
+assert hnm.__file__.startswith({str(target)!r}), hnm.__file__
+assert load_config("colon", "its2clr").tile.patch_px == 27
+print(*list_names(config_folder()), *list_names(config_folder() / "presets"))
+"""
+    names = run(sys.executable, "-P", "-c", code, cwd=elsewhere).split()
+    assert {"colon", "demo", "camelyon16", "tcga_luad", "hnm", "hnm-paper", "dsmil", "its2clr"} <= set(names)
+    script = (target / "bin" / "hnm").read_text()
+    assert "from launch.cli import main" in script
