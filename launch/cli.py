@@ -50,18 +50,18 @@ def tile(
     config: ConfigOption = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = one per core.")] = 0,
     shard_of: Annotated[
-        Optional[str], typer.Option(metavar="I/N", help="Cut only every N-th slide, from the I-th on (1 to N): array jobs.")
+        str | None, typer.Option(metavar="I/N", help="Cut only every N-th slide, from the I-th on (1 to N): array jobs.")
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Cut nothing; put together what array jobs have cut.")] = False,
     preview: Annotated[int, typer.Option(min=0, metavar="N", help="Only draw what would be kept of N slides.")] = 0,
     assume_mpp: Annotated[
-        Optional[float], typer.Option(help="Microns per pixel of slides that don't tell (tile.assume_mpp).")
+        float | None, typer.Option(help="Microns per pixel of slides that don't tell (tile.assume_mpp).")
     ] = None,
     magnification: Annotated[
-        Optional[float], typer.Option(help="Short for tile.mpp = 10 / magnification: 20 is 0.5 um per pixel.")
+        float | None, typer.Option(help="Short for tile.mpp = 10 / magnification: 20 is 0.5 um per pixel.")
     ] = None,
     max_failed: Annotated[
-        Optional[float], typer.Option(help="Share of slides that may fail, 0 to 1 (tile.max_failed).")
+        float | None, typer.Option(help="Share of slides that may fail, 0 to 1 (tile.max_failed).")
     ] = None,
 ) -> None:
     """Cut slides into patches: tar shards, tables, and tiling.html to look at.
@@ -152,10 +152,10 @@ def camelyon16(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with the slides, in the official layout or flat.")],
     out: OutOption = Path("."),
     test_reference: Annotated[
-        Optional[Path], typer.Option(help="Labels of the test slides (CSV); without it, found below ROOT.")
+        Path | None, typer.Option(help="Labels of the test slides (CSV); without it, found below ROOT.")
     ] = None,
     annotations: Annotated[
-        Optional[Path], typer.Option(help="Folder or .tar.xz of JSON outlines, instead of the XML files below ROOT.")
+        Path | None, typer.Option(help="Folder or .tar.xz of JSON outlines, instead of the XML files below ROOT.")
     ] = None,
     validation_share: Annotated[float, typer.Option(help="Share of the training slides drawn for validation.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
@@ -172,7 +172,7 @@ def tcga(
     mutations: Annotated[Path, typer.Option(help="Patient and mutated gene, a row each.")],
     gene: Annotated[list[str], typer.Option(help="A label column for this gene; may be given several times.")],
     out: OutOption = Path("."),
-    slides: Annotated[Optional[Path], typer.Option(help="Folder of the downloaded slides; default: the manifest's.")] = None,
+    slides: Annotated[Path | None, typer.Option(help="Folder of the downloaded slides; default: the manifest's.")] = None,
     all_slides: Annotated[bool, typer.Option("--all-slides", help="Frozen sections too, not only diagnostic slides.")] = False,
     folds: Annotated[int, typer.Option(min=3, help="Number of folds: columns split_fold0, split_fold1, ...")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds.")] = 0,

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hnm.config import ConfigError, load_config
@@ -21,15 +21,15 @@ class TileRequest:
 
     slides_csv: Path
     cohort: Path
-    config: str | None
-    overrides: list[str]
-    workers: int
-    shard_of: str | None
-    merge: bool
-    preview: int
-    assume_mpp: float | None
-    magnification: float | None
-    max_failed: float | None
+    config: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    workers: int = 0
+    shard_of: str | None = None
+    merge: bool = False
+    preview: int = 0
+    assume_mpp: float | None = None
+    magnification: float | None = None
+    max_failed: float | None = None
 
 
 def tile(request: TileRequest) -> int:

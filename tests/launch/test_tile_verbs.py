@@ -6,9 +6,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmarks.tiling_survival import digests
+from launch import tile_verbs
 from launch.cli import app
+from launch.tile_verbs import TileRequest
 from shards.cohort import Cohort
 from shards.drawn_slides import make_whole_slides
+from tests.tiny import TILE
 
 SETTINGS = ["tile.patch_px=32", "tile.background=otsu_saturation"]
 
@@ -82,3 +85,14 @@ def test_misuse_is_exit_code_2(slides_csv: Path, tmp_path: Path, options: list[s
     result = tile(slides_csv, tmp_path / "c", *options)
     assert result.exit_code == 2
     assert part in text_of(result)
+
+
+def test_tile_sums_up_and_is_repeatable(tiny_slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = tmp_path / "cohort"
+    for num_tiled in (10, 0):
+        assert tile_verbs.tile(TileRequest(tiny_slides, cohort, overrides=TILE, workers=1)) == 0
+        out = capsys.readouterr().out
+        assert f"10 slides: 10 done, 0 empty, 0 failed; {num_tiled} tiled now" in out
+        assert "160 patches, 10 of them known to be positive" in out
+        assert f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort}" in out
+    assert Cohort.open(cohort).num_patches == 160
