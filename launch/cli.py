@@ -42,18 +42,38 @@ CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder t
 
 @app.command()
 def tile(
-    slides_csv: Annotated[Path, typer.Argument(metavar="SLIDES.CSV", help="slide_id, path, label[, patient_id, split, mpp]")],
+    slides_csv: Annotated[
+        Path, typer.Argument(metavar="SLIDES.CSV", help="slide_id, path, label[, patient_id, split, mpp, annotation]")
+    ],
     cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="Folder to write.")],
     overrides: Overrides = None,
     config: ConfigOption = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = one per core.")] = 0,
+    shard_of: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Cut only every N-th slide, from the I-th on (1 to N): array jobs.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Cut nothing; put together what array jobs have cut.")] = False,
+    preview: Annotated[int, typer.Option(min=0, metavar="N", help="Only draw what would be kept of N slides.")] = 0,
+    assume_mpp: Annotated[
+        float | None, typer.Option(help="Microns per pixel of slides that don't tell (tile.assume_mpp).")
+    ] = None,
+    magnification: Annotated[
+        float | None, typer.Option(help="Short for tile.mpp = 10 / magnification: 20 is 0.5 um per pixel.")
+    ] = None,
+    max_failed: Annotated[
+        float | None, typer.Option(help="Share of slides that may fail, 0 to 1 (tile.max_failed).")
+    ] = None,
 ) -> None:
-    """Cut slides into patches: tar shards and tables.
+    """Cut slides into patches: tar shards, tables, and tiling.html to look at.
 
-    Run it again to do only what is missing. Example: `hnm tile slides.csv cohort/ tile.patch_px=224`
+    Run it again to do only what is missing. Example: `hnm tile slides.csv cohort/ --preview 5 tile.mpp=0.5`
     """
-    from launch import verbs
+    from launch import tile_verbs
 
-    _finish(lambda: verbs.tile(slides_csv, cohort, config, overrides or []))
+    request = tile_verbs.TileRequest(
+        slides_csv, cohort, config, overrides or [], workers, shard_of, merge, preview, assume_mpp, magnification, max_failed
+    )
+    _finish(lambda: tile_verbs.tile(request))
 
 
 @app.command()
@@ -135,6 +155,47 @@ def demo(
     from launch.demo import run
 
     _finish(lambda: run(folder, ranks))
+
+
+cohort_app = typer.Typer(no_args_is_help=True, help="Write slides.csv for a public cohort.")
+app.add_typer(cohort_app, name="cohort")
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write slides.csv to.")]
+
+
+@cohort_app.command()
+def camelyon16(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with the slides, in the official layout or flat.")],
+    out: OutOption = Path("."),
+    test_reference: Annotated[
+        Path | None, typer.Option(help="Labels of the test slides (CSV); without it, found below ROOT.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder or .tar.xz of JSON outlines, instead of the XML files below ROOT.")
+    ] = None,
+    validation_share: Annotated[float, typer.Option(help="Share of the training slides drawn for validation.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+) -> None:
+    """Camelyon16: slides, outlines, test labels by name, and the official split."""
+    from launch import cohort_verbs
+
+    _finish(lambda: cohort_verbs.camelyon16(root, out, test_reference, annotations, validation_share, seed))
+
+
+@cohort_app.command()
+def tcga(
+    manifest: Annotated[Path, typer.Option(help="Manifest of the GDC's download tool.")],
+    mutations: Annotated[Path, typer.Option(help="Patient and mutated gene, a row each.")],
+    gene: Annotated[list[str], typer.Option(help="A label column for this gene; may be given several times.")],
+    out: OutOption = Path("."),
+    slides: Annotated[Path | None, typer.Option(help="Folder of the downloaded slides; default: the manifest's.")] = None,
+    all_slides: Annotated[bool, typer.Option("--all-slides", help="Frozen sections too, not only diagnostic slides.")] = False,
+    folds: Annotated[int, typer.Option(min=3, help="Number of folds: columns split_fold0, split_fold1, ...")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds.")] = 0,
+) -> None:
+    """TCGA: a label column per gene, patient from the barcode, stratified folds by patient."""
+    from launch import cohort_verbs
+
+    _finish(lambda: cohort_verbs.tcga(manifest, mutations, gene, out, slides, all_slides, folds, seed))
 
 
 @app.command()

@@ -16,16 +16,26 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
         f"{summary.num_failed} failed; {summary.num_tiled} tiled now, the others were there",
         f"{summary.num_patches:,} patches, {summary.num_positive_patches:,} of them known to be positive",
     ]
-    if summary.num_points_outside:
-        lines.append(f"{summary.num_points_outside:,} points without a patch of their own (at the rim, or doubled)")
-    if summary.num_points_unmatched:
-        lines.append(f"{summary.num_points_unmatched:,} points of images that are no slide of the table")
-    if summary.num_background:
-        lines.append(f"{summary.num_background:,} patches left out as background")
+    lines += [f"{number:,} {text}" for number, text in _left_out(summary) if number]
+    if summary.mixed_mpp:
+        lines.append("warning: native pixels of slides with different microns per pixel: set tile.mpp to make them alike")
+    lines += [f"warning: {outlier}. Look at it in tiling.html" for outlier in summary.outliers]
     if summary.split_drawn:
         lines.append("the table has no split column: train, validation and test were drawn by patient (tile.split_seed)")
-    lines += [f"  {slide_id}: {reason}" for slide_id, reason in summary.failures.items()]
-    return [*lines, f"Next: hnm pretrain {cohort} pretrained/"]
+    lines += [f"  {slide_id}: {reason}" for slide_id, reason in (summary.failures | summary.empties).items()]
+    return [*lines, f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort} pretrained/"]
+
+
+def _left_out(summary: TileSummary) -> list[tuple[int, str]]:
+    return [
+        (summary.num_points_outside, "points without a patch of their own (at the rim, or doubled)"),
+        (summary.num_points_unmatched, "points of images that are no slide of the table"),
+        (summary.num_background, "patches left out as background"),
+        (summary.num_outlines_repaired, "annotated outlines crossed themselves and were repaired"),
+        (summary.num_outlines_left_out, "annotated outlines of fewer than three vertices left out"),
+        (summary.num_assumed_mpp, "slides whose microns per pixel are assumed (--assume-mpp)"),
+        (summary.num_unlabelled, "slides without a label"),
+    ]
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:

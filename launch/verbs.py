@@ -23,24 +23,13 @@ from hnm.simclr import pretrain as pretrain_encoder
 from hnm.study import open_study
 from hnm.tracking import Tracker
 from hnm.weights import load_encoder
-from launch.distributed import World, barrier, join_world, leave_world, main_says, single_world
+from launch.distributed import World, barrier, join_world, leave_world, main_says
 from launch.local import run_ranks
 from launch.run_directory import check_cohort, open_run, read_run
-from launch.tables import print_metrics, tile_lines
+from launch.tables import print_metrics
 from shards.cohort import Cohort
 from shards.errors import InputError
 from shards.reader import PatchReader
-from shards.tile import tile_cohort
-
-
-def tile(slides_csv: Path, cohort: Path, config_name: str | None, overrides: list[str]) -> int:
-    """Cut the slides of a table into patches and print the summary."""
-    config = load_config(config_name, None, overrides)
-    journal = Journal(None, single_world())
-    summary = tile_cohort(slides_csv, cohort, config.tile, journal.progress)
-    for line in tile_lines(summary, cohort):
-        journal.say(line)
-    return 0
 
 
 def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides: list[str], ranks: int) -> int:

@@ -2,12 +2,14 @@
 
     units/*.parquet ──in the order of slides.csv──▶ patches.parquet, slides.parquet, cohort.json
 
-cohort.json comes last: with it the cohort exists. The merge reads only units, so it can be repeated,
-and can follow the tiling of the slides on many machines.
+cohort.json comes last: with it the cohort exists. The merge reads only units, so it can be repeated, and can follow the
+tiling of the slides on many machines. One process merges at a time; the others wait, and write the same bytes again.
 """
 
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
@@ -17,14 +19,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.claim import claimed
 from shards.cohort import FORMAT_VERSION, PATCH_SCHEMA
 from shards.errors import InputError
 from shards.files import whole_file, write_json
+from shards.outliers import Outlier, find_outliers
 from shards.slides import Slide
-from shards.unit import SlideJob, Unit, read_unit, read_unit_rows, unit_path
+from shards.unit import SlideJob, Unit, finished_unit, read_unit_rows, unit_path
 
 MAX_LISTED = 20  # failed slides that the error names
-TOOLS = ("numpy", "pillow", "pyarrow", "simplejpeg")  # their versions can change a patch or a table
+# Their versions can change a patch or a table.
+TOOLS = ("numpy", "opencv-python-headless", "openslide-bin", "pillow", "pyarrow", "shapely", "simplejpeg")
+POLL_S = 0.2
+MPP_SPREAD = 1.05  # native pixels of slides further apart than that are not of one kind
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,15 @@ class TileSummary:
         num_patches: in the cohort.
         num_positive_patches: with truth 1.
         num_points_outside: points without a patch of their own: it would not lie wholly inside, or is another point's.
-        num_background: patches that the background filter left out.
+        num_background: patches that the background filters left out.
+        num_outlines_repaired: annotated outlines that crossed themselves.
+        num_outlines_left_out: annotated outlines without an area.
+        num_assumed_mpp: slides of which neither table nor file tells the microns per pixel.
+        num_unlabelled: slides without a label in the first label column.
         failures: reason by slide id.
+        empties: reason by slide id.
+        outliers: slides whose number of patches stands out.
+        mixed_mpp: whether native pixels were cut from slides of different microns per pixel.
         num_tiled: slides cut by this run; the others were there already.
         num_points_unmatched: points whose image is none of the slides.
         split_drawn: whether the split was drawn, as the table has no split column.
@@ -54,17 +68,27 @@ class TileSummary:
     num_positive_patches: int
     num_points_outside: int
     num_background: int
+    num_outlines_repaired: int
+    num_outlines_left_out: int
+    num_assumed_mpp: int
+    num_unlabelled: int
     failures: dict[str, str]
+    empties: dict[str, str]
+    outliers: list[Outlier]
+    mixed_mpp: bool
     num_tiled: int = 0
     num_points_unmatched: int = 0
     split_drawn: bool = False
 
 
-def merge_cohort(jobs: Sequence[SlideJob], cohort: Path, settings: dict[str, Any], max_failed: float) -> TileSummary:
-    """Write the cohort's tables from its finished units.
+def merge_cohort(
+    slides: Sequence[Slide], units: Sequence[Unit], cohort: Path, settings: dict[str, Any], max_failed: float
+) -> TileSummary:
+    """Write the cohort's tables from its finished units; the caller holds `alone`.
 
     Args:
-        jobs: one per slide, in the order of slides.csv.
+        slides: in the order of slides.csv.
+        units: what became of each (see `finished_units`).
         cohort: the cohort's folder.
         settings: the tiling's settings, recorded in cohort.json.
         max_failed: share of slides that may have failed.
@@ -73,46 +97,87 @@ def merge_cohort(jobs: Sequence[SlideJob], cohort: Path, settings: dict[str, Any
         The numbers that the units tell.
 
     Raises:
-        InputError: a unit is missing or of another job, too many slides failed, or no slide has a patch.
+        InputError: too many slides failed, or no slide has a patch.
     """
     (cohort / "cohort.json").unlink(missing_ok=True)
-    units = [_finished_unit(job, cohort) for job in jobs]
-    slides = [job.slide for job in jobs]
     failures = {slide.slide_id: unit.status for slide, unit in zip(slides, units, strict=True) if unit.failed}
     _refuse_failures(failures, len(slides), max_failed)
     shard_names = [name for unit in units for name in unit.tars]
     if not shard_names:
-        raise InputError(
-            f"{cohort}: none of {len(slides)} slides gave a patch ({len(failures)} failed). "
-            f"Set patch_px below the size of the images; max_failed=0 shows why slides failed"
-        )
-    num_patches_of, num_positive = _write_patches(slides, units, cohort)
+        raise InputError(_no_patch(cohort, slides, units, len(failures)))
+    num_positive = _write_patches(slides, units, cohort)
     with whole_file(cohort / "slides.parquet") as temporary:
-        pq.write_table(_slide_table(slides, units, num_patches_of), temporary)
-    num_empty = sum(unit.status == "empty" for unit in units)
-    summary = TileSummary(
-        num_slides=len(slides),
-        num_done=len(slides) - num_empty - len(failures),
-        num_empty=num_empty,
-        num_failed=len(failures),
-        num_patches=sum(num_patches_of),
-        num_positive_patches=num_positive,
-        num_points_outside=sum(unit.num_points_outside for unit in units),
-        num_background=sum(unit.num_background for unit in units),
-        failures=failures,
-    )
+        pq.write_table(_slide_table(slides, units), temporary)
+    summary = _summary(slides, units, num_positive, settings)
     write_json(cohort / "cohort.json", _cohort_info(settings, shard_names, summary))
     return summary
 
 
-def _finished_unit(job: SlideJob, cohort: Path) -> Unit:
-    path = unit_path(cohort, job.slide)
-    unit = read_unit(path) if path.is_file() else None
-    if unit is None or unit.fingerprint != job.fingerprint:
+@contextmanager
+def alone(cohort: Path) -> Iterator[None]:
+    """Wait until no other process merges, and remove what a crashed one has left; then this one may."""
+    while True:
+        with claimed(cohort / "locks" / "merge.lock") as claim:
+            if claim is not None:
+                for leftover in cohort.glob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
+                yield
+                return
+        time.sleep(POLL_S)
+
+
+def finished_units(jobs: Sequence[SlideJob], cohort: Path, unsaved: Mapping[str, Unit]) -> list[Unit]:
+    """Return the unit of each job.
+
+    Raises:
+        InputError: some are missing, or of other settings.
+    """
+    units = [unsaved.get(job.slide.slide_id) or finished_unit(job, cohort) for job in jobs]
+    missing = [job.slide.slide_id for job, unit in zip(jobs, units, strict=True) if unit is None]
+    if missing:
         raise InputError(
-            f"{path}: slide {job.slide.slide_id!r} is not tiled with these settings yet. Run hnm tile again"
+            f"{cohort}: {len(missing)} of {len(jobs)} slides are not tiled with these settings yet, such as "
+            f"{missing[0]!r}. Run hnm tile again, with the same settings and without --merge (or every --shard-of)"
         )
-    return unit
+    return [unit for unit in units if unit is not None]
+
+
+def _summary(
+    slides: Sequence[Slide], units: Sequence[Unit], num_positive: int, settings: Mapping[str, Any]
+) -> TileSummary:
+    by_id = {slide.slide_id: unit for slide, unit in zip(slides, units, strict=True)}
+    failures = {slide_id: unit.status for slide_id, unit in by_id.items() if unit.failed}
+    empties = {slide_id: unit.status for slide_id, unit in by_id.items() if unit.empty}
+    mpps = [unit.source_mpp for unit in units if unit.source_mpp]
+    return TileSummary(
+        num_slides=len(slides),
+        num_done=len(slides) - len(empties) - len(failures),
+        num_empty=len(empties),
+        num_failed=len(failures),
+        num_patches=sum(unit.num_patches for unit in units),
+        num_positive_patches=num_positive,
+        num_points_outside=sum(unit.num_points_outside for unit in units),
+        num_background=sum(unit.num_background for unit in units),
+        num_outlines_repaired=sum(unit.num_outlines_repaired for unit in units),
+        num_outlines_left_out=sum(unit.num_outlines_left_out for unit in units),
+        num_assumed_mpp=sum(unit.mpp_from == "assumed" for unit in units),
+        num_unlabelled=sum(next(iter(slide.labels.values()), None) is None for slide in slides),
+        failures=failures,
+        empties=empties,
+        outliers=find_outliers({slide_id: unit.num_patches for slide_id, unit in by_id.items() if unit.num_patches}),
+        mixed_mpp=settings.get("mpp") is None and bool(mpps) and max(mpps) > MPP_SPREAD * min(mpps),
+    )
+
+
+def _no_patch(cohort: Path, slides: Sequence[Slide], units: Sequence[Unit], num_failed: int) -> str:
+    reasons = [f"  {slide.slide_id}: {unit.status}" for slide, unit in zip(slides, units, strict=True)]
+    return "\n".join(
+        [
+            f"{cohort}: none of {len(slides)} slides gave a patch ({num_failed} failed). Set tile.patch_px below the "
+            f"size of the images, or loosen tile.background",
+            *reasons[:MAX_LISTED],
+        ]
+    )
 
 
 def _refuse_failures(failures: dict[str, str], num_slides: int, max_failed: float) -> None:
@@ -128,28 +193,27 @@ def _refuse_failures(failures: dict[str, str], num_slides: int, max_failed: floa
     )
 
 
-def _write_patches(slides: Sequence[Slide], units: Sequence[Unit], cohort: Path) -> tuple[list[int], int]:
-    """Write patches.parquet slide by slide; return the number of patches of each slide, and of the positive ones."""
-    num_patches_of, num_positive, first_shard = [], 0, 0
+def _write_patches(slides: Sequence[Slide], units: Sequence[Unit], cohort: Path) -> int:
+    """Write patches.parquet slide by slide; return the number of positive patches."""
+    num_positive, first_shard = 0, 0
     with (
         whole_file(cohort / "patches.parquet") as temporary,
         pq.ParquetWriter(temporary, PATCH_SCHEMA) as writer,
     ):
         for index, (slide, unit) in enumerate(zip(slides, units, strict=True)):
-            rows = read_unit_rows(unit_path(cohort, slide))
-            num_patches_of.append(rows.num_rows)
-            if rows.num_rows == 0:
+            if unit.num_patches == 0:
                 continue
+            rows = read_unit_rows(unit_path(cohort, slide))
             num_positive += int((rows["truth"].to_numpy() == 1).sum())
             columns = {name: rows[name].to_numpy() for name in rows.column_names}
             columns["slide"] = [index] * rows.num_rows
             columns["shard"] = columns["shard"] + first_shard
             first_shard += len(unit.tars)
             writer.write_table(pa.table(columns, schema=PATCH_SCHEMA))
-    return num_patches_of, num_positive
+    return num_positive
 
 
-def _slide_table(slides: Sequence[Slide], units: Sequence[Unit], num_patches_of: Sequence[int]) -> pa.Table:
+def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
     columns: dict[str, pa.Array] = {
         "slide_id": pa.array([slide.slide_id for slide in slides], pa.string()),
         "path": pa.array([str(slide.path) for slide in slides], pa.string()),
@@ -159,6 +223,7 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit], num_patches_of:
         columns[name] = pa.array([slide.labels[name] for slide in slides], pa.int8())
     for name in slides[0].splits:
         columns[name] = pa.array([slide.splits[name] for slide in slides], pa.string())
+    num_patches_of = [unit.num_patches for unit in units]
     first_patch_of = list(accumulate(num_patches_of, initial=0))[:-1]
     columns |= {
         "source_mpp": pa.array([unit.source_mpp for unit in units], pa.float64()),
@@ -167,6 +232,7 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit], num_patches_of:
         "num_patches": pa.array(num_patches_of, pa.int64()),
         "first_patch": pa.array(first_patch_of, pa.int64()),
         "status": pa.array([unit.status for unit in units], pa.string()),
+        "mpp_from": pa.array([unit.mpp_from for unit in units], pa.string()),
     }
     return pa.table(columns)
 

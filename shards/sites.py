@@ -1,4 +1,4 @@
-"""Where patches are cut: on a regular grid, or at the points of a file; and which of them are background.
+"""Where patches are cut: on a regular grid, or at the points of a file.
 
     grid:    every stride, from the top left, only tiles wholly inside
     points:  image,x,y,class ──▶ a patch centred on each point, truth 1 where class is the positive one
@@ -7,7 +7,7 @@ Sites are left and top edges in level-0 pixels.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def read_points(path: Path, slides: Sequence[Slide], positive_class: str | None)
     for row in rows:
         if row.cells["image"] in slide_of:
             truth = UNKNOWN if positive_class is None else int(row.cells["class"] == positive_class)
-            by_slide[slide_of[row.cells["image"]]].append((_coordinate(row, "x"), _coordinate(row, "y"), truth))
+            by_slide[slide_of[row.cells["image"]]].append((row.coordinate("x"), row.coordinate("y"), truth))
     if not by_slide:
         raise InputError(
             f"{path}: no image in it is a slide of the table, for example {rows[0].cells['image']!r}. "
@@ -136,25 +136,6 @@ def _slide_of_image(rows: Sequence[Row], slides: Sequence[Slide]) -> dict[str, s
     return {stem: fitting[0] for stem, fitting in by_stem.items()} | by_id
 
 
-def _coordinate(row: Row, column: str) -> float:
-    try:
-        value = float(row.cells[column])
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise row.error(column, "a coordinate is a number of level-0 pixels. Correct the cell")
-    return value
-
-
 def _points(triples: list[tuple[float, float, int]]) -> Points:
     array = np.array(triples, dtype=np.float64)
     return Points(array[:, :2], array[:, 2].astype(np.int8))
-
-
-def keep_all(patch: np.ndarray) -> bool:
-    """Call no patch background."""
-    return True
-
-
-# By the name of `TileConfig.background`: patch (patch_px, patch_px, 3) uint8 RGB -> is it worth keeping?
-BACKGROUND_FILTERS: dict[str, Callable[[np.ndarray], bool]] = {"none": keep_all}

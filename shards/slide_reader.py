@@ -1,4 +1,4 @@
-"""Pixels of a slide, whatever the file format: `open_slide` gives an object with a size, an mpp and `read`."""
+"""Pixels of a slide, whatever the format: `open_slide` gives something with a size, an mpp, `read`, `thumbnail`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from shards.errors import InputError
+from shards.pyramid import Pyramid, is_pyramid, open_pyramid, require_inside
+from shards.resample import resize
 
 # Only where a conversion to 8-bit RGB is certain: Pillow clips 16-bit and float images to white.
 MODES_8_BIT = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -21,10 +23,12 @@ class PlainImage:
     Attributes:
         pixels: (height, width, 3) uint8 RGB.
         mpp: None: the resolution tags of such files are of the printer's kind (72 dpi), so none is believed.
+        needs_mpp: whether an unknown mpp is a reason to refuse the image.
     """
 
     pixels: np.ndarray
     mpp: float | None = None
+    needs_mpp = False
 
     @property
     def width(self) -> int:
@@ -34,35 +38,49 @@ class PlainImage:
     def height(self) -> int:
         return self.pixels.shape[0]
 
-    def read(self, x_level0: int, y_level0: int, size: int) -> np.ndarray:
+    def read(self, x_level0: int, y_level0: int, size_level0: int, size_px: int) -> np.ndarray:
         """Return the square whose top left pixel is (x_level0, y_level0).
 
         Args:
             x_level0: left edge, level-0 pixels.
             y_level0: top edge, level-0 pixels.
-            size: side, level-0 pixels.
+            size_level0: side, level-0 pixels.
+            size_px: side of the result, pixels.
 
         Returns:
-            (size, size, 3) uint8 RGB, contiguous.
+            (size_px, size_px, 3) uint8 RGB, contiguous.
 
         Raises:
             ValueError: the square is not wholly inside the image.
         """
-        if min(x_level0, y_level0) < 0 or x_level0 + size > self.width or y_level0 + size > self.height:
-            raise ValueError(
-                f"({x_level0}, {y_level0}) size {size} is outside the image of {self.width} x {self.height}"
-            )
-        return np.ascontiguousarray(self.pixels[y_level0 : y_level0 + size, x_level0 : x_level0 + size])
+        require_inside(x_level0, y_level0, size_level0, self.width, self.height)
+        square = self.pixels[y_level0 : y_level0 + size_level0, x_level0 : x_level0 + size_level0]
+        return resize(np.ascontiguousarray(square), size_px, size_px)
+
+    def thumbnail(self, max_px: int) -> tuple[np.ndarray, float]:
+        """Return the whole image at `max_px` pixels at most, and how many level-0 pixels one of its pixels is wide."""
+        factor = max(1.0, max(self.width, self.height) / max_px)
+        width, height = (max(1, round(side / factor)) for side in (self.width, self.height))
+        return resize(self.pixels, width, height), factor
+
+
+SlideReader = PlainImage | Pyramid
 
 
 @contextmanager
-def open_slide(path: Path) -> Iterator[PlainImage]:
+def open_slide(path: Path) -> Iterator[SlideReader]:
     """Open a slide for reading; what it holds is released at the end of the block.
 
     Raises:
-        InputError: the file cannot be read as an image.
+        InputError: there is no such file, or it can be read neither as a pyramid nor as an image.
     """
-    yield PlainImage(_read_rgb(path))
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file. Download it, or correct or remove its row in slides.csv")
+    if is_pyramid(path):
+        with open_pyramid(path) as pyramid:
+            yield pyramid
+    else:
+        yield PlainImage(_read_rgb(path))
 
 
 def _read_rgb(path: Path) -> np.ndarray:

@@ -1,9 +1,11 @@
 """The user's table of slides: read, checked, and turned into `Slide` values.
 
-    slides.csv   slide_id,path,label[,label_...][,patient_id][,split][,split_...][,mpp]
+    slides.csv   slide_id,path,label[,label_...][,patient_id][,split][,split_...][,mpp][,annotation]
 
-A label is 1, 0 or empty (unknown), a split is train, validation, test or empty. Every complaint names the file, the
-row as a spreadsheet counts it (the header is row 1), the column, the value and the remedy.
+A label is 1, 0 or empty (unknown), a split is train, validation, test or empty, an annotation is a file of outlines
+(see `shards.annotations`). A table of several questions may have label_EGFR, label_TP53 ... and no column label.
+Every complaint names the file, the row as a spreadsheet counts it (the header is row 1), the column, the value and the
+remedy.
 """
 
 import csv
@@ -19,7 +21,7 @@ from shards.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 LABELS = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas writes 1.0 where the column has an empty cell
-OPTIONAL_COLUMNS = ("patient_id", "split", "mpp")
+OPTIONAL_COLUMNS = ("patient_id", "split", "mpp", "annotation")
 MAX_LISTED = 10  # complaints shown at once
 # A ustar header holds 100 characters of a member's name: 64 + a hash of 13 + "_<x>_<y>.jpg" fit.
 MAX_KEY_STEM = 64
@@ -31,11 +33,12 @@ class Slide:
 
     Attributes:
         slide_id: its name, unique in the table.
-        path: the image file, absolute.
+        path: the image file, absolute; it may be missing, then tiling says so.
         patient_id: whose slide it is; the slide's own name if the table doesn't say.
         labels: by label column: 1, 0 or None (unknown).
         splits: by split column: train, validation, test or "".
         mpp: microns per pixel at level 0 as the table gives it, or None: ask the file.
+        annotation: file of outlines, absolute, or None.
     """
 
     slide_id: str
@@ -44,6 +47,7 @@ class Slide:
     labels: dict[str, int | None]
     splits: dict[str, str]
     mpp: float | None
+    annotation: Path | None = None
 
     @property
     def key(self) -> str:
@@ -62,6 +66,20 @@ class Row:
         """Return the complaint about one cell; `problem` says what is wrong and what to do."""
         return InputError(f"{self.file}, row {self.number}, column {column}: {self.cells.get(column, '')!r}: {problem}")
 
+    def coordinate(self, column: str) -> float:
+        """Return a cell as level-0 pixels.
+
+        Raises:
+            InputError: it is no finite number.
+        """
+        try:
+            value = float(self.cells[column])
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise self.error(column, "a coordinate is a number of level-0 pixels. Correct the cell")
+        return value
+
 
 def slide_key(slide_id: str) -> str:
     """Return a name for files and WebDataset keys: letters, digits, "-" and "_" only, different for different slides.
@@ -75,17 +93,22 @@ def slide_key(slide_id: str) -> str:
     return f"{stem}-{hashlib.sha256(slide_id.encode()).hexdigest()[:12]}"
 
 
-def read_rows(path: Path, required: Iterable[str]) -> list[Row]:
+def read_rows(path: Path, required: Iterable[str], delimiter: str = ",") -> list[Row]:
     """Read a CSV file with a header.
 
     Any line ends, with or without a byte-order mark; cells are stripped, blank rows left out.
+
+    Args:
+        path: the file.
+        required: columns that must be there.
+        delimiter: between cells.
 
     Raises:
         InputError: no such file, no UTF-8 text, a required or a doubled column, a row of another length, no rows.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, delimiter=delimiter)
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except FileNotFoundError:
         raise InputError(
@@ -106,20 +129,26 @@ def read_rows(path: Path, required: Iterable[str]) -> list[Row]:
     return [_row(path, number, header, cells) for number, cells in lines[1:]]
 
 
-def read_slides(slides_csv: Path) -> list[Slide]:
+def read_slides(slides_csv: Path, allow_unlabelled: bool = False) -> list[Slide]:
     """Read and check slides.csv.
 
     Args:
-        slides_csv: the table; relative image paths in it are relative to its folder.
+        slides_csv: the table; relative paths in it are relative to its folder.
+        allow_unlabelled: accept a table without labels, or with labels of one kind: for prediction.
 
     Returns:
         The slides, in the table's order, all with the same label and split columns.
 
     Raises:
-        InputError: a missing column or image, a value that is not allowed, a slide listed twice, a patient in two
-            splits, or a label column without a positive or without a negative slide.
+        InputError: a missing column, a value that is not allowed, a slide listed twice, a patient in two splits, or
+            a first label column without a positive or without a negative slide.
     """
-    rows = read_rows(slides_csv, required=("slide_id", "path", "label"))
+    rows = read_rows(slides_csv, required=("slide_id", "path"))
+    if not allow_unlabelled and not any(column.startswith("label") for column in rows[0].cells):
+        raise InputError(
+            f"{slides_csv}, row 1: there is no column 'label' (or label_...); the columns are: "
+            f"{', '.join(rows[0].cells)}. Add one, or set tile.allow_unlabelled=true to tile slides for prediction"
+        )
     _refuse_misspelt_columns(slides_csv, rows[0].cells)
     _refuse_duplicates(rows)
     slides, problems = [], []
@@ -133,8 +162,8 @@ def read_slides(slides_csv: Path) -> list[Slide]:
         raise InputError("\n".join(problems[:MAX_LISTED] + more))
     for column in slides[0].splits:
         _refuse_patient_in_two_splits(rows, slides, column)
-    for column in slides[0].labels:
-        _require_both_labels(slides_csv, slides, column)
+    if not allow_unlabelled:
+        _require_both_labels(slides_csv, slides)
     return slides
 
 
@@ -200,21 +229,19 @@ def _slide(row: Row) -> Slide:
         raise row.error("slide_id", "a slide needs a name. Fill the cell in")
     return Slide(
         slide_id=slide_id,
-        path=_image_path(row),
+        path=_path(row, "path"),
         patient_id=row.cells.get("patient_id") or slide_id,
         labels={column: _label(row, column) for column in row.cells if column.startswith("label")},
         splits={column: _split(row, column) for column in row.cells if column.startswith("split")},
         mpp=_mpp(row),
+        annotation=_path(row, "annotation") if row.cells.get("annotation") else None,
     )
 
 
-def _image_path(row: Row) -> Path:
-    if not row.cells["path"]:
-        raise row.error("path", "a slide needs an image. Fill the cell in")
-    path = (row.file.parent / row.cells["path"]).absolute()  # an absolute path in the cell wins
-    if not path.is_file():
-        raise row.error("path", f"there is no file {path}. Correct the path (relative ones start at the CSV's folder)")
-    return path
+def _path(row: Row, column: str) -> Path:
+    if not row.cells[column]:
+        raise row.error(column, "a slide needs an image. Fill the cell in")
+    return (row.file.parent / row.cells[column]).absolute()  # an absolute path in the cell wins
 
 
 def _label(row: Row, column: str) -> int | None:
@@ -258,8 +285,13 @@ def _refuse_patient_in_two_splits(rows: list[Row], slides: list[Slide], column: 
             )
 
 
-def _require_both_labels(path: Path, slides: list[Slide], column: str) -> None:
+def _require_both_labels(path: Path, slides: list[Slide]) -> None:
+    """Look at the first label column; a rare gene's own column may lack positives, and training on it will say so."""
+    column = next(iter(slides[0].labels))
     known = {slide.labels[column] for slide in slides}
     for value, word in ((1, "positive"), (0, "negative")):
         if value not in known:
-            raise InputError(f"{path}, column {column}: no {word} slide (label {value}). Training needs both: add some")
+            raise InputError(
+                f"{path}, column {column}: no {word} slide (label {value}). Training needs both: add some, or set "
+                f"tile.allow_unlabelled=true to tile slides for prediction"
+            )

@@ -67,3 +67,34 @@ def allot(num_items: int, shares: np.ndarray) -> np.ndarray:
             counts[counts.argmax()] -= 1
             counts[part] = 1
     return counts
+
+
+def fold_patients(labels: Sequence[tuple[int | None, ...]], num_folds: int, seed: int) -> list[int]:
+    """Deal patients out to folds, so that each has nearly the same number of positives of every label.
+
+    Patients are put in order of their labels, at random among equals, and dealt like cards. The first label is balanced
+    to one patient, later ones less exactly.
+
+    Args:
+        labels: of each patient, by label column: 1, 0 or None (unknown); patients in an order of their own.
+        num_folds: how many.
+        seed: another seed, another draw.
+
+    Returns:
+        The fold of each patient, 0 to num_folds - 1.
+    """
+    draw = numpy_generator(seed, "folds").permutation(len(labels))
+    ranks = [tuple(-1 if value is None else value for value in its) for its in labels]
+    order = sorted(range(len(labels)), key=lambda patient: (*(-rank for rank in ranks[patient]), draw[patient]))
+    fold_of = [0] * len(labels)
+    for place, patient in enumerate(order):
+        fold_of[patient] = place % num_folds
+    return fold_of
+
+
+def fold_columns(fold: int, num_folds: int) -> list[str]:
+    """Return a patient's split in each fold: test in his own, validation in the one before, else train."""
+    return [
+        "test" if column == fold else "validation" if (column + 1) % num_folds == fold else "train"
+        for column in range(num_folds)
+    ]

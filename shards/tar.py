@@ -44,19 +44,28 @@ def write_tars(folder: Path, slide_key: str, jpegs: Iterable[tuple[int, int, byt
         for x_level0, y_level0, jpeg in jpegs:
             if tar is None or tar.offset + _bytes_in_tar(jpeg) + _END > max_bytes:
                 stack.close()  # the full tar gets its final name
-                tar_name = f"{slide_key}-{num_tars:04d}.tar"
-                tar = stack.enter_context(_new_tar(folder / tar_name))
+                name = tar_name(slide_key, num_tars)
+                tar = stack.enter_context(_new_tar(folder / name))
                 num_tars += 1
             member = _member(f"{slide_key}_{x_level0}_{y_level0}.jpg", len(jpeg))
-            entries.append(Entry(tar_name, tar.offset + tarfile.BLOCKSIZE, len(jpeg)))
+            entries.append(Entry(name, tar.offset + tarfile.BLOCKSIZE, len(jpeg)))
             tar.addfile(member, io.BytesIO(jpeg))
+            tar.getmembers().clear()  # tarfile keeps every header: 1 kB a patch
     return entries
 
 
+def tar_name(slide_key: str, number: int) -> str:
+    """Return the file name of a slide's tar."""
+    return f"{slide_key}-{number:04d}.tar"
+
+
 def remove_tars(folder: Path, slide_key: str) -> None:
-    """Remove a slide's tars."""
-    for path in folder.glob(f"{slide_key}-[0-9][0-9][0-9][0-9].tar"):
-        path.unlink()
+    """Remove a slide's tars, the last first: what a crash leaves is then still a series from 0 on."""
+    num_tars = 0
+    while (folder / tar_name(slide_key, num_tars)).exists():
+        num_tars += 1
+    for number in reversed(range(num_tars)):
+        (folder / tar_name(slide_key, number)).unlink(missing_ok=True)
 
 
 _END = 2 * tarfile.BLOCKSIZE  # two zero blocks end an archive

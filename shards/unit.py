@@ -34,12 +34,14 @@ class SlideJob:
     Attributes:
         slide: the slide.
         points: where to cut; None: on the grid.
-        fingerprint: changes when the image file, the settings or the points do.
+        fingerprint: changes when the image file, the annotation, the settings or the points do.
+        is_negative: whether its label says that no patch is positive.
     """
 
     slide: Slide
     points: Points | None
     fingerprint: str
+    is_negative: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,16 @@ class Unit:
 
     Attributes:
         fingerprint: of the job that was done.
-        status: "done", "empty" or "failed: <reason>".
+        status: "done", "empty: <reason>" or "failed: <reason>".
         width: of the slide, level-0 pixels; None if it could not be opened.
         height: likewise.
         source_mpp: microns per pixel at level 0, None if unknown.
+        mpp_from: who says so: "table", "header", "assumed" or "".
+        num_patches: that were cut.
         num_points_outside: points whose patch does not lie wholly inside the slide, or is that of another point.
-        num_background: patches that the background filter left out.
+        num_background: patches that the background filters left out.
+        num_outlines_repaired: annotated outlines that crossed themselves.
+        num_outlines_left_out: annotated outlines without an area.
         tars: size in bytes by file name, in order.
     """
 
@@ -62,29 +68,48 @@ class Unit:
     width: int | None = None
     height: int | None = None
     source_mpp: float | None = None
+    mpp_from: str = ""
+    num_patches: int = 0
     num_points_outside: int = 0
     num_background: int = 0
+    num_outlines_repaired: int = 0
+    num_outlines_left_out: int = 0
     tars: dict[str, int] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
         return self.status.startswith("failed")
 
+    @property
+    def empty(self) -> bool:
+        return self.status.startswith("empty")
 
-def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any]) -> SlideJob:
+
+def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_negative: bool = False) -> SlideJob:
     """Return the job for a slide.
 
     Args:
-        slide: the slide; its file must exist.
+        slide: the slide; if its file is missing, the job will fail and say so.
         points: where to cut; None: on the grid.
         settings: those that change the patches or the files they are in, as JSON values.
+        is_negative: whether its label says that no patch is positive.
     """
-    stat = slide.path.stat()
-    identity = [FORMAT_VERSION, slide.slide_id, str(slide.path), stat.st_size, stat.st_mtime_ns, slide.mpp, settings]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    identity = [FORMAT_VERSION, slide.slide_id, str(slide.path), *_size_and_time(slide.path), slide.mpp, settings]
+    digest = hashlib.sha256(json.dumps([*identity, is_negative], sort_keys=True).encode())
     if points is not None:
         digest.update(b"points" + points.xy_level0.tobytes() + points.truth.tobytes())
-    return SlideJob(slide, points, digest.hexdigest())
+    if slide.annotation is not None:
+        digest.update(b"annotation" + slide.annotation.suffix.encode())
+        digest.update(slide.annotation.read_bytes() if slide.annotation.is_file() else b"missing")
+    return SlideJob(slide, points, digest.hexdigest(), is_negative)
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | tuple[None, None]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None, None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def unit_path(cohort: Path, slide: Slide) -> Path:
@@ -120,15 +145,19 @@ def read_unit_rows(path: Path) -> pa.Table:
 
 def is_fresh(job: SlideJob, cohort: Path) -> bool:
     """Is this job done already? A failed one is not: the next run tries it again."""
+    unit = finished_unit(job, cohort)
+    return unit is not None and not unit.failed
+
+
+def finished_unit(job: SlideJob, cohort: Path) -> Unit | None:
+    """Return what became of this job, failed or not; None: it isn't done, or a tar of it is missing or cut short."""
     path = unit_path(cohort, job.slide)
-    if not path.is_file():
-        return False
-    unit = read_unit(path)
-    return (
-        unit.fingerprint == job.fingerprint
-        and not unit.failed
-        and all(_has_size(cohort / "shards" / name, nbytes) for name, nbytes in unit.tars.items())
-    )
+    try:
+        unit = read_unit(path)
+    except FileNotFoundError:
+        return None
+    whole = all(_has_size(cohort / "shards" / name, nbytes) for name, nbytes in unit.tars.items())
+    return unit if unit.fingerprint == job.fingerprint and whole else None
 
 
 def _has_size(path: Path, nbytes: int) -> bool:

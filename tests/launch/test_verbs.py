@@ -9,19 +9,7 @@ import pytest
 from hnm.rounds import read_state
 from hnm.weights import load_weights
 from launch import verbs
-from shards.cohort import Cohort
-from tests.tiny import TILE, TINY, results_of
-
-
-def test_tile_sums_up_and_is_repeatable(tiny_slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cohort = tmp_path / "cohort"
-    for num_tiled in (10, 0):
-        assert verbs.tile(tiny_slides, cohort, None, TILE) == 0
-        out = capsys.readouterr().out
-        assert f"10 slides: 10 done, 0 empty, 0 failed; {num_tiled} tiled now" in out
-        assert "160 patches, 10 of them known to be positive" in out
-        assert f"Next: hnm pretrain {cohort}" in out
-    assert Cohort.open(cohort).num_patches == 160
+from tests.tiny import TINY, results_of
 
 
 def test_pretrain_then_train_is_what_train_does_alone(

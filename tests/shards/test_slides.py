@@ -51,7 +51,6 @@ GOOD = "A,a.png,1,P1,train,\nB,b.png,0,P2,test,\n"
 @pytest.mark.parametrize(
     ("rows", "parts"),
     [
-        ("C,d.png,0,P3,train,\n", ["row 4, column path: 'd.png'", "there is no file", "Correct the path"]),
         ("C,,0,P3,train,\n", ["row 4, column path: ''", "Fill the cell in"]),
         (",c.png,0,P3,train,\n", ["row 4, column slide_id: ''", "Fill the cell in"]),
         ("C,c.png,2,P3,train,\n", ["row 4, column label: '2'", "0 or 1"]),
@@ -85,7 +84,7 @@ def test_a_bad_row_is_named_with_its_remedy(tmp_path: Path, rows: str, parts: li
         ("slide_id,path,label,PatientID\nA,a.png,1,P\n", "did you mean 'patient_id'"),
         ("slide_id,path,label\nA,a.png,0\nB,b.png,\n", "no positive slide"),
         ("slide_id,path,label\nA,a.png,1\nB,b.png,\n", "no negative slide"),
-        ("slide_id,path,label,label_EGFR\nA,a.png,1,1\nB,b.png,0,1\n", "column label_EGFR: no negative slide"),
+        ("slide_id,path,label_EGFR,label_KRAS\nA,a.png,1,1\nB,b.png,1,0\n", "column label_EGFR: no negative slide"),
     ],
 )
 def test_a_bad_table_is_named_with_its_remedy(tmp_path: Path, text: str, part: str) -> None:
@@ -104,10 +103,10 @@ def test_a_file_that_is_absent_or_no_text(tmp_path: Path) -> None:
 
 
 def test_many_bad_rows_are_shown_at_once_but_not_all(tmp_path: Path) -> None:
-    rows = "".join(f"S{number},missing.png,1\n" for number in range(30))
+    rows = "".join(f"S{number},a.png,2\n" for number in range(30))
     with pytest.raises(InputError) as error:
         read_slides(write_table(tmp_path, "slide_id,path,label\n" + rows))
-    assert str(error.value).count("there is no file") == 10
+    assert str(error.value).count("a label is 0 or 1") == 10
     assert "and 20 more rows" in str(error.value)
 
 
@@ -136,3 +135,23 @@ def test_keys_are_safe_and_distinct(names: list[str]) -> None:
     keys = [slide_key(name) for name in names]
     assert len(set(keys)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,77}", key) for key in keys)
+
+
+def test_a_missing_image_is_left_to_the_tiling(tmp_path: Path) -> None:
+    slides = read_slides(write_table(tmp_path, "slide_id,path,label\nA,a.png,1\nB,gone.svs,0\n"))
+    assert slides[1].path == tmp_path / "gone.svs"
+
+
+def test_other_label_columns_may_lack_a_kind_and_label_itself_may_be_absent(tmp_path: Path) -> None:
+    text = "slide_id,path,label_EGFR,label_KRAS,annotation\nA,a.png,1,,a.xml\nB,b.png,0,,\n"
+    first, second = read_slides(write_table(tmp_path, text))
+    assert first.labels == {"label_EGFR": 1, "label_KRAS": None}
+    assert (first.annotation, second.annotation) == (tmp_path / "a.xml", None)
+
+
+@pytest.mark.parametrize("text", ["slide_id,path\nA,a.png\n", "slide_id,path,label\nA,a.png,\n"])
+def test_an_unlabelled_table_needs_the_switch(tmp_path: Path, text: str) -> None:
+    path = write_table(tmp_path, text)
+    with pytest.raises(InputError, match=r"tile\.allow_unlabelled=true"):
+        read_slides(path)
+    assert len(read_slides(path, allow_unlabelled=True)) == 1

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.splits import allot, split_patients
+from shards.splits import allot, fold_columns, fold_patients, split_patients
 
 slides = st.lists(st.tuples(st.integers(0, 20), st.sampled_from([0, 1, None])), max_size=60)
 
@@ -73,3 +73,33 @@ def test_allot_gives_out_everything(num_items: int, second: float, third: float)
     assert counts.sum() == num_items
     assert np.all(counts >= 0)
     assert np.all(np.abs(counts - num_items * shares) <= 2)
+
+
+def test_folds_balance_every_label_and_each_patient_is_tested_once() -> None:
+    random = np.random.default_rng(0)
+    labels = [(int(random.random() < 0.15), int(random.random() < 0.5)) for _ in range(203)] + [(None, None)] * 21
+    fold_of = np.array(fold_patients(labels, 5, seed=3))
+    assert np.ptp(np.bincount(fold_of)) <= 1
+    first, second = (np.array([-1 if its[0] is None else its[column] for its in labels]) for column in range(2))
+    assert np.ptp([(first[fold_of == fold] == 1).sum() for fold in range(5)]) <= 1
+    assert np.ptp([(first[fold_of == fold] == -1).sum() for fold in range(5)]) <= 1
+    assert np.ptp([(second[fold_of == fold] == 1).sum() for fold in range(5)]) <= 2
+    columns = np.array([fold_columns(fold, 5) for fold in fold_of])
+    assert ((columns == "test").sum(axis=1) == 1).all()
+    assert ((columns == "validation").sum(axis=1) == 1).all()
+    assert fold_patients(labels, 5, seed=3) != fold_patients(labels, 5, seed=4)
+
+
+@given(
+    labels=st.lists(st.tuples(st.sampled_from([0, 1, None]), st.sampled_from([0, 1, None])), min_size=1, max_size=60),
+    num_folds=st.integers(3, 7),
+    seed=st.integers(0, 99),
+)
+def test_a_patient_is_in_one_fold_and_folds_are_even(
+    labels: list[tuple[int | None, ...]], num_folds: int, seed: int
+) -> None:
+    fold_of = fold_patients(labels, num_folds, seed)
+    assert len(fold_of) == len(labels)  # one fold each, so all slides of a patient share their columns
+    assert np.ptp(np.bincount(fold_of, minlength=num_folds)) <= 1
+    positives = np.bincount([fold for fold, its in zip(fold_of, labels, strict=True) if its[0] == 1], minlength=num_folds)
+    assert np.ptp(positives) <= 1

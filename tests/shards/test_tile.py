@@ -13,9 +13,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from shards.cohort import Cohort
+from shards.cut import tile_slide
 from shards.errors import InputError
-from shards.merge import merge_cohort
-from shards.tile import TileConfig, level0_px, plan_cohort, tile_cohort, tile_slide
+from shards.mpp import level0_px
+from shards.tile import merge_plan, plan_cohort, tile_cohort
+from shards.tile_config import TileConfig
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 CONFIG = TileConfig(patch_px=16)
@@ -46,7 +48,12 @@ def test_a_cohort_from_the_grid(slides_csv: Path, tmp_path: Path) -> None:
     assert (summary.num_slides, summary.num_done, summary.num_empty, summary.num_failed) == (4, 3, 1, 0)
     assert (summary.num_patches, summary.num_tiled, summary.split_drawn) == (11, 4, True)
     cohort = Cohort.open(tmp_path / "cohort")
-    assert cohort.slides["status"].to_pylist() == ["done", "done", "done", "empty"]
+    assert cohort.slides["status"].to_pylist() == [
+        "done",
+        "done",
+        "done",
+        "empty: no patch of 16 level-0 px lies wholly inside its 15 x 90",
+    ]
     assert cohort.slides["num_patches"].to_pylist() == [6, 4, 1, 0]
     assert cohort.slides["first_patch"].to_pylist() == [0, 6, 10, 11]
     assert cohort.slides["source_mpp"].to_pylist() == [0.5, None, None, None]
@@ -141,20 +148,21 @@ def test_a_new_cohort_with_too_many_failures_has_no_tables(slides_csv: Path, tmp
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(InputError):
         tile_cohort(slides_csv, tmp_path / "cohort", CONFIG)
-    assert sorted(path.name for path in (tmp_path / "cohort").iterdir()) == ["shards", "units"]
+    names = {path.name for path in (tmp_path / "cohort").iterdir()}
+    assert names == {"locks", "shards", "thumbnails", "tiling.html", "tiling_contact_sheet.jpg", "tmp", "units"}
 
 
 def test_slides_can_be_cut_apart_and_merged_later(slides_csv: Path, tmp_path: Path) -> None:
     tile_cohort(slides_csv, tmp_path / "one", CONFIG)
-    jobs = plan_cohort(slides_csv, CONFIG).jobs
-    settings = CONFIG.model_dump(mode="json")
+    plan = plan_cohort(slides_csv, CONFIG)
+    jobs = plan.jobs
     for job in reversed(jobs[1:]):
         tile_slide(job, tmp_path / "two", CONFIG)
-    with pytest.raises(InputError, match=r"slide 'a\.1' is not tiled with these settings yet"):
-        merge_cohort(jobs, tmp_path / "two", settings, 0.0)
+    with pytest.raises(InputError, match=r"1 of 4 slides are not tiled with these settings yet, such as 'a\.1'"):
+        merge_plan(plan, tmp_path / "two", CONFIG)
     tile_slide(jobs[0], tmp_path / "two", CONFIG)
-    merge_cohort(jobs, tmp_path / "two", settings, 0.0)
-    merge_cohort(jobs, tmp_path / "two", settings, 0.0)
+    merge_plan(plan, tmp_path / "two", CONFIG)
+    merge_plan(plan, tmp_path / "two", CONFIG)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 

@@ -1,0 +1,106 @@
+"""The settings of `hnm tile`: section `tile` of the configuration."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+BackgroundFilter = Literal["none", "edge_energy", "white_fraction", "canny_std", "otsu_saturation"]
+
+
+class TileConfig(BaseModel):
+    """Where patches are cut from the slides, and how they are stored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    patch_px: int = Field(224, ge=1, description="Side of a stored patch, pixels.")
+    stride_px: int | None = Field(
+        None,
+        ge=1,
+        description="From one grid tile to the next, pixels of the stored patch; none: patch_px, no overlap.",
+    )
+    mpp: float | None = Field(
+        None,
+        gt=0,
+        description="Microns per pixel of the stored patches: slides are scaled to it, and one without an mpp fails. "
+        "None: level-0 pixels as they are.",
+    )
+    assume_mpp: float | None = Field(
+        None, gt=0, description="Microns per pixel at level 0 of slides of which neither table nor file tells it."
+    )
+    jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality, 1 to 100; higher: larger files.")
+    shard_mb: int = Field(
+        256, ge=1, description="Largest size of a tar, MB (10^6 bytes); a slide's next patches go to a new one."
+    )
+    background: list[BackgroundFilter] = Field(
+        ["none"],
+        min_length=1,
+        description="Filters that a patch has to pass, one or several: edge_energy (DSMIL), white_fraction and "
+        "canny_std (DeepPATH), otsu_saturation (on the thumbnail). With any, glass on the thumbnail is never read.",
+    )
+    min_edge_energy: float = Field(15.0, ge=0, description="edge_energy keeps patches above it; HNM-WSI took 30.")
+    max_white_fraction: float = Field(
+        0.25, ge=0, le=1, description="white_fraction keeps patches with up to this share of grey levels from 230 on."
+    )
+    min_canny_std: float = Field(10.0, ge=0, description="canny_std keeps patches at or above it; blank ones have 0.")
+    min_tissue_share: float = Field(
+        0.25, gt=0, le=1, description="otsu_saturation keeps patches with at least this share of tissue."
+    )
+    stain: Literal["none", "macenko", "reinhard"] = Field(
+        "none", description="Stain normalisation, fitted on each slide's thumbnail."
+    )
+    truth_share: float = Field(
+        0.5, gt=0, le=1, description="A patch is positive from this share of it in the annotated area on."
+    )
+    positive_groups: list[str] | None = Field(
+        None, description="Annotation groups (classes) that are positive; none: all but negative_groups."
+    )
+    negative_groups: list[str] = Field(
+        ["_2", "exclusion", "normal", "negative"],
+        description="Annotation groups that are cut out of the positive area; Camelyon16's is _2.",
+    )
+    skip_bad_outlines: bool = Field(
+        False, description="Leave out (and count) outlines of fewer than three vertices; false: their slide fails."
+    )
+    points_file: Path | None = Field(
+        None,
+        description="CSV with image,x,y,class (level-0 pixels): a patch is cut at each point instead of on the grid. "
+        "A relative path starts at the folder of slides.csv.",
+    )
+    positive_class: str | None = Field(
+        None,
+        description="The class in points_file whose patches are positive; all others are not. None: truth unknown.",
+    )
+    max_failed: float = Field(
+        0.0, ge=0, le=1, description="Share of slides that may fail; with more, no cohort is written."
+    )
+    allow_unlabelled: bool = Field(
+        False, description="Accept a table without positive or without negative slides: for prediction, not training."
+    )
+    validation_share: float = Field(
+        0.2, ge=0, lt=1, description="Share of patients drawn for validation if slides.csv has no split column."
+    )
+    test_share: float = Field(
+        0.2, ge=0, lt=1, description="Share of patients drawn for test; the rest is for training."
+    )
+    split_seed: int = Field(0, ge=0, description="Seed of that draw.")
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> "TileConfig":
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share + test_share must be below 1: something has to be left for training")
+        if self.positive_class is not None and self.points_file is None:
+            raise ValueError("positive_class needs points_file: set points_file, or remove positive_class")
+        if "none" in self.background and len(self.background) > 1:
+            raise ValueError("background: none goes with no other filter. Remove none, or the others")
+        return self
+
+    @property
+    def filters(self) -> list[str]:
+        """The background filters that do something."""
+        return [name for name in self.background if name != "none"]
