@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.about import about
-from hnm.aggregate import AggregateConfig, pair_losses, pair_slides
+from hnm.aggregate import AggregateConfig, make_optimizer, pair_losses, pair_slides
 from hnm.aggregator import DSMIL, QUERY_DIM, pack
 from hnm.score import score_patches
 
@@ -71,7 +71,7 @@ def epoch(losses: Losses, bags: list[torch.Tensor], pairs_per_step: int) -> tupl
     torch.manual_seed(SEED)
     device, config = bags[0].device, AggregateConfig()
     model = DSMIL(DIM).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(model, config)
     slides = np.arange(NUM_POSITIVE), np.arange(NUM_POSITIVE, len(bags))
     steps = pair_slides(*slides, pairs_per_step, np.random.default_rng(SEED))
     found = []

@@ -79,7 +79,12 @@ def main() -> None:
     print(table(result["presets"]))
     machine = {"cores": os.cpu_count(), "platform": platform.platform(), "torch": torch.__version__}
     total = round(sum(result["command_seconds"].values()), 1)
-    head = {"date": time.strftime("%Y-%m-%d"), "command": " ".join(sys.argv), "machine": machine, "total_seconds": total}
+    head = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(sys.argv),
+        "machine": machine,
+        "total_seconds": total,
+    }
     print(json.dumps({**head, "load_before": load_before, **result}))
 
 

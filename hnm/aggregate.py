@@ -26,13 +26,19 @@ class AggregateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    epochs: int = Field(200, ge=1, description="epochs; an epoch pairs positive with negative slides until one list ends")
+    epochs: int = Field(
+        200, ge=1, description="epochs; an epoch pairs positive with negative slides until one list ends"
+    )
     lr: float = Field(2e-4, gt=0, description="Adam's learning rate at the start")
     weight_decay: float = Field(1e-4, ge=0, description="Adam's weight decay (L2)")
-    halve_every_epochs: float = Field(75.0, gt=0, description="the learning rate is halved each time this many epochs passed")
+    halve_every_epochs: float = Field(
+        75.0, gt=0, description="the learning rate is halved each time this many epochs passed"
+    )
     bag_weight: float = Field(0.5, ge=0, description="weight of the loss on the bag logit")
     max_weight: float = Field(0.5, ge=0, description="weight of the loss on the highest instance logit")
-    ranking_weight: float = Field(0.1, ge=0, description="weight of the ranking loss between the slides of a pair; 0 = off")
+    ranking_weight: float = Field(
+        0.1, ge=0, description="weight of the ranking loss between the slides of a pair; 0 = off"
+    )
     ranking_top_k: int = Field(10, ge=1, description="the ranking loss compares the means of the K highest patches")
     ranking_on: Literal["logits", "scores"] = Field(
         "logits", description="rank by instance logits (released code) or by their sigmoid (paper)"
@@ -85,7 +91,7 @@ def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: 
     world, journal, seed, study = session.world, session.journal, session.seed, session.study
     with seeded_torch(seed, "aggregator", round_):
         model = DSMIL(bags.dim).to(world.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(model, config)
     positives = study.train[study.labels[study.train] == 1]
     negatives = study.train[study.labels[study.train] == 0]
     pos_weight = len(negatives) / len(positives)
@@ -99,12 +105,19 @@ def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: 
         if last or (epoch + 1) % config.validate_every == 0:
             logits = slide_logits(model, bags, study.validation, world)
             validation_loss = bag_loss(logits, study.labels[study.validation])
-            journal.metrics("aggregate", round_ * config.epochs + epoch, train_loss=loss, validation_loss=validation_loss)
+            journal.metrics(
+                "aggregate", round_ * config.epochs + epoch, train_loss=loss, validation_loss=validation_loss
+            )
             if validation_loss < best_loss:
                 best_loss, best = validation_loss, copy.deepcopy(model.state_dict())
     if config.select == "validation":
         model.load_state_dict(best)
     return model
+
+
+def make_optimizer(model: DSMIL, config: AggregateConfig) -> torch.optim.Adam:
+    """Return Adam at the starting rate; fused, for otherwise it takes an eighth of the time of a step on a CPU."""
+    return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def train_step(

@@ -100,8 +100,8 @@ class DSMIL(nn.Module):
 
     def attend(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return h (n, dim) and the queries (n, 128) of patches (n, dim)."""
-        hidden = torch.relu(self.hidden(features))
-        return hidden, torch.tanh(self.query(hidden))
+        hidden = torch.relu_(self.hidden(features))  # in place: no gradient needs what was before
+        return hidden, torch.tanh_(self.query(hidden))
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the bag logits (bags,) of the attention-weighted means of h, (bags, dim)."""

@@ -1,7 +1,7 @@
 """Bags: the features of whole slides, memory-mapped from the files that the ranks wrote.
 
-    features/index.json            slides (rows are in this order), rows of each slide, rows of each file
-    features/rank-000.npy ...      (rows, dim) float16, one after another
+features/index.json            slides (rows are in this order), rows of each slide, rows of each file
+features/rank-000.npy ...      (rows, dim) float16, one after another
 """
 
 import json
@@ -26,9 +26,7 @@ class Bags:
         self.parts = [np.load(folder / name, mmap_mode="r") for name in index["files"]]
         self.part_starts = np.concatenate([[0], np.cumsum([len(part) for part in self.parts])])
         starts = np.concatenate([[0], np.cumsum(index["rows_per_slide"])])
-        self.rows_of_slide = {
-            slide: (int(starts[i]), int(starts[i + 1])) for i, slide in enumerate(index["slides"])
-        }
+        self.rows_of_slide = {slide: (int(starts[i]), int(starts[i + 1])) for i, slide in enumerate(index["slides"])}
         self.num_rows, self.dim = int(starts[-1]), self.parts[0].shape[1]
         self.device = device
 

@@ -46,7 +46,9 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seed: int = Field(0, ge=0, description="every random draw of the run is derived from it")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models live; auto takes a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where models live; auto takes a GPU if there is one"
+    )
     tile: TileConfig = Field(default_factory=TileConfig, description="cutting slides into patches")
     data: DataConfig = Field(default_factory=DataConfig, description="labels, splits")
     reader: ReaderConfig = Field(default_factory=ReaderConfig, description="reading patches")
@@ -140,7 +142,9 @@ def _find(name: str, folder: Path, what: str) -> Path:
         if path.is_file():
             return path
     known = list_names(folder)
-    raise ConfigError(f"--{what} {name}: there is no such {what}.{_nearest(name, known)} Known: {', '.join(known)}, or a path")
+    raise ConfigError(
+        f"--{what} {name}: there is no such {what}.{_nearest(name, known)} Known: {', '.join(known)}, or a path"
+    )
 
 
 def _read_yaml(path: Path) -> Tree:

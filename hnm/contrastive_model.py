@@ -43,7 +43,9 @@ def load_model(path: Path, config: EncoderConfig, seed: int) -> ContrastiveModel
     model.encoder.load_state_dict(load_encoder(path, config).state_dict())
     if path.suffix == ".safetensors":
         prefix = "projection."
-        state = {key.removeprefix(prefix): value for key, value in load_weights(path)[0].items() if key.startswith(prefix)}
+        state = {
+            key.removeprefix(prefix): value for key, value in load_weights(path)[0].items() if key.startswith(prefix)
+        }
         shapes = {key: value.shape for key, value in model.projection.state_dict().items()}
         if {key: value.shape for key, value in state.items()} == shapes:
             model.projection.load_state_dict(state)
@@ -95,6 +97,8 @@ def project_two_views(
     local = torch.arange(first, first + sizes[world.rank])
     rows = torch.cat([local, local + num_patches])  # both views of each local patch
     images = images.to(world.device, non_blocking=True)
-    views = augment(images.repeat(2, 1, 1, 1), {name: value[rows].to(world.device) for name, value in parameters.items()})
+    views = augment(
+        images.repeat(2, 1, 1, 1), {name: value[rows].to(world.device) for name, value in parameters.items()}
+    )
     projections: Tensor = model(views)
     return torch.stack(projections.chunk(2), dim=1)

@@ -30,14 +30,18 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    epochs_per_round: int = Field(5, ge=1, description="epochs between two minings; an epoch passes over the hard negatives")
+    epochs_per_round: int = Field(
+        5, ge=1, description="epochs between two minings; an epoch passes over the hard negatives"
+    )
     warmup_epochs: int = Field(5, ge=0, description="first epochs of the run, with negative-anchored steps only")
     batch_size: int = Field(512, ge=4, description="patches in a global batch, over all ranks; each gives two views")
     lr: float = Field(0.01, gt=0, description="SGD's learning rate (no momentum)")
     weight_decay: float = Field(1e-4, ge=0, description="SGD's weight decay")
     cosine_after_epoch: int = Field(10, ge=0, description="epochs of constant rate; from then on cosine to zero")
     tau: float = Field(0.07, gt=0, description="temperature of the supervised contrastive loss")
-    candidate_share: float = Field(0.20, ge=0, lt=1, description="share of positive candidates in a negative-anchored batch")
+    candidate_share: float = Field(
+        0.20, ge=0, lt=1, description="share of positive candidates in a negative-anchored batch"
+    )
     self_paced_share: float = Field(
         0.05, ge=0, lt=1, description="share of self-paced positives in a positive-anchored batch"
     )
@@ -148,5 +152,12 @@ def _losses(
         positive_patch = torch.from_numpy(mined.pseudo_labels[ids] == 1)
         positive_slide = torch.from_numpy(study.labels[study.cohort.patches.slide[ids]] == 1)
         yield supcon(
-            features, positive_patch, positive_slide, sizes, config.tau, step.pairs, world, mining.mask_uncertain_negatives
+            features,
+            positive_patch,
+            positive_slide,
+            sizes,
+            config.tau,
+            step.pairs,
+            world,
+            mining.mask_uncertain_negatives,
         )

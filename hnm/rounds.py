@@ -34,6 +34,7 @@ from hnm.simclr import require_batch
 from hnm.study import Study
 from hnm.weights import load_weights, save_weights
 from launch.distributed import World, barrier, main_says
+from shards.errors import InputError
 from shards.files import write_array, write_json
 
 START_ENCODER = "encoder-start.safetensors"
@@ -205,6 +206,13 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     mined = count_of_share(config.mining.neg_ratio, num_negatives)
     what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {num_negatives} negative-slide patches)"
     require_batch(mined, config.finetune.batch_size, what, "finetune.batch_size", world)
+    shares = {"candidate_share": config.finetune.candidate_share, "self_paced_share": config.finetune.self_paced_share}
+    for name, share in shares.items():
+        if 0 < share <= 0.5 / config.finetune.batch_size:
+            raise InputError(
+                f"finetune.{name} is {share}, less than half a patch of finetune.batch_size {config.finetune.batch_size}: "
+                f"no positive would ever be drawn. Raise either"
+            )
 
 
 def _report(decision: dict[str, Any], round_: int, session: Session) -> None:

@@ -45,7 +45,9 @@ def require_batch(num_patches: int, batch_size: int, what: str, key: str, world:
             f"{key} is {batch_size}, but there are only {num_patches} {what}. Set {key} to at most {num_patches}"
         )
     if batch_size < 2 * world.size:
-        raise InputError(f"{key} is {batch_size}, too small for {world.size} ranks: set it to at least {2 * world.size}")
+        raise InputError(
+            f"{key} is {batch_size}, too small for {world.size} ranks: set it to at least {2 * world.size}"
+        )
 
 
 def check_batch(config: PretrainConfig, study: Study, world: World) -> None:

@@ -23,7 +23,9 @@ class TrackingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     enabled: bool = Field(True, description="false: no MLflow at all; events.jsonl is written in any case")
-    uri: str | None = Field(None, description="tracking server or database; default: a SQLite file in the run directory")
+    uri: str | None = Field(
+        None, description="tracking server or database; default: a SQLite file in the run directory"
+    )
     experiment: str = Field("hnm", description="MLflow experiment that the run is filed under")
 
 
@@ -74,7 +76,10 @@ class Tracker:
         self._guarded(lambda: self.client.set_terminated(self.run_id, status))
 
     def _start(self) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # a dead server is to cost half a minute at the start, not MLflow's default of several
+        defaults = {"DISABLE_TELEMETRY": "true", "HTTP_REQUEST_MAX_RETRIES": "2", "HTTP_REQUEST_TIMEOUT": "10"}
+        for name, value in defaults.items():
+            os.environ.setdefault(f"MLFLOW_{name}", value)
         from mlflow import MlflowClient
 
         for chatty in ("alembic", "mlflow"):  # after the import, which sets its own levels
@@ -96,7 +101,9 @@ class Tracker:
         experiment = client.get_experiment_by_name(self.config.experiment)
         local = self.config.uri is None
         artifacts = (self.folder / "mlartifacts").resolve().as_uri() if local else None
-        experiment_id = experiment.experiment_id if experiment else client.create_experiment(self.config.experiment, artifacts)
+        experiment_id = (
+            experiment.experiment_id if experiment else client.create_experiment(self.config.experiment, artifacts)
+        )
         return str(client.create_run(experiment_id, run_name=self.folder.name).info.run_id)
 
     def _log_params(self, params: dict[str, str]) -> None:
@@ -118,7 +125,9 @@ class Tracker:
             self.client = None
             logging.getLogger("hnm").warning(
                 "MLflow tracking stopped (%s: %s). Training goes on; the metrics are in %s",
-                type(error).__name__, str(error).splitlines()[0] if str(error) else "", self.folder / "events.jsonl",
+                type(error).__name__,
+                str(error).splitlines()[0] if str(error) else "",
+                self.folder / "events.jsonl",
             )
 
 

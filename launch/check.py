@@ -41,7 +41,9 @@ def _print(report: CheckReport, folder: Path, deep: bool) -> None:
 
 
 def _summary(report: CheckReport, folder: Path, deep: bool) -> Table:
-    table = Table(title=f"{folder}: {'sound' if report.is_sound else 'NOT SOUND'}{', every JPEG decoded' if deep else ''}")
+    table = Table(
+        title=f"{folder}: {'sound' if report.is_sound else 'NOT SOUND'}{', every JPEG decoded' if deep else ''}"
+    )
     for heading in ("", "checked", "damaged"):
         table.add_column(heading, justify="right" if heading else "left")
     table.add_row("patch table", "1", str(int(bool(report.table_problems))))

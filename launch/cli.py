@@ -25,7 +25,8 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[
-    str | None, typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file.")
+    str | None,
+    typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file."),
 ]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm, hnm-paper, its2clr or dsmil.")
@@ -35,7 +36,9 @@ RanksOption = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings that override the config, e.g. mining.neg_ratio=0.05"),
+    typer.Argument(
+        metavar="[SECTION.KEY=VALUE]...", help="Settings that override the config, e.g. mining.neg_ratio=0.05"
+    ),
 ]
 CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder that `hnm tile` wrote.")]
 
@@ -50,7 +53,8 @@ def tile(
     config: ConfigOption = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = one per core.")] = 0,
     shard_of: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Cut only every N-th slide, from the I-th on (1 to N): array jobs.")
+        str | None,
+        typer.Option(metavar="I/N", help="Cut only every N-th slide, from the I-th on (1 to N): array jobs."),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Cut nothing; put together what array jobs have cut.")] = False,
     preview: Annotated[int, typer.Option(min=0, metavar="N", help="Only draw what would be kept of N slides.")] = 0,
@@ -71,7 +75,17 @@ def tile(
     from launch import tile_verbs
 
     request = tile_verbs.TileRequest(
-        slides_csv, cohort, config, overrides or [], workers, shard_of, merge, preview, assume_mpp, magnification, max_failed
+        slides_csv,
+        cohort,
+        config,
+        overrides or [],
+        workers,
+        shard_of,
+        merge,
+        preview,
+        assume_mpp,
+        magnification,
+        max_failed,
     )
     _finish(lambda: tile_verbs.tile(request))
 
@@ -94,7 +108,9 @@ def check(
 @app.command()
 def pretrain(
     cohort: CohortArgument,
-    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; the result is FOLDER/encoder.safetensors.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder to write; the result is FOLDER/encoder.safetensors.")
+    ],
     overrides: Overrides = None,
     config: ConfigOption = None,
     ranks: RanksOption = 0,
@@ -115,7 +131,9 @@ def train(
     overrides: Overrides = None,
     encoder: Annotated[
         Path | None,
-        typer.Option(help="Start from this encoder (.safetensors, or a ResNet .pth). Without it, pretraining comes first."),
+        typer.Option(
+            help="Start from this encoder (.safetensors, or a ResNet .pth). Without it, pretraining comes first."
+        ),
     ] = None,
     config: ConfigOption = None,
     preset: PresetOption = None,
@@ -164,7 +182,9 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write sl
 
 @cohort_app.command()
 def camelyon16(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with the slides, in the official layout or flat.")],
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="Folder with the slides, in the official layout or flat.")
+    ],
     out: OutOption = Path("."),
     test_reference: Annotated[
         Path | None, typer.Option(help="Labels of the test slides (CSV); without it, found below ROOT.")
@@ -187,8 +207,12 @@ def tcga(
     mutations: Annotated[Path, typer.Option(help="Patient and mutated gene, a row each.")],
     gene: Annotated[list[str], typer.Option(help="A label column for this gene; may be given several times.")],
     out: OutOption = Path("."),
-    slides: Annotated[Path | None, typer.Option(help="Folder of the downloaded slides; default: the manifest's.")] = None,
-    all_slides: Annotated[bool, typer.Option("--all-slides", help="Frozen sections too, not only diagnostic slides.")] = False,
+    slides: Annotated[
+        Path | None, typer.Option(help="Folder of the downloaded slides; default: the manifest's.")
+    ] = None,
+    all_slides: Annotated[
+        bool, typer.Option("--all-slides", help="Frozen sections too, not only diagnostic slides.")
+    ] = False,
     folds: Annotated[int, typer.Option(min=3, help="Number of folds: columns split_fold0, split_fold1, ...")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds.")] = 0,
 ) -> None:

@@ -24,7 +24,9 @@ def run() -> int:
         version = _version(package)
         print(f"{package:<11} {version or 'MISSING'}")
         if version is None:
-            missing.append(f"{package}: pip install {package}" + (f" ({OPTIONAL[package]})" if package in OPTIONAL else ""))
+            missing.append(
+                f"{package}: pip install {package}" + (f" ({OPTIONAL[package]})" if package in OPTIONAL else "")
+            )
     if "torch" not in " ".join(missing):
         for line in _devices():
             print(line)

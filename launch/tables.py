@@ -18,10 +18,14 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
     ]
     lines += [f"{number:,} {text}" for number, text in _left_out(summary) if number]
     if summary.mixed_mpp:
-        lines.append("warning: native pixels of slides with different microns per pixel: set tile.mpp to make them alike")
+        lines.append(
+            "warning: native pixels of slides with different microns per pixel: set tile.mpp to make them alike"
+        )
     lines += [f"warning: {outlier}. Look at it in tiling.html" for outlier in summary.outliers]
     if summary.split_drawn:
-        lines.append("the table has no split column: train, validation and test were drawn by patient (tile.split_seed)")
+        lines.append(
+            "the table has no split column: train, validation and test were drawn by patient (tile.split_seed)"
+        )
     lines += [f"  {slide_id}: {reason}" for slide_id, reason in (summary.failures | summary.empties).items()]
     return [*lines, f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort} pretrained/"]
 
@@ -46,7 +50,9 @@ def print_metrics(metrics: dict[str, Any]) -> None:
 
 
 def _test_table(metrics: dict[str, Any]) -> Table:
-    table = Table(title=f"test split, {metrics['num_test_slides']} slides, round {metrics['chosen_round']} (chosen on validation)")
+    table = Table(
+        title=f"test split, {metrics['num_test_slides']} slides, round {metrics['chosen_round']} (chosen on validation)"
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     interval = metrics["slide_auc_interval"]

@@ -1,6 +1,6 @@
 """What the verbs of the command line do: open files, join the ranks, and call the algorithm.
 
-    hnm VERB --ranks 2 ──▶ check the configuration ──▶ start 2 ranks of the same command ──▶ each: Session ──▶ hnm.*
+hnm VERB --ranks 2 ──▶ check the configuration ──▶ start 2 ranks of the same command ──▶ each: Session ──▶ hnm.*
 """
 
 import os
@@ -61,7 +61,9 @@ def train(
     """Run the rounds in the folder `run`, pretraining first when no encoder is given."""
     config = load_config(config_name, preset, overrides)
     if encoder is not None and not encoder.is_file():
-        raise InputError(f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER")
+        raise InputError(
+            f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER"
+        )
     cohort = Cohort.open(cohort_folder)
     study = open_study(cohort, config.data, config.seed)
     if (code := _in_ranks(ranks, config)) is not None:
@@ -92,6 +94,8 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
     """Read the test split of a finished run and print the metrics; a second time, print what was read then."""
     config, recorded_folder = read_run(run)
     if (run / "metrics.json").is_file():
+        if os.environ.get("RANK", "0") != "0":
+            return 0
         print(f"{run / 'metrics.json'} is there: the test split has been read. These are its figures.")
         print_metrics(read_metrics(run))
         return 0
@@ -103,7 +107,9 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
         metrics = evaluate_run(config, run, session)
         if metrics is not None:
             print_metrics(metrics)
-            session.journal.say(f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}")
+            session.journal.say(
+                f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
+            )
     return 0
 
 

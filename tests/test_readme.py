@@ -60,6 +60,8 @@ def test_the_colon_commands_run(tmp_path: Path) -> None:
     assert (tmp_path / "colon" / "hnm" / "metrics.json").is_file()
 
 
-@pytest.mark.parametrize("path", re.findall(r"^    ((?:hnm|shards|launch)/\w+\.py) ", (ROOT / "README.md").read_text(), re.M))
+@pytest.mark.parametrize(
+    "path", re.findall(r"^    ((?:hnm|shards|launch)/\w+\.py) ", (ROOT / "README.md").read_text(), re.M)
+)
 def test_files_to_read_exist(path: str) -> None:
     assert (ROOT / path).is_file()

@@ -61,7 +61,9 @@ def test_an_epoch_pairs_until_the_shorter_list_ends() -> None:
     assert len(set(pairs[:, 1])) == 3
 
 
-def train_and_score(world: World, folder: str, pairs_per_step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray | None]:
+def train_and_score(
+    world: World, folder: str, pairs_per_step: int
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray | None]:
     session = session_with_features(world, folder)
     bags = Bags(session.features, world.device)
     config = AggregateConfig(epochs=6, lr=5e-3, pairs_per_step=pairs_per_step, validate_every=2)
