@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where the run's files go for the time of the run")
     args = parser.parse_args()
     powers = (6, 7) if args.quick else (6, 7, 8)
-    repeats = 1 if args.quick else 2
+    repeats = 1 if args.quick else 3
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     cases, equal = {}, True
     for power in powers:

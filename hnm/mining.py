@@ -145,7 +145,7 @@ def cut_of(pool: np.ndarray, share: float, ties: Ties) -> Cut:
     threshold = pool[place]
     if ties == "keep":
         return Cut(float(threshold), len(pool))
-    num_above = np.count_nonzero(pool[place:] > threshold)
+    num_above = int(np.count_nonzero(pool[place:] > threshold))
     return Cut(float(threshold), len(pool) - place - num_above)
 
 

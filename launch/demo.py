@@ -10,7 +10,7 @@ from rich.console import Console
 from shards.errors import InputError
 from shards.synthetic import make_cohort_images
 
-NUM_SLIDES, TILES_PER_SIDE, PATCH_PX = 60, 8, 32
+NUM_SLIDES, TILES_PER_SIDE, PATCH_PX, TUMOUR_SHARE = 80, 7, 32, 0.2
 
 
 def run(folder: Path, ranks: int) -> int:
@@ -26,7 +26,7 @@ def run(folder: Path, ranks: int) -> int:
     begin = time.monotonic()
     if not slides_csv.is_file():
         console.print(f"drawing {NUM_SLIDES} slides of {TILES_PER_SIDE * PATCH_PX} px into {slides_csv.parent}")
-        make_cohort_images(slides_csv.parent, NUM_SLIDES, TILES_PER_SIDE, PATCH_PX, seed=0)
+        make_cohort_images(slides_csv.parent, NUM_SLIDES, TILES_PER_SIDE, PATCH_PX, seed=0, tumour_share=TUMOUR_SHARE)
     for command in commands(folder, ranks):
         console.print(f"\n[bold]$ hnm {' '.join(command)}[/bold]")
         done = subprocess.run([sys.executable, "-P", "-m", "launch.cli", *command], check=False)

@@ -59,7 +59,7 @@ class Nuclei:
 NUCLEI = {
     STROMA: Nuclei(2.2, (1.8, 2.6), (2.2, 4.0), (0.6, 1.0), 0.05, 0.10, 1.3),
     LYMPHOCYTES: Nuclei(14.0, (2.2, 2.8), (1.0, 1.2), (1.0, 1.5), 0.03, 0.10, 0.95),
-    EPITHELIUM: Nuclei(10.0, (2.7, 3.4), (1.1, 1.5), (0.65, 0.95), 0.04, 0.15, 0.95),
+    EPITHELIUM: Nuclei(8.0, (2.7, 3.4), (1.1, 1.5), (0.6, 0.9), 0.04, 0.15, 0.95),
     TUMOUR: Nuclei(4.6, (3.4, 5.0), (1.1, 1.8), (0.65, 1.15), 0.13, 0.30, 0.85),
 }
 
@@ -242,8 +242,8 @@ def _spread(tiles: np.ndarray, side: int) -> np.ndarray:
 
 def _stain(haematoxylin: np.ndarray, eosin: np.ndarray, random: np.random.Generator) -> Image.Image:
     """Turn densities into light, with a slide's own stain vectors, stain strengths and a camera's noise."""
-    amounts = random.uniform((0.8, 0.65), (1.2, 1.35))
-    vectors = np.array([HAEMATOXYLIN, EOSIN]) + random.normal(0, 0.04, (2, 3))
+    amounts = random.uniform((0.9, 0.85), (1.1, 1.15))
+    vectors = np.array([HAEMATOXYLIN, EOSIN]) + random.normal(0, 0.02, (2, 3))
     vectors = amounts[:, None] * vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     density = haematoxylin[..., None] * vectors[0] + eosin[..., None] * vectors[1]  # (side, side, 3)
     light = WHITE * np.exp(-density) + random.normal(0, 2.0, density.shape)

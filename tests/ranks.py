@@ -1,4 +1,4 @@
-"""Real gloo ranks for tests: `on_ranks(n, function, ...)` runs a top-level function on n processes and returns what each returned."""
+"""Real gloo ranks for tests: `on_ranks(n, function, ...)` runs a top-level function on n processes."""
 
 import os
 import socket
@@ -39,6 +39,15 @@ def on_ranks(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
     """Return [function(world, *arguments) of each rank]; one rank runs in this process, as users' single runs do."""
     if size == 1:
         return [function(single_world(), *arguments)]
+    return _on_processes(size, function, *arguments)
+
+
+def on_new_process(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Return [function(world, *arguments)] of one rank in a process of its own, for what a process does only once."""
+    return _on_processes(1, function, *arguments)
+
+
+def _on_processes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         context = mp.spawn(_rank_main, args=(size, _free_port(), folder, function, arguments), nprocs=size, join=False)
         try:

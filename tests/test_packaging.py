@@ -1,5 +1,6 @@
 """A wheel built from the tree holds the packages and the configs, and works from anywhere."""
 
+import configparser
 import shutil
 import subprocess
 import sys
@@ -63,3 +64,12 @@ print(*list_names(config_folder()), *list_names(config_folder() / "presets"))
     assert {"colon", "demo", "camelyon16", "tcga_luad", "hnm", "hnm-paper", "dsmil", "its2clr"} <= set(names)
     script = (target / "bin" / "hnm").read_text()
     assert "from launch.cli import main" in script
+
+
+def test_a_torch_of_ones_own_needs_everything_else_that_we_install() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    installed = setup["options"]["install_requires"].split("\n")
+    ours = {line.strip() for line in installed if line.strip() and not line.strip().startswith("torch==")}
+    lines = (ROOT / "requirements-own-torch.txt").read_text(encoding="utf-8").splitlines()
+    assert {line for line in lines if line and not line.startswith("#")} == ours

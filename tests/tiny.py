@@ -34,7 +34,7 @@ def tiny_config(*overrides: str) -> Config:
 def tiny_session(world: World, cohort: Path, config: Config, journal: Journal | None = None) -> Iterator[Session]:
     """Yield a session that reads the cohort's patches."""
     study = open_study(Cohort.open(cohort), config.data, config.seed)
-    with PatchReader(study.cohort, config.reader) as reader:
+    with PatchReader(study.cohort, config.reader, study.slide_groups) as reader:
         yield Session(study, reader, config.seed, world, journal or Journal(None, world))
 
 

@@ -5,7 +5,7 @@ import torch
 from hnm.aggregate import AggregateConfig, bag_loss, pair_losses, pair_slides, train_aggregator
 from hnm.aggregator import pack
 from hnm.bags import Bags
-from hnm.score import gather_scores, score_patches, score_slides, slide_scores
+from hnm.score import score_patches, score_slides, slide_scores
 from launch.distributed import World, single_world
 from tests.hnm.test_aggregator import OUR_NAMES, golden_model
 from tests.hnm.worlds import session_with_features
@@ -63,13 +63,13 @@ def test_an_epoch_pairs_until_the_shorter_list_ends() -> None:
 
 def train_and_score(
     world: World, folder: str, pairs_per_step: int
-) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray | None]:
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:
     session = session_with_features(world, folder)
     bags = Bags(session.features, world.device)
     config = AggregateConfig(epochs=6, lr=5e-3, pairs_per_step=pairs_per_step, validate_every=2)
     model = train_aggregator(bags, config, 0, session)
-    logits, scores = score_slides(model, bags, session.study.embedded_slides, session)
-    return model.state_dict(), logits, scores
+    logits, part = score_slides(model, bags, session.study.embedded_slides, session)
+    return model.state_dict(), logits, part.scores
 
 
 @pytest.mark.parametrize("pairs_per_step", [1, 3])
@@ -81,8 +81,7 @@ def test_two_and_three_ranks_follow_one(tmp_path, pairs_per_step: int) -> None: 
             for name, tensor in expected.items():  # float32 sums in another order, over 36 or 12 steps
                 torch.testing.assert_close(state[name], tensor, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(rank_logits, logits, atol=1e-3, rtol=1e-3)
-        assert results[1][2] is None
-        np.testing.assert_allclose(results[0][2], scores, atol=1e-3)
+        np.testing.assert_allclose(np.concatenate([part for _, _, part in results]), scores, atol=1e-3)
 
 
 def test_training_separates_bags_that_can_be_told_apart(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -101,8 +100,3 @@ def test_scores_do_not_depend_on_the_chunk(tmp_path) -> None:  # type: ignore[no
     bags, model = Bags(session.features, session.world.device), golden_model().float()
     whole = score_patches(model, bags, 0, bags.num_rows)
     np.testing.assert_allclose(score_patches(model, bags, 0, bags.num_rows, chunk=7), whole, rtol=1e-5)
-
-
-def test_patches_that_were_not_scored_are_nan() -> None:
-    scores = gather_scores(np.array([0.5, 0.25], np.float32), [2], np.array([3, 1]), 5, single_world())
-    np.testing.assert_array_equal(scores, np.array([np.nan, 0.25, np.nan, 0.5, np.nan], np.float32))

@@ -86,7 +86,7 @@ def test_order_of_patches_does_not_matter(seed: int) -> None:
 
 
 def losses_and_gradients(world: World) -> list[tuple[float, list[torch.Tensor]]]:
-    """Return loss (mean over ranks) and parameter gradients (mean over ranks) of all losses on this rank's share of 11 patches."""
+    """Return loss and parameter gradients (means over ranks) of all losses on this rank's share of 11 patches."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(11, 2, 6, generator=generator, dtype=torch.float64)
     patch = torch.rand(11, generator=generator) < 0.4

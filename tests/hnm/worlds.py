@@ -10,20 +10,21 @@ import torch
 
 from hnm.bags import file_of_rank, write_index
 from hnm.config import Config
-from hnm.contrastive_model import fresh_model
+from hnm.contrastive_model import fresh_model, save_model
 from hnm.coordinator import decide, rank_cohort, share_mined
 from hnm.embed import embed
 from hnm.finetune import finetune, plan_steps
 from hnm.journal import Journal
 from hnm.mining import Mined
+from hnm.rounds import START_ENCODER, read_state, train
 from hnm.score import Part, bounds_of_ranks
 from hnm.session import Session
 from hnm.simclr import pretrain
 from hnm.study import DataConfig, Study, open_study
 from hnm.weights import load_weights
-from launch.distributed import World
+from launch.distributed import World, barrier
 from shards.cohort import Cohort, Patches
-from shards.files import write_array
+from shards.files import write_array, write_json
 from shards.plan import ids_of_rank
 from tests.tiny import tiny_config, tiny_session
 
@@ -140,3 +141,17 @@ def finetune_with_nan_on_last_rank(mined: Mined, config: Config, session: Sessio
     except FloatingPointError as error:
         return str(error), all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     return "", False
+
+
+def mine_round_of(world: World, cohort: str, run: str, overrides: list[str]) -> dict[str, Any]:
+    """Run one round of fine-tuning in the folder `run`; return how many steps it took. Every rank must call it."""
+    config = tiny_config("rounds.num_rounds=1", *overrides)
+    folder = Path(run)
+    with tiny_session(world, Path(cohort), config, Journal(folder, world)) as session:
+        if world.is_main:
+            write_json(folder / "state.json", {"phases": []})
+            save_model(folder / START_ENCODER, fresh_model(config.encoder, 1), {})
+        barrier(world)
+        train(config, folder / START_ENCODER, folder, session)
+        session.journal.close()
+    return {"steps": read_state(folder)["phases"][3]["steps"]}

@@ -45,10 +45,9 @@ def in_new_process(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_answers_without_torch(tmp_path: Path) -> None:
     code = """
 import sys
-from launch.cli import main
-sys.argv = ["hnm", "--help"]
+from launch.cli import app
 try:
-    main()
+    app(["--help"])
 except SystemExit as end:
     assert not end.code
 heavy = {"torch", "numpy", "pyarrow", "sklearn", "mlflow", "pydantic"} & set(sys.modules)
@@ -113,10 +112,6 @@ def all_labels(value: str) -> Callable[[list[Row]], None]:
 
 
 MISTAKES: dict[str, tuple[Callable[[list[Row]], None], tuple[str, ...]]] = {
-    "missing image": (
-        lambda rows: rows[2].update(path="gone.png"),
-        ("row 4, column path", "gone.png", "Correct the path"),
-    ),
     "duplicate slide": (
         lambda rows: rows.append(dict(rows[1])),
         ("row 12, column slide_id", "already in row 3", "Keep one"),
@@ -133,6 +128,14 @@ MISTAKES: dict[str, tuple[Callable[[list[Row]], None], tuple[str, ...]]] = {
     "no positive slide": (all_labels("0"), ("column label: no positive slide", "add some")),
     "no negative slide": (all_labels("1"), ("column label: no negative slide", "add some")),
 }
+
+
+def test_a_missing_image_is_a_failed_slide(slides: Callable[..., Path], tmp_path: Path) -> None:
+    table = slides(lambda rows: rows[2].update(path="gone.png"))
+    result = hnm("tile", table, tmp_path / "cohort", "--workers", "1", *TILE)
+    assert_refused(result, 1, "1 of 10 slides failed", "gone.png: there is no such file", "its row in slides.csv", "max_failed")
+    assert not list((tmp_path / "cohort").glob("*.parquet"))
+    assert not (tmp_path / "cohort" / "cohort.json").exists()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
