@@ -10,8 +10,9 @@ from shards.merge import TileSummary
 
 SUMMARY = TileSummary(
     num_slides=4, num_done=2, num_empty=1, num_failed=1, num_patches=12345, num_positive_patches=10,
-    num_points_outside=3, num_background=7, failures={"s-9": "failed: cannot be read"}, num_tiled=2,
-    num_points_unmatched=5, split_drawn=True,
+    num_points_outside=3, num_background=7, num_outlines_repaired=6, num_outlines_left_out=8, num_assumed_mpp=9,
+    num_unlabelled=11, failures={"s-9": "failed: cannot be read"}, empties={"s-8": "empty: no tissue"}, outliers=[],
+    mixed_mpp=True, num_tiled=2, num_points_unmatched=5, split_drawn=True,
 )  # fmt: skip
 
 
@@ -20,13 +21,14 @@ def test_everything_that_was_left_out_is_in_the_summary() -> None:
     for part in (
         "4 slides: 2 done, 1 empty, 1 failed; 2 tiled now", "12,345 patches, 10 of them", "3 points without a patch",
         "5 points of images that are no slide", "7 patches left out", "drawn by patient", "s-9: failed: cannot be read",
-        "Next: hnm pretrain cohort",
+        "6 annotated outlines crossed themselves", "8 annotated outlines of fewer", "9 slides whose microns per pixel",
+        "11 slides without a label", "different microns per pixel", "s-8: empty: no tissue", "Next: hnm pretrain cohort",
     ):  # fmt: skip
         assert part in text
 
 
 def test_nothing_left_out_is_not_mentioned() -> None:
-    summary = TileSummary(2, 2, 0, 0, 8, 0, 0, 0, {})
+    summary = TileSummary(2, 2, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, {}, {}, [], False)
     assert len(tile_lines(summary, Path("cohort"))) == 3
 
 
