@@ -36,7 +36,10 @@ def start_tiling(slides_csv: Path, cohort: Path, num_workers: int) -> subprocess
     command = [sys.executable, "-m", "benchmarks.tiling_survival", "--tile", slides_csv, cohort, str(num_workers)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    )  # fmt: skip
     assert process.stdout is not None
     if process.stdout.readline() != "begins\n":
         raise RuntimeError(f"the tiling did not begin: {command}")

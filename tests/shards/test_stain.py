@@ -23,7 +23,7 @@ def test_macenko_gives_two_differently_stained_slides_the_same_colours(amounts: 
     bluish = stained(amounts, np.array([[0.70, 0.62, 0.30], [0.12, 0.85, 0.50]]))
     first = fit_macenko(strong)(strong.reshape(-1, 60, 3)).astype(int)
     second = fit_macenko(bluish)(bluish.reshape(-1, 60, 3)).astype(int)
-    assert np.abs(strong.astype(int) - bluish.astype(int)).mean() > 15
+    assert np.abs(strong.astype(int) - bluish.astype(int)).mean() > 10  # told apart before, alike after
     assert np.abs(first - second).mean() < 5
 
 
