@@ -35,10 +35,10 @@ def main(demo: Path, out: Path) -> None:
             truth.add_patch(Rectangle(corner, px, px, fill=False, edgecolor="#0b7a75", linewidth=1.6))
         shade = plt.get_cmap("cividis")(scores[patch])
         heat.add_patch(Rectangle(corner, px, px, facecolor=shade, alpha=0.72, linewidth=0))
-    truth.set_title("a test slide; outlined: true tumour patches")
+    truth.set_title("test slide; outlined: true tumour", fontsize=11)
     bar = figure.colorbar(plt.cm.ScalarMappable(cmap="cividis"), ax=heat, shrink=0.8)
     bar.set_label("patch score")
-    heat.set_title("patch scores, learned from slide labels")
+    heat.set_title("patch scores, from slide labels alone", fontsize=11)
     chosen = read_metrics(run)["chosen_round"]
     mined = load_mined(round_folder(run, 0))
     first = np.load(round_folder(run, 0) / "scores.npy")
@@ -46,7 +46,7 @@ def main(demo: Path, out: Path) -> None:
     with PatchReader(cohort, ReaderConfig()) as reader:
         patches = reader.read(hardest).permute(0, 2, 3, 1).numpy()
     hard.imshow(np.concatenate([np.concatenate(list(row), axis=1) for row in patches.reshape(5, 6, px, px, 3)]))
-    hard.set_title("the 30 hardest negatives of the cohort")
+    hard.set_title("the 30 hardest negatives of the cohort", fontsize=11)
     for axes in (truth, heat, hard):
         axes.set_axis_off()
     figure.savefig(out, dpi=110)
