@@ -255,8 +255,9 @@ def _finish(action) -> None:  # type: ignore[no-untyped-def]
 def main() -> None:
     """Entry point of the `hnm` script.
 
-    It leaves by os._exit: once in about 30 runs the C++ threads of torch, taken down with the interpreter, aborted a process
-    whose work was done and written ("terminate called without an active exception"), and the exit code said 134.
+    It leaves by os._exit. Once, on a busy machine, a process of a pretraining whose result was written said "terminate called
+    without an active exception", a C++ thread's end while the interpreter is taken down; 25 tries did not bring it back, and
+    the cause was not found. Nothing is left to do at that point, so that teardown is skipped.
     """
     code = 0
     try:

@@ -9,7 +9,7 @@ kept, with empty cells, and counted.
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +77,7 @@ def write_tcga(
         InputError: a file cannot be read, a name is no barcode, or a gene is in no row.
     """
     genes_of = read_mutations(mutations)
-    known = sorted({gene for its in genes_of.values() for gene in its})
-    for gene in genes:
-        if gene not in known:
-            raise InputError(f"--gene {gene}: no row of {mutations} has it. Known: {', '.join(known)}")
+    _require_known(genes, genes_of, mutations)
     rows = read_rows(manifest, ("id", "filename"), delimiter="\t")
     barcodes = [_barcode(row) for row in rows]
     chosen = [
@@ -96,13 +93,7 @@ def write_tcga(
     root = slides or manifest.parent
     paths = [_path(row, root) for row, _ in chosen]
     table = [
-        (
-            Path(row.cells["filename"]).stem,
-            str(path),
-            *labels[patient],
-            patient,
-            *fold_columns(fold_of[patient], num_folds),
-        )
+        (Path(row.cells["filename"]).stem, str(path), *labels[patient], patient, *fold_columns(fold_of[patient], num_folds))
         for (row, patient), path in zip(chosen, paths, strict=True)
     ]
     fold_names = [f"split_fold{fold}" for fold in range(num_folds)]
@@ -119,6 +110,13 @@ def write_tcga(
             gene: sum(labels[patient][column] == 1 for patient in patients) for column, gene in enumerate(genes)
         },
     )
+
+
+def _require_known(genes: Sequence[str], genes_of: Mapping[str, Collection[str]], mutations: Path) -> None:
+    known = sorted({gene for its in genes_of.values() for gene in its})
+    for gene in genes:
+        if gene not in known:
+            raise InputError(f"--gene {gene}: no row of {mutations} has it. Known: {', '.join(known)}")
 
 
 def read_mutations(path: Path) -> dict[str, set[str]]:
