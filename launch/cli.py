@@ -10,6 +10,9 @@ from typing import Annotated
 
 import typer
 
+from launch.cohort_cli import cohort_app
+from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
+
 app = typer.Typer(
     name="hnm",
     no_args_is_help=True,
@@ -24,23 +27,7 @@ app = typer.Typer(
     """,
 )
 
-ConfigOption = Annotated[
-    str | None,
-    typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file."),
-]
-PresetOption = Annotated[
-    str | None, typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm, hnm-paper, its2clr or dsmil.")
-]
-RanksOption = Annotated[
-    int, typer.Option("--ranks", "-n", min=0, help="Processes on this machine; 0 = one per GPU, or one on a CPU.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[SECTION.KEY=VALUE]...", help="Settings that override the config, e.g. mining.neg_ratio=0.05"
-    ),
-]
-CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder that `hnm tile` wrote.")]
+app.add_typer(cohort_app, name="cohort")
 
 
 @app.command()
@@ -87,7 +74,7 @@ def tile(
         magnification,
         max_failed,
     )
-    _finish(lambda: tile_verbs.tile(request))
+    finish(lambda: tile_verbs.tile(request))
 
 
 @app.command()
@@ -102,7 +89,7 @@ def check(
     """
     from launch.check import run
 
-    _finish(lambda: run(cohort, deep, workers))
+    finish(lambda: run(cohort, deep, workers))
 
 
 @app.command()
@@ -121,7 +108,7 @@ def pretrain(
     """
     from launch import verbs
 
-    _finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks))
+    finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks))
 
 
 @app.command()
@@ -146,7 +133,7 @@ def train(
     """
     from launch import verbs
 
-    _finish(lambda: verbs.train(cohort, run, encoder, config, preset, overrides or [], ranks))
+    finish(lambda: verbs.train(cohort, run, encoder, config, preset, overrides or [], ranks))
 
 
 @app.command()
@@ -161,7 +148,7 @@ def evaluate(
     """
     from launch import verbs
 
-    _finish(lambda: verbs.evaluate(run, cohort, ranks))
+    finish(lambda: verbs.evaluate(run, cohort, ranks))
 
 
 @app.command()
@@ -172,54 +159,7 @@ def demo(
     """See the whole way on a small cohort of drawn slides with known tumour patches (3 minutes on 2 cores)."""
     from launch.demo import run
 
-    _finish(lambda: run(folder, ranks))
-
-
-cohort_app = typer.Typer(no_args_is_help=True, help="Write slides.csv for a public cohort.")
-app.add_typer(cohort_app, name="cohort")
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write slides.csv to.")]
-
-
-@cohort_app.command()
-def camelyon16(
-    root: Annotated[
-        Path, typer.Argument(metavar="ROOT", help="Folder with the slides, in the official layout or flat.")
-    ],
-    out: OutOption = Path("."),
-    test_reference: Annotated[
-        Path | None, typer.Option(help="Labels of the test slides (CSV); without it, found below ROOT.")
-    ] = None,
-    annotations: Annotated[
-        Path | None, typer.Option(help="Folder or .tar.xz of JSON outlines, instead of the XML files below ROOT.")
-    ] = None,
-    validation_share: Annotated[float, typer.Option(help="Share of the training slides drawn for validation.")] = 0.2,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
-) -> None:
-    """Camelyon16: slides, outlines, test labels by name, and the official split."""
-    from launch import cohort_verbs
-
-    _finish(lambda: cohort_verbs.camelyon16(root, out, test_reference, annotations, validation_share, seed))
-
-
-@cohort_app.command()
-def tcga(
-    manifest: Annotated[Path, typer.Option(help="Manifest of the GDC's download tool.")],
-    mutations: Annotated[Path, typer.Option(help="Patient and mutated gene, a row each.")],
-    gene: Annotated[list[str], typer.Option(help="A label column for this gene; may be given several times.")],
-    out: OutOption = Path("."),
-    slides: Annotated[
-        Path | None, typer.Option(help="Folder of the downloaded slides; default: the manifest's.")
-    ] = None,
-    all_slides: Annotated[
-        bool, typer.Option("--all-slides", help="Frozen sections too, not only diagnostic slides.")
-    ] = False,
-    folds: Annotated[int, typer.Option(min=3, help="Number of folds: columns split_fold0, split_fold1, ...")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds.")] = 0,
-) -> None:
-    """TCGA: a label column per gene, patient from the barcode, stratified folds by patient."""
-    from launch import cohort_verbs
-
-    _finish(lambda: cohort_verbs.tcga(manifest, mutations, gene, out, slides, all_slides, folds, seed))
+    finish(lambda: run(folder, ranks))
 
 
 @app.command()
@@ -227,29 +167,7 @@ def doctor() -> None:
     """Print versions, devices, ranks and free disk, and what is missing."""
     from launch.doctor import run
 
-    _finish(run)
-
-
-def _finish(action) -> None:  # type: ignore[no-untyped-def]
-    """Run a verb and end the process with its exit code; what the user can mend is said without a traceback."""
-    from hnm.config import ConfigError
-    from shards.errors import InputError, UnreadablePatchError
-
-    rank = os.environ.get("RANK", "0")
-    prefix = "error: " if rank == "0" else f"error (rank {rank}): "
-    try:
-        code = action()
-    except InputError as error:
-        if rank == "0" or isinstance(error, UnreadablePatchError):  # other errors are the same on all ranks
-            print(f"{prefix}{error}", file=sys.stderr, flush=True)
-        code = 2 if isinstance(error, ConfigError) else 1
-    except FloatingPointError as error:
-        print(f"{prefix}{error}", file=sys.stderr, flush=True)
-        code = 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        code = 130
-    raise typer.Exit(code or 0)
+    finish(run)
 
 
 def main() -> None:

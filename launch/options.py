@@ -1,0 +1,48 @@
+"""What several verbs of the command line share: their options, and how a verb ends the process."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file."),
+]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm, hnm-paper, its2clr or dsmil.")
+]
+RanksOption = Annotated[
+    int, typer.Option("--ranks", "-n", min=0, help="Processes on this machine; 0 = one per GPU, or one on a CPU.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SECTION.KEY=VALUE]...", help="Settings that override the config, e.g. mining.neg_ratio=0.05"
+    ),
+]
+CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder that `hnm tile` wrote.")]
+
+
+def finish(action) -> None:  # type: ignore[no-untyped-def]
+    """Run a verb and end the process with its exit code; what the user can mend is said without a traceback."""
+    from hnm.config import ConfigError
+    from shards.errors import InputError, UnreadablePatchError
+
+    rank = os.environ.get("RANK", "0")
+    prefix = "error: " if rank == "0" else f"error (rank {rank}): "
+    try:
+        code = action()
+    except InputError as error:
+        if rank == "0" or isinstance(error, UnreadablePatchError):  # other errors are the same on all ranks
+            print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        code = 2 if isinstance(error, ConfigError) else 1
+    except FloatingPointError as error:
+        print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        code = 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        code = 130
+    raise typer.Exit(code or 0)
