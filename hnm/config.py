@@ -18,6 +18,7 @@ from hnm.mining import MiningConfig
 from hnm.simclr import PretrainConfig
 from hnm.study import DataConfig
 from hnm.tracking import TrackingConfig
+from launch.engine import EngineConfig
 from shards.errors import InputError
 from shards.reader import ReaderConfig
 from shards.tile import TileConfig
@@ -52,6 +53,7 @@ class Config(BaseModel):
     tile: TileConfig = Field(default_factory=TileConfig, description="cutting slides into patches")
     data: DataConfig = Field(default_factory=DataConfig, description="labels, splits")
     reader: ReaderConfig = Field(default_factory=ReaderConfig, description="reading patches")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="how training runs: ranks, precision")
     encoder: EncoderConfig = Field(default_factory=EncoderConfig, description="the network of the patches")
     pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="SimCLR")
     aggregate: AggregateConfig = Field(default_factory=AggregateConfig, description="the multiple-instance aggregator")

@@ -34,6 +34,7 @@ class Journal:
     ) -> None:
         self.world, self.folder, self.on_metrics = world, folder, on_metrics
         self.console = Console(quiet=not world.is_main, highlight=False, soft_wrap=True)
+        self.last_line = time.monotonic()  # when progress was last told
         self.logger = logging.getLogger(f"hnm.{id(self)}")
         self.logger.setLevel(logging.INFO)
         self.logger.propagate = False
@@ -66,14 +67,24 @@ class Journal:
         with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def progress(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
-        """Yield `items` and show how far we are, on rank 0."""
+    def progress(self, items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]:
+        """Yield `items` and show how far we are, on rank 0: `done` of `total` were there before."""
         if not self.world.is_main:
             yield from items
         elif self.console.is_terminal:
-            yield from _with_bar(items, description, total, self.console)
+            yield from _with_bar(items, description, total, done, self.console)
         else:
-            yield from _with_lines(items, description, total, self.console)
+            yield from self._with_lines(items, description, total, done)
+
+    def _with_lines(self, items: Iterable[T], description: str, total: int, done: int) -> Iterator[T]:
+        begin = time.monotonic()
+        for number, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - self.last_line >= PLAIN_LINE_EVERY_S and done + number < total:
+                left = (now - begin) / number * (total - done - number)
+                self.console.print(f"  {description}: {done + number}/{total}, about {left:.0f} s left", markup=False)
+                self.last_line = now
 
     def close(self) -> None:
         """Close the log file."""
@@ -82,7 +93,7 @@ class Journal:
             self.logger.removeHandler(handler)
 
 
-def _with_bar(items: Iterable[T], description: str, total: int, console: Console) -> Iterator[T]:
+def _with_bar(items: Iterable[T], description: str, total: int, done: int, console: Console) -> Iterator[T]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -91,18 +102,7 @@ def _with_bar(items: Iterable[T], description: str, total: int, console: Console
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(description, total=total, completed=done)
         for item in items:
             yield item
             bar.advance(task)
-
-
-def _with_lines(items: Iterable[T], description: str, total: int, console: Console) -> Iterator[T]:
-    begin = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= PLAIN_LINE_EVERY_S and done < total:
-            left = (now - begin) / done * (total - done)
-            console.print(f"  {description}: {done}/{total}, about {left:.0f} s left", markup=False)
-            last = now

@@ -40,9 +40,9 @@ class CutJournal(Journal):
             raise PowerCut
         super().event(kind, **values)
 
-    def progress(self, items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
-        for done, item in enumerate(items):
-            if description.startswith(self.within[0]) and done == self.within[1]:
+    def progress(self, items: Iterable[Any], description: str, total: int, done: int = 0) -> Iterator[Any]:
+        for number, item in enumerate(items, start=done):
+            if description.startswith(self.within[0]) and number == self.within[1]:
                 raise PowerCut
             yield item
 
