@@ -1,6 +1,6 @@
 """Evaluate a finished run: everything was chosen on validation slides; here, and only here, the test split is read.
 
-    chosen round (validation) ▶ embed test slides ▶ slide and patch scores ▶ metrics.json, predictions.parquet, patch_scores.npy
+chosen round (validation) ▶ embed test slides ▶ slide and patch scores ▶ metrics.json, predictions.parquet, patch_scores.npy
 """
 
 import json
@@ -43,7 +43,9 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
         )
     last = round_folder(run, config.rounds.num_rounds)
     if not (last / "mining.json").is_file():
-        raise InputError(f"{run}: training is not finished ({last.name} has no mining.json). Run the same hnm train again")
+        raise InputError(
+            f"{run}: training is not finished ({last.name} has no mining.json). Run the same hnm train again"
+        )
     chosen = choose_round(config, run)
     with phase("evaluate", chosen, run, session):
         slides_scores, patch_scores = score_test_slides(config, run, chosen, session)

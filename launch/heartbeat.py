@@ -53,7 +53,7 @@ class Heartbeat:
         self.num_images, self.event, self.stalled, self.stall_s = num_images, event, stalled, stall_s
         self.now: Beat = {"phase": "start", "round": None, "doing": "start", "done": 0, "total": 0}
         self.moved = self.phase_began = self.doing_began = time.time()
-        self.done_at_begin, self.rate = 0, 0.0
+        self.done_at_begin, self.num_more, self.rate = 0, 0, 0.0
         self._images, self._images_at = 0, time.monotonic()
         self._copied = time.monotonic()
         self._told = False
@@ -67,15 +67,16 @@ class Heartbeat:
         self.phase_began = self.doing_began = self.moved = time.time()
         self.now = {"phase": phase, "round": round_, "doing": phase, "done": 0, "total": 0}
 
-    def follow(self, items: Iterable[T], doing: str, total: int, done: int = 0) -> Iterator[T]:
+    def follow(self, items: Iterable[T], doing: str, total: int, done: int = 0, num_more: int = 0) -> Iterator[T]:
         """Yield `items` and note how many have been worked on.
 
         Args:
             doing: what the work is, such as "round 0: fine-tune epoch 1/4".
             total: how many items there are in all.
             done: how many of them were done before, by a process that was stopped.
+            num_more: how many times as much work the phase has after these items: the epochs to come.
         """
-        self.doing_began, self.done_at_begin = time.time(), done
+        self.doing_began, self.done_at_begin, self.num_more = time.time(), done, num_more
         self.now = {**self.now, "doing": doing, "done": done, "total": total}
         for item in items:
             yield item
@@ -121,7 +122,8 @@ class Heartbeat:
 
     def _times(self) -> Beat:
         worked, steps = self.moved - self.doing_began, self.now["done"] - self.done_at_begin
-        left = worked / steps * (self.now["total"] - self.now["done"]) if steps > 0 else None
+        to_do = self.now["total"] * (1 + self.num_more) - self.now["done"]
+        left = worked / steps * to_do if steps > 0 else None
         return {
             "left_s": None if left is None else round(left, 1),
             "moved": round(self.moved, 3),

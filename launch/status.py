@@ -18,7 +18,6 @@ from launch.run_directory import read_run
 from shards.errors import InputError
 
 LOST_AFTER_S = 60.0  # 12 beats: a slow network file system may hold one back
-NAMES = {"finetune": "fine-tune", "start": "start"}
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,15 @@ def place(beats: list[Beat]) -> str:
     if not beats:
         return "at the start"
     beat = beats[0]
-    name = NAMES.get(beat["phase"], beat["phase"])
-    where = name if beat["round"] is None else f"round {beat['round']}, {name}"
+    where = beat["doing"]
+    if beat["round"] is not None and not where.startswith("round"):
+        where = f"round {beat['round']}: {where}"
     if beat["total"]:
-        where += f" step {beat['done']}/{beat['total']}"
+        where += f", step {beat['done']}/{beat['total']}"
     if (rate := sum(b["images_per_s"] for b in beats)) > 0:
         where += f", {rate:.0f} images/s"
-    if beat["left_s"] is not None and beat["done"] < beat["total"]:
-        where += f", about {in_words(beat['left_s'])} left in this {beat.get('part', 'phase')}"
+    if beat["left_s"] is not None and beat["left_s"] > 0:
+        where += f", about {in_words(beat['left_s'])} left in this phase"
     return where
 
 

@@ -135,7 +135,7 @@ def session_of(config: Config, cohort: Cohort, folder: Path, prepare: Callable[[
         status = "FAILED"
         try:
             with PatchReader(study.cohort, config.reader, study.slide_groups) as reader:
-                session = Session(study, reader, config.seed, world, journal)
+                session = Session(study, reader, config.seed, world, journal, config.engine)
                 yield session
                 warn_of_broken(folder, session)
             status = "FINISHED"

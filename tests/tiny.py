@@ -35,7 +35,7 @@ def tiny_session(world: World, cohort: Path, config: Config, journal: Journal | 
     """Yield a session that reads the cohort's patches."""
     study = open_study(Cohort.open(cohort), config.data, config.seed)
     with PatchReader(study.cohort, config.reader, study.slide_groups) as reader:
-        yield Session(study, reader, config.seed, world, journal or Journal(None, world))
+        yield Session(study, reader, config.seed, world, journal or Journal(None, world), config.engine)
 
 
 def results_of(run: Path) -> dict[str, bytes]:
