@@ -5,7 +5,7 @@ together, and so every bit of the features, does not depend on the number of ran
 each whole or absent; after a stop, those that stand are not computed again (on as many ranks as before).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +26,21 @@ Batches = list[tuple[int, int]]
 
 
 @torch.inference_mode()
-def embed(encoder: Encoder, slides: np.ndarray, batch_size: int, folder: Path, session: Session) -> None:
+def embed(
+    encoder: Encoder,
+    slides: np.ndarray,
+    batch_size: int,
+    folder: Path,
+    session: Session,
+    before_index: Callable[[], None] = lambda: None,
+) -> None:
     """Write the features of all patches of `slides` to `folder` (see hnm/bags.py). Every rank must call it.
 
     Args:
         encoder: its weights are the same on all ranks.
         slides: (s,) increasing slide numbers.
         batch_size: patches a forward pass.
+        before_index: called on every rank when all rows are written, before they are declared complete.
 
     Raises:
         Preempted: a rank was asked to stop; the files written so far stay.
@@ -45,8 +53,7 @@ def embed(encoder: Encoder, slides: np.ndarray, batch_size: int, folder: Path, s
     missing = [batches for batches in mine if not _is_written(folder / file_of_batches(batches), session)]
     num_batches, num_missing = (sum(len(batches) for batches in some) for some in (mine, missing))
     read = session.reader.batches([ids[start:stop] for batches in missing for start, stop in batches])
-    images = (images for _, images in read)
-    images = session.journal.progress(images, "embed", num_batches, num_batches - num_missing)
+    images = session.journal.progress((images for _, images in read), "embed", num_batches, num_batches - num_missing)
     most = max_over_ranks(num_missing, world)
     for batches in missing:
         with whole_file(folder / file_of_batches(batches)) as temporary:
@@ -56,6 +63,7 @@ def embed(encoder: Encoder, slides: np.ndarray, batch_size: int, folder: Path, s
     for _ in range(num_missing, most):  # ranks differ by a batch, or by what was there: all ask as often
         session.stop_if_asked()
     barrier(world)
+    before_index()
     if world.is_main:
         names = [file_of_batches(batches) for of_rank in files for batches in of_rank]
         for path in folder.glob("rows-*.npy"):  # of a process on another number of ranks

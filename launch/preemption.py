@@ -20,7 +20,7 @@ STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 1.0  # a batch system and our launcher may both pass on one request
 
 
-class Preempted(Exception):
+class Preempted(Exception):  # noqa: N818 - it is what was asked for
     """The run was asked to stop, and all ranks have saved what they can."""
 
 

@@ -161,7 +161,7 @@ def remove_leftovers(run: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def restart(run: Path, is_sure: bool) -> None:
+def remove_run(run: Path, is_sure: bool) -> None:
     """Remove a run, so that it begins anew. Call it on rank 0 only.
 
     Raises:
