@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from launch.cohort_cli import cohort_app
-from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
+from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
 from launch.run_cli import status
 
 app = typer.Typer(
@@ -109,6 +109,7 @@ def pretrain(
 
     Example: `hnm pretrain cohort/ pretrained/ --config colon --ranks 2`
     """
+    run_in_ranks(ranks)
     from launch import verbs
 
     finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks))
@@ -137,6 +138,7 @@ def train(
     saves and ends with exit code 75. Example:
     `hnm train cohort/ run/ --encoder pretrained/encoder.safetensors --config colon --ranks 2`
     """
+    run_in_ranks(ranks)
     from launch import verbs
 
     finish(lambda: verbs.train(cohort, run, encoder, config, preset, overrides or [], ranks, restart, yes))
@@ -152,6 +154,7 @@ def evaluate(
 
     Example: `hnm evaluate run/`
     """
+    run_in_ranks(ranks)
     from launch import verbs
 
     finish(lambda: verbs.evaluate(run, cohort, ranks))
