@@ -31,7 +31,8 @@ from shards.synthetic import make_cohort_images
 ROOT = Path(__file__).parents[1]
 CLOCKED = ("state.json", "events.jsonl", "environment.json")
 SHORT = ["--config", "demo", "device=cpu", "tracking.enabled=false", "encoder.width=0.125", "pretrain.epochs=1",
-         "aggregate.epochs=8", "finetune.epochs_per_round=1", "rounds.embed_batch_size=64", "checkpoint.every_steps=3"]  # fmt: skip
+         "pretrain.augment.recipe=weak", "finetune.augment.recipe=weak", "aggregate.epochs=8", "finetune.epochs_per_round=1",
+         "rounds.embed_batch_size=64", "checkpoint.every_steps=3"]  # fmt: skip
 ATTEMPT_S = 300.0
 
 
@@ -174,7 +175,7 @@ def main() -> int:
         tile = [sys.executable, "-m", "launch.cli", "tile", str(slides), f"{folder}/cohort", "--config", "demo"]
         subprocess.run(tile, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
         num_kills = 5 if arguments.quick else arguments.kills
-        figures = survive(Path(folder) / "cohort", Path(folder), SHORT, num_kills, seconds=4.0)
+        figures = survive(Path(folder) / "cohort", Path(folder), SHORT, num_kills, seconds=8.0)
     print(json.dumps({**about("survival", arguments.quick, ("torch", "numpy")), **figures}))
     return 0 if figures["identical"] else 1
 
