@@ -18,7 +18,9 @@ from hnm.mining import MiningConfig
 from hnm.simclr import PretrainConfig
 from hnm.study import DataConfig
 from hnm.tracking import TrackingConfig
+from launch.checkpoint import CheckpointConfig
 from launch.engine import EngineConfig
+from launch.timeouts import TimeoutConfig
 from shards.errors import InputError
 from shards.reader import ReaderConfig
 from shards.tile import TileConfig
@@ -61,6 +63,8 @@ class Config(BaseModel):
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="supervised contrastive fine-tuning")
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="the loop")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="saving in the middle of a phase")
+    timeout: TimeoutConfig = Field(default_factory=TimeoutConfig, description="how long ranks wait for each other")
 
 
 Tree = dict[str, Any]
@@ -134,7 +138,7 @@ def read_config(path: Path) -> Config:
 
 def difference(old: Config, new: Config) -> list[str]:
     """Return "key: old value -> new value" for every key in which two configurations differ."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
     return [f"{key}: {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
 
 
@@ -209,8 +213,9 @@ def _nearest(name: str, known: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _flat(tree: Tree, prefix: str = "") -> Tree:
-    flat: Tree = {}
+def flat(tree: Tree, prefix: str = "") -> Tree:
+    """Return nested sections as {"section.key": value}."""
+    leaves: Tree = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves

@@ -18,7 +18,8 @@ from hnm.contrastive_model import load_model
 from hnm.coordinator import read_decision
 from hnm.embed import embed
 from hnm.metrics import auc, bootstrap_interval, instance_metrics, scores_at, youden_threshold
-from hnm.rounds import choose_round, encoder_of_round, load_aggregator, phase, read_state, round_folder
+from hnm.phase import phase, read_state
+from hnm.rounds import choose_round, encoder_of_round, load_aggregator, round_folder
 from hnm.score import gather_scores, score_slides, slide_scores
 from hnm.session import Session
 from launch.distributed import barrier
@@ -123,7 +124,7 @@ def measure(
             }
             for r, d in enumerate(decisions)
         ],
-        "encoder_steps": sum(p.get("steps", 0) for p in phases),
+        "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
     }
 

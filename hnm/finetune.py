@@ -125,7 +125,8 @@ def finetune(
         compute = partial(compute_step, engine, mined, config, mining, session, epoch, steps)
         mine = [ids_of_rank(step.row, world.rank, world.size) for step in steps[progress.step :]]
         label = f"round {round_}: fine-tune epoch {epoch + 1}/{num_epochs}"
-        batches = journal.progress(session.reader.batches(mine), label, len(steps), progress.step)
+        epochs_left = first + config.epochs_per_round - epoch - 1
+        batches = journal.progress(session.reader.batches(mine), label, len(steps), progress.step, epochs_left)
         train_epoch(engine, batches, compute, progress, session)
         journal.metrics("finetune", epoch, **{f"{kind}_loss": loss for kind, loss in progress.end_epoch().items()})
     model.load_state_dict(engine.full_weights())

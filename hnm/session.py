@@ -37,3 +37,8 @@ class Session:
         if self.keeper is not None:
             self.keeper.resume(engine, progress)
         return progress
+
+    def stop_if_asked(self) -> None:
+        """End the run if a rank was asked to stop, where there is nothing to keep. Every rank must call it."""
+        if self.keeper is not None:
+            self.keeper.stop_if_asked()

@@ -1,7 +1,7 @@
 """SimCLR pretraining: NT-Xent over the global batch on the training patches, no labels (algorithm step 1)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -68,8 +68,17 @@ def learning_rate(step: int, num_steps: int, config: PretrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
-def pretrain(encoder: EncoderConfig, config: PretrainConfig, out: Path, session: Session) -> int:
+def pretrain(
+    encoder: EncoderConfig,
+    config: PretrainConfig,
+    out: Path,
+    session: Session,
+    before_file: Callable[..., None] = lambda steps: None,
+) -> int:
     """Train an encoder with its head from scratch and write it to `out` (safetensors). Every rank must call it.
+
+    Args:
+        before_file: called with steps=... when training is done, before the file is written.
 
     Returns:
         The number of optimizer steps.
@@ -94,6 +103,7 @@ def pretrain(encoder: EncoderConfig, config: PretrainConfig, out: Path, session:
         train_epoch(engine, batches, compute, progress, session)
         journal.metrics("pretrain", progress.num_steps, **progress.end_epoch())
     model.load_state_dict(engine.full_weights())
+    before_file(steps=num_steps)
     if world.is_main:
         save_model(out, model, {"encoder": encoder.model_dump_json(), "cohort": session.study.cohort.fingerprint})
     barrier(world)

@@ -62,13 +62,19 @@ class Progress:
 
 
 class Keeper(Protocol):
-    """Keeps trainings, so that they go on after a stop."""
+    """Keeps trainings, so that they go on after a stop. Every rank must make the same calls in the same order."""
 
     def resume(self, engine: Engine, progress: Progress) -> None:
-        """Bring both to where this phase and round was kept last, if it was. Every rank must call it."""
+        """Bring both to where this phase and round was kept last, if it was."""
 
     def step_taken(self, engine: Engine, progress: Progress) -> None:
-        """Keep both, if it is time to; may raise to end the run. Every rank must call it, after every step."""
+        """Keep both, if it is time to; called after every step. Raises to end the run, when it was asked to stop."""
+
+    def stop_if_asked(self) -> None:
+        """Raise to end the run, if it was asked to stop; for phases that have nothing to keep."""
+
+    def phase_ended(self) -> None:
+        """Forget what was kept of phases whose final file stands."""
 
 
 def train_epoch(

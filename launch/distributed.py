@@ -7,6 +7,7 @@ and gloo on CPUs. With one process there is no process group at all, and every f
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,8 +60,16 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> World:
     if "RANK" not in os.environ:
         return World(0, 1, 0, chosen)
     backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    ours: dict[str, Any] = {}
+    if (meeting_file := os.environ.get("HNM_RENDEZVOUS")) is not None:  # launch/local.py
+        ours = {"init_method": meeting_file, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **ours)
     return World(dist.get_rank(), dist.get_world_size(), local_rank, chosen)
+
+
+def is_started_again() -> bool:
+    """Return whether torchrun or SLURM has started this very job before: what a command does once must not be repeated."""
+    return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def leave_world(world: World) -> None:
@@ -82,6 +91,13 @@ def sum_over_ranks(tensor: torch.Tensor, world: World) -> torch.Tensor:
     total = tensor.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def max_over_ranks(value: int, world: World) -> int:
+    """Return the largest of the ranks' values. Every rank must call it."""
+    values = torch.zeros(world.size, dtype=torch.int64)
+    values[world.rank] = value
+    return int(sum_over_ranks(values, world).max())
 
 
 class _GatherRows(torch.autograd.Function):

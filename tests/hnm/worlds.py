@@ -1,5 +1,6 @@
 """Small worlds for tests of the algorithm: tables and features without images, and all phases on the drawn cohort."""
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from hnm.bags import file_of_rank, write_index
+from hnm.bags import file_of_rows, write_index
 from hnm.config import Config
 from hnm.contrastive_model import ContrastiveModel, fresh_model, save_model
 from hnm.coordinator import decide, rank_cohort, share_mined
@@ -17,7 +18,8 @@ from hnm.embed import embed
 from hnm.finetune import finetune, plan_steps
 from hnm.journal import Journal
 from hnm.mining import Mined
-from hnm.rounds import START_ENCODER, read_state, train
+from hnm.phase import read_state
+from hnm.rounds import START_ENCODER, train
 from hnm.score import Part, bounds_of_ranks
 from hnm.session import Session
 from hnm.simclr import pretrain
@@ -74,10 +76,12 @@ def session_with_features(world: World, folder: str) -> SessionWithFeatures:
         ids = study.patches_of(study.embedded_slides)
         rows = np.random.default_rng(1).standard_normal((len(ids), DIM)).astype(np.float16)
         rows[study.cohort.patches.truth[ids] == 1, :4] += 3
-        for part, block in enumerate(np.array_split(rows, 3)):
-            write_array(features / file_of_rank(part), block)
+        cuts = np.linspace(0, len(rows), 4).astype(int)
+        files = [file_of_rows(int(start), int(stop)) for start, stop in itertools.pairwise(cuts)]
+        for name, block in zip(files, np.split(rows, cuts[1:-1]), strict=True):
+            write_array(features / name, block)
         sizes = np.diff(study.cohort.patch_bounds)[study.embedded_slides]
-        write_index(features, study.embedded_slides, sizes, 3)
+        write_index(features, study.embedded_slides, sizes, files)
     reader = None  # nothing here reads images
     return SessionWithFeatures(study, reader, 0, world, Journal(None, world), features=features)  # type: ignore[arg-type]
 
@@ -100,7 +104,7 @@ def all_phases(world: World, cohort: str, folder: str) -> dict[str, Any]:
         results["first_ids"] = ids_of_rank(first.row, world.rank, world.size)
         results["stopped"] = finetune_with_nan_on_last_rank(results["mined"], config, session)
     if world.is_main:
-        results["features"] = [np.load(path) for path in sorted((Path(folder) / "features").glob("rank-*.npy"))]
+        results["features"] = [np.load(path) for path in sorted((Path(folder) / "features").glob("rows-*.npy"))]
         results["pretrained"] = load_weights(Path(folder) / "pretrained.safetensors")[0]
     return results
 
