@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from launch.cohort_cli import cohort_app
+from launch.evidence_cli import evidence_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cohort_app, name="cohort")
+app.add_typer(evidence_app)
 
 
 @app.command()
