@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from launch.cohort_cli import cohort_app
+from launch.evidence_cli import evidence_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
 from launch.run_cli import status
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cohort_app, name="cohort")
+app.add_typer(evidence_app)
 app.command()(status)
 
 
