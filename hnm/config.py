@@ -132,7 +132,7 @@ def read_config(path: Path) -> Config:
 
 def difference(old: Config, new: Config) -> list[str]:
     """Return "key: old value -> new value" for every key in which two configurations differ."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     return [f"{key}: {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
 
 
@@ -207,8 +207,9 @@ def _nearest(name: str, known: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _flat(tree: Tree, prefix: str = "") -> Tree:
+def flatten(tree: Tree, prefix: str = "") -> Tree:
+    """Return nested sections as one level of dotted keys: {"mining": {"ties": "exact"}} is {"mining.ties": "exact"}."""
     flat: Tree = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

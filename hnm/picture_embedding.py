@@ -145,6 +145,6 @@ def _points(axes: Axes, places: np.ndarray, chosen: np.ndarray, colour: str, mar
         behind = colour in (LIGHT_GREY, GREY)
         size = 10 if behind else 20
         axes.scatter(
-            *places[chosen].T, s=size, c=colour, marker=marker, alpha=0.65, linewidths=0, label=label,
+            places[chosen, 0], places[chosen, 1], s=size, c=colour, marker=marker, alpha=0.65, linewidths=0, label=label,
             zorder=1 if behind else 2, rasterized=True,
         )  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from hnm.picture_style import (
     BLUE,
@@ -21,7 +22,7 @@ from hnm.picture_style import (
 from hnm.record import RunRecord
 
 MAX_ROUNDS = 5  # histograms side by side
-BINS = np.linspace(0, 1, 21)
+BINS = np.linspace(0, 1, 21).tolist()
 
 
 def draw_histograms(path: Path, record: RunRecord) -> None:
@@ -132,7 +133,7 @@ def _encoder_losses(axes: Axes, record: RunRecord) -> None:
         axes.axvline(first + round_ * per_round + 0.5, color=GREY, linestyle=":", linewidth=1)
     axes.set(title="Encoder loss; dotted: a new round begins", xlabel="epoch", ylabel="loss")
     axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     _say_if_empty(axes)
 
@@ -153,5 +154,5 @@ def _by_round(axes: Axes, record: RunRecord, figures: dict[str, Any]) -> None:
 
 
 def _say_if_empty(axes: Axes) -> None:
-    if not any(len(line.get_xdata()) for line in axes.get_lines()):
+    if not any(np.size(line.get_xdata()) for line in axes.get_lines()):
         axes.text(0.5, 0.5, "nothing in events.jsonl", transform=axes.transAxes, ha="center", color=GREY)

@@ -23,7 +23,7 @@ SEQUENCE = "cividis"  # perceptually uniform, and the same to a colour-blind eye
 DPI = 110
 WIDTH = 10.5  # inches: 1155 px, the width of the report
 
-STYLE = {
+STYLE: Any = {
     "font.size": 11.0,
     "axes.titlesize": 12.0,
     "axes.titleweight": "bold",

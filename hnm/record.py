@@ -113,7 +113,7 @@ def read_record(run: Path, config: Config, study: Study) -> RunRecord:
     Raises:
         InputError: not even round 0 has been mined.
     """
-    decisions = []
+    decisions: list[dict[str, Any]] = []
     while (folder := round_folder(run, len(decisions))).joinpath("mining.json").is_file():
         decisions.append(read_decision(folder))
     if not decisions:

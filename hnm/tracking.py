@@ -1,6 +1,7 @@
 """MLflow, from rank 0 only. Whatever goes wrong here, training goes on; the same numbers are in events.jsonl.
 
-The run id is kept in the run directory (mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run.
+The run id is kept in the run directory (mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run;
+if that file is lost, the run is found by its tags (see hnm/tracking_run.py).
 """
 
 import logging
@@ -11,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hnm.tracking_run import artifact_location, find_run, tag_attempt, tags_of_new_run, tracking_uri
 from shards.files import whole_file
 
 FLUSH_AT = 200  # metrics a call: a call costs 10 to 20 ms, whatever it carries
@@ -27,6 +29,9 @@ class TrackingConfig(BaseModel):
         None, description="tracking server or database; default: a SQLite file in the run directory"
     )
     experiment: str = Field("hnm", description="MLflow experiment that the run is filed under")
+    parent_run: str | None = Field(
+        None, description="id of the MLflow run under which this one is shown, such as the folds of a cross-validation"
+    )
 
 
 class Tracker:
@@ -60,9 +65,10 @@ class Tracker:
         if len(self.pending) >= FLUSH_AT:
             self.flush()
 
-    def log_file(self, path: Path) -> None:
-        """Store a file with the run."""
-        self._guarded(lambda: self.client.log_artifact(self.run_id, str(path)))
+    def log_file(self, path: Path, target: str | None = None) -> None:
+        """Store a file, or what is in a folder, with the run; `target` is the artifact folder, None its root."""
+        store = "log_artifacts" if path.is_dir() else "log_artifact"
+        self._guarded(lambda: getattr(self.client, store)(self.run_id, str(path), target))
 
     def flush(self) -> None:
         """Send what is queued."""
@@ -85,26 +91,30 @@ class Tracker:
         for chatty in ("alembic", "mlflow"):  # after the import, which sets its own levels
             logging.getLogger(chatty).setLevel(logging.WARNING)
 
-        uri = self.config.uri or f"sqlite:///{(self.folder / 'mlflow.db').resolve()}"
-        client = MlflowClient(uri)
+        client = MlflowClient(tracking_uri(self.folder, self.config.uri))
         id_file = self.folder / "mlflow_run_id.txt"
         if id_file.is_file():
             self.run_id = id_file.read_text(encoding="utf-8").strip()
             client.update_run(self.run_id, status="RUNNING")
         else:
-            self.run_id = self._create(client)
+            self.run_id = self._find_or_create(client)
             with whole_file(id_file) as temporary:
                 temporary.write_text(self.run_id + "\n", encoding="utf-8")
+        tag_attempt(client, self.run_id, self.folder)
         self.client = client
 
-    def _create(self, client: Any) -> str:
+    def _find_or_create(self, client: Any) -> str:
+        """Return the run of this directory: one that has its tag (the id's file was lost), else a new one."""
         experiment = client.get_experiment_by_name(self.config.experiment)
-        local = self.config.uri is None
-        artifacts = (self.folder / "mlartifacts").resolve().as_uri() if local else None
+        artifacts = artifact_location(tracking_uri(self.folder, self.config.uri))
         experiment_id = (
             experiment.experiment_id if experiment else client.create_experiment(self.config.experiment, artifacts)
         )
-        return str(client.create_run(experiment_id, run_name=self.folder.name).info.run_id)
+        if (found := find_run(client, experiment_id, self.folder)) is not None:
+            client.update_run(found, status="RUNNING")
+            return found
+        tags = tags_of_new_run(self.folder, self.config.parent_run)
+        return str(client.create_run(experiment_id, run_name=self.folder.name, tags=tags).info.run_id)
 
     def _log_params(self, params: dict[str, str]) -> None:
         from mlflow.entities import Param

@@ -12,6 +12,8 @@ import typer
 
 from launch.cohort_cli import cohort_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
+from launch.predict_cli import predict_app
+from launch.report_cli import report_app
 
 app = typer.Typer(
     name="hnm",
@@ -28,6 +30,8 @@ app = typer.Typer(
 )
 
 app.add_typer(cohort_app, name="cohort")
+app.add_typer(predict_app)
+app.add_typer(report_app)
 
 
 @app.command()

@@ -90,7 +90,7 @@ def train(
     return 0
 
 
-def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
+def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: bool = True) -> int:
     """Read the test split of a finished run and print the metrics; a second time, print what was read then."""
     config, recorded_folder = read_run(run)
     if (run / "metrics.json").is_file():
@@ -110,6 +110,10 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
             session.journal.say(
                 f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
             )
+            if with_report:
+                from launch.report_verbs import write_report
+
+                write_report(config, run, session)
     return 0
 
 
