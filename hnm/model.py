@@ -121,8 +121,8 @@ def preprocessing_of(config: Config) -> dict[str, Any]:
     }
     left_out |= {"max_failed", "allow_unlabelled", "validation_share", "test_share", "split_seed", "shard_mb"}
     tile = config.tile.model_dump(mode="json", exclude=left_out)
-    cut_at = "points of a file" if config.tile.points_file is not None else "a grid"
-    return {**tile, "cut_at": cut_at, "pixels": "JPEG round trip, RGB, divided by 255, (3, patch_px, patch_px)"}
+    cut = "at points of a file" if config.tile.points_file is not None else "on a grid"
+    return {**tile, "cut": cut, "pixels": "JPEG round trip, RGB, divided by 255, (3, patch_px, patch_px)"}
 
 
 def data_of(record: RunRecord) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def _method(about: Description, config: Config) -> str:
         "## Method and configuration\n\n"
         f"* Encoder: {config.encoder.architecture}, {config.encoder.norm} norm, width {config.encoder.width:g}; round "
         f"{about.chosen_round} of {config.rounds.num_rounds} was chosen on validation slides.\n"
-        f"* Patches: {patches['patch_px']} x {patches['patch_px']} pixels at {scale}, cut at {patches['cut_at']}; background "
+        f"* Patches: {patches['patch_px']} x {patches['patch_px']} pixels, {scale}, cut {patches['cut']}; background "
         f"filter: {', '.join(patches['background'])}; stain normalisation: {patches['stain']}.\n"
         f"* A slide is called positive from {about.slide_threshold:.4f} on (chosen on validation slides), a patch from "
         f"{about.patch_threshold:.4f} on (from {about.patch_threshold_from}).\n"
@@ -112,7 +112,7 @@ def _limits(about: Description) -> str:
             f"Patches are native pixels: slides of other than {mpp[0]:.3g} to {mpp[1]:.3g} microns per pixel show it tissue of "
             "another size."
         )
-    if about.preprocessing["cut_at"] != "a grid":
+    if about.preprocessing["cut"] != "on a grid":
         limits.append(
             "It saw patches centred on annotated points (nuclei); patches of a grid are another distribution."
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hnm.tracking_run import artifact_location, find_run, tag_attempt, tags_of_new_run, tracking_uri
+from hnm.tracking_run import artifact_location, find_run, follow_move, tag_attempt, tags_of_new_run, tracking_uri
 from shards.files import whole_file
 
 FLUSH_AT = 200  # metrics a call: a call costs 10 to 20 ms, whatever it carries
@@ -91,6 +91,8 @@ class Tracker:
         for chatty in ("alembic", "mlflow"):  # after the import, which sets its own levels
             logging.getLogger(chatty).setLevel(logging.WARNING)
 
+        if self.config.uri is None:
+            follow_move(self.folder)
         client = MlflowClient(tracking_uri(self.folder, self.config.uri))
         id_file = self.folder / "mlflow_run_id.txt"
         if id_file.is_file():

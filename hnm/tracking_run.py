@@ -5,10 +5,12 @@ run/run_id.txt ──tag hnm.run_directory_id──▶ the MLflow run, on whiche
 
 import os
 import platform
+import sqlite3
 import subprocess
 import sys
 import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from shards.files import whole_file
 ID_TAG, ATTEMPTS_TAG = "hnm.run_directory_id", "hnm.attempts"
 # Without the second a server keeps a job queue that we don't use: 0.8 GB of memory more.
 SERVER_SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+MODEL_FOLDER = "model"  # in the run directory, and among the artifacts
 ROOT_FILES = ("config.yaml", "environment.json", "metrics.json", "predictions.parquet", "report.html")
 
 
@@ -31,6 +34,24 @@ def artifact_location(uri: str) -> str | None:
     if not uri.startswith("sqlite:///"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+
+
+def follow_move(folder: Path) -> None:
+    """Let the folder's own database say that its artifacts are beside it.
+
+    MLflow writes down where an experiment's files are as a whole path. In a run directory that was moved or copied it would
+    go on writing to the old place, or show nothing.
+    """
+    database, here = folder / "mlflow.db", (folder / "mlartifacts").resolve().as_uri()
+    if not database.is_file():
+        return
+    with closing(sqlite3.connect(database, timeout=10)) as connection, connection:
+        rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (place,) in rows:
+            if place and place.startswith("file:") and place.endswith("/mlartifacts") and place != here:
+                for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                    change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                    connection.execute(change, (here, len(place) + 1, len(place), place))
 
 
 def own_id(folder: Path) -> str:
@@ -93,8 +114,12 @@ def git_commit() -> str | None:
 
 
 def files_of_run(folder: Path) -> list[tuple[Path, str | None]]:
-    """Return the small files of a run directory that are there, each with the artifact folder it goes to (None: the root)."""
+    """Return the files of a run that are stored with it, as far as they are there, each with its artifact folder.
+
+    None is the artifacts' root. Features, scores of all patches and the rounds' weights stay in the run directory.
+    """
     files: list[tuple[Path, str | None]] = [(folder / name, None) for name in ROOT_FILES]
     files += [(path, None) for path in sorted(folder.glob("round-*/mining.json"))[-1:]]
     files += [(path, "figures") for path in sorted(folder.glob("figures/*.png"))]
+    files += [(path, MODEL_FOLDER) for path in sorted(folder.glob(f"{MODEL_FOLDER}/*"))]
     return [(path, target) for path, target in files if path.is_file()]

@@ -145,14 +145,15 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     ranks: RanksOption = 0,
     cohort: Annotated[Path | None, typer.Option(help="Where the cohort is now, if it has moved.")] = None,
+    report: Annotated[bool, typer.Option(help="Also draw the pictures and write report.html and model/.")] = True,
 ) -> None:
-    """Read the test split, once: metrics.json and predictions.parquet. Choices are made on validation slides.
+    """Read the test split, once: metrics.json, predictions.parquet, report.html. Choices are made on validation slides.
 
     Example: `hnm evaluate run/`
     """
     from launch import verbs
 
-    finish(lambda: verbs.evaluate(run, cohort, ranks))
+    finish(lambda: verbs.evaluate(run, cohort, ranks, report))
 
 
 @app.command()

@@ -145,7 +145,7 @@ def make_jobs(slides: Sequence[Slide], model: Model, request: PredictRequest) ->
     """Return a job per slide, in order; with a points file, its patches are cut there."""
     settings = model.config.tile.model_dump(mode="json")
     if request.points is None:
-        if model.about.preprocessing["cut_at"] != "a grid":
+        if model.about.preprocessing["cut"] != "on a grid":
             print(
                 "note: this model saw patches cut at points (tile.points_file); these slides are cut on a grid. "
                 "--points FILE cuts at points"

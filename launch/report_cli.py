@@ -29,3 +29,17 @@ def report(
     from launch import report_verbs
 
     finish(lambda: report_verbs.report(run, cohort, heatmaps))
+
+
+@report_app.command()
+def ui(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or any folder with an mlflow.db.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 = 5000, or a free one.")] = 0,
+) -> None:
+    """Look at a run in MLflow: serves its database on this machine only, until Ctrl-C; a run on a server is linked.
+
+    Example: `hnm ui run/`
+    """
+    from launch.ui import serve
+
+    finish(lambda: serve(run, port))

@@ -22,9 +22,11 @@ from hnm.simclr import check_batch
 from hnm.simclr import pretrain as pretrain_encoder
 from hnm.study import open_study
 from hnm.tracking import Tracker
+from hnm.tracking_run import files_of_run
 from hnm.weights import load_encoder
 from launch.distributed import World, barrier, join_world, leave_world, main_says
 from launch.local import run_ranks
+from launch.report_verbs import numbers_of, write_results
 from launch.run_directory import check_cohort, open_run, read_run
 from launch.tables import print_metrics
 from shards.cohort import Cohort
@@ -110,10 +112,9 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
             session.journal.say(
                 f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
             )
+            session.journal.metrics("test", metrics["chosen_round"], **numbers_of(metrics))
             if with_report:
-                from launch.report_verbs import write_report
-
-                write_report(config, run, session)
+                write_results(config, run, session)
     return 0
 
 
@@ -194,9 +195,6 @@ def _on_main(action: Callable[[World], None], world: World) -> None:
 
 
 def _log_files(tracker: Tracker, folder: Path) -> None:
-    """Store the small files of a run with MLflow."""
-    names = ("config.yaml", "environment.json", "metrics.json", "predictions.parquet")
-    decisions = sorted(folder.glob("round-*/mining.json"))[-1:]
-    for path in (*(folder / name for name in names), *decisions):
-        if path.is_file():
-            tracker.log_file(path)
+    """Store a run's figures, pictures, page and model with MLflow."""
+    for path, target in files_of_run(folder):
+        tracker.log_file(path, target)
