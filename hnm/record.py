@@ -19,7 +19,9 @@ from hnm.coordinator import read_decision, read_scores
 from hnm.evaluate import read_metrics
 from hnm.rounds import choose_round, read_state, round_folder
 from hnm.study import Study
+from shards.cohort import Cohort
 from shards.errors import InputError
+from shards.tile_config import TileConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class RunRecord:
 
     Attributes:
         run: the run directory.
-        config: its configuration.
+        config: its configuration; the section tile is the cohort's own (see `with_tile_of`).
         study: its cohort and roles.
         decisions: mining.json of the rounds done so far, in order; at least one.
         chosen: the round whose model is the result, as far as is known.
@@ -126,7 +128,17 @@ def read_record(run: Path, config: Config, study: Study) -> RunRecord:
     if metrics is not None:
         chosen = metrics["chosen_round"]
         by_slide, by_patch = _predicted(run, study), np.load(run / "patch_scores.npy")
-    return RunRecord(run, config, study, decisions, chosen, metrics, by_slide, by_patch)
+    return RunRecord(run, with_tile_of(study.cohort, config), study, decisions, chosen, metrics, by_slide, by_patch)
+
+
+def with_tile_of(cohort: Cohort, config: Config) -> Config:
+    """Return the configuration with the settings that the cohort was tiled with.
+
+    Nothing in training asks for them, so the section tile of a run's own config.yaml may be that of another cohort.
+    """
+    settings = cohort.info.get("settings", {})
+    known = {name: value for name, value in settings.items() if name in TileConfig.model_fields}
+    return config.model_copy(update={"tile": TileConfig.model_validate(known)})
 
 
 def patch_threshold(config: Config, metrics: dict[str, Any] | None) -> float:

@@ -100,8 +100,8 @@ def test_misuse_is_explained(model: Path, evaluated_run: Path, finished_run: Pat
     assert_refused(hnm("export", evaluated_run, finished_run), 1, "exists and is no exported model")
     assert hnm("predict", "--help").exit_code == 0
     assert hnm("predict", model).exit_code == 2
+    (tmp_path / "slides.csv").write_text("name\n1\n")
     with pytest.raises(InputError, match="row 1"):
-        (tmp_path / "slides.csv").write_text("name\n1\n")
         read_inputs([tmp_path / "slides.csv"])
 
 
