@@ -138,7 +138,7 @@ def read_config(path: Path) -> Config:
 
 def difference(old: Config, new: Config) -> list[str]:
     """Return "key: old value -> new value" for every key in which two configurations differ."""
-    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     return [f"{key}: {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
 
 
@@ -213,9 +213,9 @@ def _nearest(name: str, known: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def flat(tree: Tree, prefix: str = "") -> Tree:
-    """Return nested sections as {"section.key": value}."""
-    leaves: Tree = {}
+def flatten(tree: Tree, prefix: str = "") -> Tree:
+    """Return nested sections as one level of dotted keys: {"mining": {"ties": "exact"}} is {"mining.ties": "exact"}."""
+    flat: Tree = {}
     for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return leaves
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -14,6 +14,8 @@ import typer
 from launch.cohort_cli import cohort_app
 from launch.evidence_cli import evidence_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
+from launch.predict_cli import predict_app
+from launch.report_cli import report_app
 from launch.run_cli import status
 
 app = typer.Typer(
@@ -33,6 +35,8 @@ app = typer.Typer(
 app.add_typer(cohort_app, name="cohort")
 app.add_typer(evidence_app)
 app.command()(status)
+app.add_typer(predict_app)
+app.add_typer(report_app)
 
 
 @app.command()
@@ -151,15 +155,16 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     ranks: RanksOption = 0,
     cohort: Annotated[Path | None, typer.Option(help="Where the cohort is now, if it has moved.")] = None,
+    report: Annotated[bool, typer.Option(help="Also draw the pictures and write report.html and model/.")] = True,
 ) -> None:
-    """Read the test split, once: metrics.json and predictions.parquet. Choices are made on validation slides.
+    """Read the test split, once: metrics.json, predictions.parquet, report.html. Choices are made on validation slides.
 
     Example: `hnm evaluate run/`
     """
     run_in_ranks(ranks)
     from launch import verbs
 
-    finish(lambda: verbs.evaluate(run, cohort, ranks))
+    finish(lambda: verbs.evaluate(run, cohort, ranks, report))
 
 
 @app.command()

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hnm.broken import warn_of_broken
-from hnm.config import Config, flat
+from hnm.config import Config, flatten
 from hnm.journal import Journal
 from hnm.session import Session
 from hnm.study import open_study
 from hnm.tracking import Tracker
+from hnm.tracking_run import files_of_run
 from launch.checkpoint import settings_digest, sweep
 from launch.distributed import World, join_world, leave_world, main_says
 from launch.heartbeat import Heartbeat, forget_beats
@@ -118,7 +119,7 @@ def _make_keeper(opening: Opening, signals: StopSignals, journal: Journal) -> Ru
 
     settings = {
         key: value
-        for key, value in flat(config.model_dump(mode="json")).items()
+        for key, value in flatten(config.model_dump(mode="json")).items()
         if key.startswith(opening.settings) and not key.startswith(FREE_SETTINGS)
     }
     identity = {"cohort": opening.cohort.fingerprint, "seed": config.seed, "settings": settings_digest(settings)}
@@ -143,14 +144,7 @@ def _ending_noted(folder: Path, tracker: Tracker | None, world: World) -> Iterat
             with suppress(OSError):  # a full disk is what it may be about
                 end_attempt(folder, how)
             if tracker is not None:
-                tracker.finish(status, _small_files(folder))
-
-
-def _small_files(folder: Path) -> list[Path]:
-    """Return the small files of a run, which are stored with MLflow."""
-    names = ("config.yaml", "environment.json", "metrics.json", "predictions.parquet")
-    decisions = sorted(folder.glob("round-*/mining.json"))[-1:]
-    return [path for path in (*(folder / name for name in names), *decisions) if path.is_file()]
+                tracker.finish(status, files_of_run(folder))
 
 
 def _say_stalled(journal: Journal) -> Callable[[str], None]:
