@@ -18,6 +18,7 @@ from hnm.mining import MiningConfig
 from hnm.simclr import PretrainConfig
 from hnm.study import DataConfig
 from hnm.tracking import TrackingConfig
+from launch.slurm_config import SlurmConfig
 from shards.errors import InputError
 from shards.reader import ReaderConfig
 from shards.tile import TileConfig
@@ -59,6 +60,7 @@ class Config(BaseModel):
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="supervised contrastive fine-tuning")
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="the loop")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="what `hnm submit` asks the cluster for")
 
 
 Tree = dict[str, Any]

@@ -12,6 +12,7 @@ import typer
 
 from launch.cohort_cli import cohort_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
+from launch.submit_cli import submit_app
 
 app = typer.Typer(
     name="hnm",
@@ -149,6 +150,9 @@ def evaluate(
     from launch import verbs
 
     finish(lambda: verbs.evaluate(run, cohort, ranks))
+
+
+app.add_typer(submit_app(tile, pretrain, train, evaluate), name="submit")
 
 
 @app.command()

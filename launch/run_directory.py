@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hnm.config import Config, difference, dump_config, read_config
+from launch.submissions import SUBFOLDER
 from shards.cohort import Cohort
 from shards.errors import InputError
 from shards.files import whole_file, write_json
@@ -25,14 +26,14 @@ def open_run(run: Path, cohort: Cohort, config: Config) -> None:
     if (run / "state.json").is_file():
         check_cohort(run, cohort)
         changed = difference(read_config(run / "config.yaml"), config)
-        changed = [line for line in changed if not line.startswith(("device:", "reader.", "tracking."))]
+        changed = [line for line in changed if not line.startswith(("device:", "reader.", "tracking.", "slurm."))]
         if changed:
             raise InputError(
                 f"{run}: this run was started with other settings ({'; '.join(changed)}). Use another run directory, or "
                 "the settings it was started with"
             )
         return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if run.exists() and (not run.is_dir() or any(path.name != SUBFOLDER for path in run.iterdir())):
         raise InputError(f"{run}: exists and is no run directory of hnm. Choose another name or remove it")
     run.mkdir(parents=True, exist_ok=True)
     with whole_file(run / "config.yaml") as temporary:
