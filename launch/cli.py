@@ -12,7 +12,7 @@ import typer
 
 from launch.cohort_cli import cohort_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
-from launch.submit_cli import submit_app
+from launch.submit_cli import cancel, logs, submit_app
 
 app = typer.Typer(
     name="hnm",
@@ -153,6 +153,8 @@ def evaluate(
 
 
 app.add_typer(submit_app(tile, pretrain, train, evaluate), name="submit")
+app.command()(logs)
+app.command()(cancel)
 
 
 @app.command()

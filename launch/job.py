@@ -11,14 +11,15 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from launch import slurm
+from launch.submissions import cancel_mark
+
 TRY_AGAIN = 75  # the command was asked to stop, has saved, and would go on if it were started again
 FIRST_PORT, NUM_PORTS = 20000, 12000  # below 32768, where Linux begins to hand out ports by itself
-WAIT_FOR_END_S = 60.0  # of the other ranks, until rank 0 has put the job back and SLURM ends them
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -48,8 +49,8 @@ class Job:
         code = run_command(self.arguments)
         if environment.cluster == "debug":
             return code
-        if code == TRY_AGAIN:
-            time.sleep(WAIT_FOR_END_S)  # rank 0 has had the job requeued: this process is about to be ended
+        if code == TRY_AGAIN and environment.global_rank != 0:
+            leave(0)  # rank 0 is putting the job back; srun would end it if this rank left with another code
         if code:
             leave(code)
         atexit.register(leave, 0)  # once submitit has noted the result; see launch.cli.main for why not the usual way
@@ -108,19 +109,19 @@ def stop_handler(environment: Any, requeue: Any) -> Handler:
     def handle(number: int, frame: FrameType | None) -> None:
         if environment.global_rank != 0:
             return  # rank 0 speaks for the job, and SLURM ends this process
-        if environment.cluster == "slurm" and not is_running(environment.job_id):
-            leave(128 + signal.SIGTERM)  # scancel, or SLURM is putting it back by itself
+        if is_unwanted(environment):
+            leave(128 + signal.SIGTERM)
         requeue(number, frame)
 
     return handle
 
 
-def is_running(job_id: str) -> bool:
-    """Does SLURM want this job to run? Not one that is cancelled, at its limit, or requeued already (COMPLETING)."""
-    from launch import slurm
-
-    state = slurm.states_of([job_id]).get(job_id)
-    return state is not None and state.state == "RUNNING"
+def is_unwanted(environment: Any) -> bool:
+    """Is this job cancelled, at its limit, or put back by SLURM itself (COMPLETING)? Then it is not ours to requeue."""
+    if environment.cluster != "slurm":
+        return cancel_mark(environment.paths.folder, environment.job_id).is_file()
+    state = slurm.states_of([environment.job_id]).get(environment.job_id)
+    return state is None or state.state != "RUNNING"
 
 
 def leave(code: int) -> None:

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from shards.errors import InputError
 
 TIMEOUT_S = 60  # a controller that does not answer within a minute is down
-LIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "SIGNALING", "STOPPED")
+LIVE = (
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "COMPLETING",
+    "SUSPENDED",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "SIGNALING",
+    "STOPPED",
+)
 REASONS = {
     "Resources": "for free nodes",
     "Priority": "other jobs come first",
@@ -120,7 +130,19 @@ def states_of(job_ids: Sequence[str]) -> dict[str, JobState]:
         return {}
     listed = ",".join(sorted({job_id.split("_")[0] for job_id in job_ids}))
     fields = ("JobArrayID", "State", "Reason", "RestartCnt", "NodeList", "exit_code")
-    text = ask("squeue", "-h", "-r", "-a", "-t", "all", "-j", listed, "-O", ",".join(f"{name}:|" for name in fields), check=False)
+    text = ask(
+        "squeue",
+        "-h",
+        "-r",
+        "-a",
+        "-t",
+        "all",
+        "-j",
+        listed,
+        "-O",
+        ",".join(f"{name}:|" for name in fields),
+        check=False,
+    )
     states = {}
     for line in text.splitlines():
         columns = [column.strip() for column in line.split("|")]
@@ -128,7 +150,9 @@ def states_of(job_ids: Sequence[str]) -> dict[str, JobState]:
             job_id, state, reason, restarts, nodes, status = columns[: len(fields)]
             code = None if state in LIVE else os.waitstatus_to_exitcode(int(status))
             states[job_id] = JobState(job_id, state, reason, int(restarts), nodes, code)
-    return _accounted(listed) | states if any(job_id.split("_")[0] not in _bases(states) for job_id in job_ids) else states
+    return (
+        _accounted(listed) | states if any(job_id.split("_")[0] not in _bases(states) for job_id in job_ids) else states
+    )
 
 
 def _accounted(listed: str) -> dict[str, JobState]:
@@ -176,7 +200,9 @@ def refusal(script: str) -> str | None:
     said = "; ".join(line.split("error: ")[-1] for line in done.stderr.splitlines() if line.strip())
     if re.search(r"down, drained or reserved|are busy", said, re.IGNORECASE):
         return None  # it would wait in the queue until the nodes are back
-    options = {key.strip(): value.strip("'\" ") for key, value in re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.M)}
+    options = {
+        key.strip(): value.strip("'\" ") for key, value in re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.M)
+    }
     for pattern, explain in _EXPLANATIONS:
         if re.search(pattern, said, re.IGNORECASE):
             return f"{explain(options)} (sbatch: {said})"

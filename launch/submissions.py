@@ -1,9 +1,9 @@
 """What was submitted for a folder: FOLDER/slurm/jobs.json, a record per job, beside the jobs' scripts and logs.
 
-    run/slurm/  jobs.json                 the records
-                code-1f0a.../             the code that they run
-                train.yaml                the resolved configuration
-                17_submission.sh          as it was given to sbatch; 17_0_log.out: what rank 0 of job 17 said
+run/slurm/  jobs.json                 the records
+            code-1f0a.../             the code that they run
+            train.yaml                the resolved configuration
+            17_submission.sh          as it was given to sbatch; 17_0_log.out: what rank 0 of job 17 said
 """
 
 import json
@@ -54,9 +54,9 @@ class SubmittedJob:
         return [f"{self.job_id}_{i}" for i in range(len(self.elements))] or [self.job_id]
 
     @property
-    def process(self) -> Owner:
-        """The local launcher's process."""
-        return Owner(self.host, int(self.job_id), self.started)
+    def is_at_work_here(self) -> bool:
+        """Is it a job of the local launcher, which is still there?"""
+        return self.cluster == "local" and is_running(Owner(self.host, int(self.job_id), self.started))
 
 
 def submission_folder(folder: Path) -> Path:
@@ -80,6 +80,11 @@ def add_job(folder: Path, job: SubmittedJob) -> None:
 def live_jobs(folder: Path) -> list[SubmittedJob]:
     """Return the jobs of `folder` that are queued or at work."""
     jobs = read_jobs(folder)
-    states = slurm.states_of([job.job_id for job in jobs if job.cluster == "slurm"]) if jobs else {}
+    states = slurm.states_of([job.job_id for job in jobs if job.cluster == "slurm"])
     live = {job_id.split("_")[0] for job_id, state in states.items() if state.is_live}
-    return [job for job in jobs if job.job_id in live or (job.cluster == "local" and is_running(job.process))]
+    return [job for job in jobs if job.job_id in live or job.is_at_work_here]
+
+
+def cancel_mark(folder: Path, job_id: str) -> Path:
+    """Return the file that says, on this machine without SLURM, that a job is cancelled and not to be started again."""
+    return folder / f"{job_id}_cancelled"

@@ -25,9 +25,7 @@ from shards.files import whole_file
 CONFIG_FILE = "config.yaml"
 
 
-def submit(
-    specs: Sequence[JobSpec], config: Config, cluster: str, dry_run: bool, say: Callable[[str], None]
-) -> int:
+def submit(specs: Sequence[JobSpec], config: Config, cluster: str, dry_run: bool, say: Callable[[str], None]) -> int:
     """Submit the jobs in order; a stage that another one waits for stands before it.
 
     Args:
@@ -63,7 +61,13 @@ def submit(
     job_of_stage: dict[str, str] = {}
     for spec in specs:
         _prepare(spec.folder, config, code)
-        jobs = _queue(spec, config, code, cluster, job_of_stage.get(spec.after or ""))
+        try:
+            jobs = _queue(spec, config, code, cluster, job_of_stage.get(spec.after or ""))
+        except Exception:  # whatever submitit raises: half a pipeline is not to stay in the queue
+            if cluster == "slurm" and job_of_stage:
+                slurm.cancel(list(job_of_stage.values()))
+                say(f"{spec.stage} could not be queued: the jobs before it are cancelled")
+            raise
         job_of_stage[spec.stage] = str(jobs[0].job_id).split("_")[0]
         if cluster != "slurm" and (failed := _wait(jobs, cluster, is_last=spec is specs[-1])):
             return failed

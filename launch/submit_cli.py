@@ -95,7 +95,9 @@ def _submit(name: str, local: LocalCommand, params: dict[str, Any], options: dic
 
     cluster, dry_run = options.pop("cluster"), options.pop("dry_run")
     flags = _overrides_of(options, None if name == "pipeline" else name)
-    return submit_verbs.submit_verb(name, lambda config: _command(local, params, config), params, flags, cluster, dry_run)
+    return submit_verbs.submit_verb(
+        name, lambda config: _command(local, params, config), params, flags, cluster, dry_run
+    )
 
 
 def _overrides_of(options: dict[str, Any], stage: str | None) -> list[str]:
@@ -121,3 +123,28 @@ def _command(local: LocalCommand, params: dict[str, Any], config: Path) -> list[
         long = next((word for word in info.param_decls or () if word.startswith("--")), f"--{name.replace('_', '-')}")
         options += [long] if params[name] is True else [long, value]
     return [*arguments, *options, *(["--config", str(config)] if "config" in params else [])]
+
+
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run directory, cohort, folder of hnm pretrain, or of a pipeline.")
+]
+
+
+def logs(
+    run: RunArgument,
+    rank: Annotated[int, typer.Option(min=0, help="Which process of the job.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they are written, until the end.")] = False,
+    element: Annotated[int, typer.Option(min=0, help="Which element of a tiling array, from 0.")] = 0,
+    job: Annotated[str | None, typer.Option(help="Number of the job; without it, the newest that has begun.")] = None,
+) -> None:
+    """Print what a submitted job has said. Example: `hnm logs run/ --rank 3 --follow`"""
+    from launch import follow as jobs
+
+    finish(lambda: jobs.logs(run, rank, element, job, follow, lambda text: print(text, end="", flush=True)))
+
+
+def cancel(run: RunArgument) -> None:
+    """Cancel the jobs of a run or pipeline that are queued or at work. What is saved stays. Example: `hnm cancel run/`"""
+    from launch import follow as jobs
+
+    finish(lambda: jobs.cancel(run, print))

@@ -1,6 +1,6 @@
 """Which jobs a submitted verb becomes: one, an array with its merge, or the whole pipeline.
 
-    tile ──array, a share of the slides each──▶ merge ──▶ pretrain ──▶ train ──▶ evaluate
+tile ──array, a share of the slides each──▶ merge ──▶ pretrain ──▶ train ──▶ evaluate
 """
 
 from collections.abc import Callable
@@ -73,9 +73,7 @@ def _config(name: str, params: Params, folder: Path, flags: list[str]) -> Config
     return load_config(params["config"], params.get("preset"), [*overrides, *flags])
 
 
-def _specs(
-    name: str, command: list[str], params: Params, folder: Path, config: Config, cluster: str
-) -> list[JobSpec]:
+def _specs(name: str, command: list[str], params: Params, folder: Path, config: Config, cluster: str) -> list[JobSpec]:
     """Return the jobs of one verb."""
     if name != "tile":
         return [parallel_job(name, folder, command, config.slurm, params.get("ranks") or 0)]
@@ -84,9 +82,7 @@ def _specs(
     return tile_specs(params["slides_csv"], folder, command, config, array_size)
 
 
-def tile_specs(
-    slides_csv: Path, cohort: Path, command: list[str], config: Config, array_size: int
-) -> list[JobSpec]:
+def tile_specs(slides_csv: Path, cohort: Path, command: list[str], config: Config, array_size: int) -> list[JobSpec]:
     """Return the array that cuts the slides that are not cut yet, and the merge after it; none if all is done.
 
     Args:
