@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from launch.slurm_config import minutes_of
 from shards.errors import InputError
 
 TIMEOUT_S = 60  # a controller that does not answer within a minute is down
@@ -195,18 +196,33 @@ def refusal(script: str) -> str | None:
     done = subprocess.run(
         ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
+    options = {
+        key: value.strip("'\" ") for key, value in re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.MULTILINE)
+    }
     if done.returncode == 0:
-        return None
+        return _never_starts(options)
     said = "; ".join(line.split("error: ")[-1] for line in done.stderr.splitlines() if line.strip())
     if re.search(r"down, drained or reserved|are busy", said, re.IGNORECASE):
         return None  # it would wait in the queue until the nodes are back
-    options = {
-        key.strip(): value.strip("'\" ") for key, value in re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.M)
-    }
     for pattern, explain in _EXPLANATIONS:
         if re.search(pattern, said, re.IGNORECASE):
             return f"{explain(options)} (sbatch: {said})"
     return f"SLURM would refuse the job: {said}"
+
+
+def _never_starts(options: dict[str, str]) -> str | None:
+    """Refuse what most sites' sbatch takes and then never starts: more than the partition's time limit or nodes."""
+    wanted = options.get("partition")
+    rows = [line.split() for line in ask("sinfo", "-h", "-o", "%P %l %D").splitlines()]
+    allowed = [row for row in rows if (row[0].rstrip("*") in wanted.split(",") if wanted else row[0].endswith("*"))]
+    if not allowed:
+        return None  # sbatch knows better
+    limits = [float("inf") if limit == "infinite" else minutes_of(limit) for _, limit, _ in allowed]
+    if int(options["time"]) > max(limits):
+        return _too_long(options)
+    if int(options["nodes"]) > sum(int(number) for _, _, number in allowed):
+        return _too_much(options)
+    return None
 
 
 def _wrong_partition(options: dict[str, str]) -> str:
@@ -244,8 +260,8 @@ def _too_much(options: dict[str, str]) -> str:
 
 
 def _too_long(options: dict[str, str]) -> str:
-    limits = ask("sinfo", "-h", "-o", "%P %l").splitlines()
-    return f"slurm.time: {options.get('time', '')} minutes are more than allowed: {', '.join(limits)}"
+    limits = sorted(set(ask("sinfo", "-h", "-o", "%P %l").splitlines()))
+    return f"slurm.time: {options['time']} minutes are more than the partition allows: {', '.join(limits)}"
 
 
 _EXPLANATIONS = (

@@ -57,7 +57,11 @@ def stage(cohort: Cohort, slides: np.ndarray, stage_dir: Path, world: World) -> 
             said = f"{done.num_copied} shards copied ({done.nbytes / 1e9:.2f} GB), {done.num_there} were there"
             print(f"{folder}: {said}, {time.monotonic() - begin:.1f} s", flush=True)
         except OSError as error:
-            print(f"warning: {folder}: {error}. Shards are read from {cohort.root / 'shards'}", file=sys.stderr, flush=True)
+            print(
+                f"warning: {folder}: {error}. Shards are read from {cohort.root / 'shards'}",
+                file=sys.stderr,
+                flush=True,
+            )
     barrier(world)
     return folder
 

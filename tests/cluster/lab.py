@@ -100,5 +100,17 @@ def until_state(job_id: str, *states: str, timeout_s: float = TIMEOUT_S) -> None
 
 def intruder(seconds: float = 1.0) -> str:
     """Start a job in the partition that evicts others, on both nodes; return its number."""
-    command = ["sbatch", "--parsable", "-p", "high", "-N", "2", "--exclusive", "-o", "/dev/null", "--wrap", f"sleep {seconds}"]
+    command = [
+        "sbatch",
+        "--parsable",
+        "-p",
+        "high",
+        "-N",
+        "2",
+        "--exclusive",
+        "-o",
+        "/dev/null",
+        "--wrap",
+        f"sleep {seconds}",
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()

@@ -27,7 +27,11 @@ def test_a_stage_lies_over_the_general_settings() -> None:
         None,
         [
             *("slurm.partition=gpu", "slurm.gpus_per_node=8", "slurm.extra={mail-type: FAIL, licenses: a}"),
-            *("slurm.stages.tile.partition=cpu", "slurm.stages.tile.gpus_per_node=0", "slurm.stages.tile.extra={licenses: b}"),
+            *(
+                "slurm.stages.tile.partition=cpu",
+                "slurm.stages.tile.gpus_per_node=0",
+                "slurm.stages.tile.extra={licenses: b}",
+            ),
         ],
     ).slurm
     tile, train = resources_of(slurm, "tile"), resources_of(slurm, "train")

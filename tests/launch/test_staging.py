@@ -72,7 +72,9 @@ def test_a_disk_without_room_is_said_and_the_cohort_is_read(
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(small)], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(small)], check=False, capture_output=True
+    )
     if mounted.returncode != 0:
         pytest.skip("needs root to mount a small disk")
     try:
