@@ -58,9 +58,13 @@ def read_code() -> Code:
     return Code(f"code-{digest.hexdigest()[:12]}", contents)
 
 
-def commit_of_code() -> str:
-    """Return the git commit of the running code, with "+changes" where files differ from it, or the installed version."""
-    root = Path(launch.__file__ or "").resolve().parents[1]
+def commit_of_code(root: Path | None = None) -> str:
+    """Return the git commit of the code, with "+changes" where files differ from it, or the installed version.
+
+    Args:
+        root: the folder that holds the packages; None: of the running code.
+    """
+    root = (root or Path(launch.__file__ or "").parents[1]).resolve()
     git = ("git", "-C", str(root))
     try:
         top = subprocess.run([*git, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=True)
