@@ -71,7 +71,7 @@ def epoch(losses: Losses, bags: list[torch.Tensor], pairs_per_step: int) -> tupl
     torch.manual_seed(SEED)
     device, config = bags[0].device, AggregateConfig()
     model = DSMIL(DIM).to(device)
-    optimizer = make_optimizer(model, config)
+    optimizer = make_optimizer(config, model.parameters())
     slides = np.arange(NUM_POSITIVE), np.arange(NUM_POSITIVE, len(bags))
     steps = pair_slides(*slides, pairs_per_step, np.random.default_rng(SEED))
     found = []

@@ -5,18 +5,23 @@ number of ranks follows the same optimisation. Loss: algorithm step 3 (HNM-WSI's
 """
 
 import copy
+from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 from torch.nn import functional
 
 from hnm.aggregator import DSMIL, Packed, pack, segment_argmax, segment_top_mean
 from hnm.bags import Bags
 from hnm.score import slide_logits
 from hnm.session import Session
-from launch.distributed import World, average_gradients, stop_unless_finite
+from hnm.training import Progress, train_epoch
+from launch.distributed import World
+from launch.engine import Computed, Engine, wrap
 from shards.plan import rows_of_rank
 from shards.seeding import numpy_generator, seeded_torch
 
@@ -50,10 +55,11 @@ class AggregateConfig(BaseModel):
     validate_every: int = Field(10, ge=1, description="epochs between looks at the validation slides")
 
 
-def pair_losses(model: DSMIL, pairs: Packed, pos_weight: float, config: AggregateConfig) -> torch.Tensor:
+def pair_losses(model: nn.Module, pairs: Packed, pos_weight: float, config: AggregateConfig) -> torch.Tensor:
     """Return the loss of each (positive, negative) pair, (pairs,).
 
     Args:
+        model: DSMIL, or an engine's model of it.
         pairs: 2 p bags: first the p positive ones, then their p negative partners.
         pos_weight: number of negative over number of positive training slides. As in the released program, whose
             losses golden/ranking_pair.npz records, it scales the cross-entropy of both slides of a pair.
@@ -90,61 +96,60 @@ def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: 
     """Return a fresh aggregator trained on the bags of round `round_`. Every rank must call it; all get the same one."""
     world, journal, seed, study = session.world, session.journal, session.seed, session.study
     with seeded_torch(seed, "aggregator", round_):
-        model = DSMIL(bags.dim).to(world.device)
-    optimizer = make_optimizer(model, config)
+        model = DSMIL(bags.dim)
+    # Bags differ in size: each would be compiled anew.
+    engine_config = session.engine.model_copy(update={"compile": False})
+    engine = wrap(copy.deepcopy(model), partial(make_optimizer, config), engine_config, world)
+    progress = session.resume(engine, Progress("aggregate", round_))
+    model.to(world.device)
     positives = study.train[study.labels[study.train] == 1]
     negatives = study.train[study.labels[study.train] == 0]
     pos_weight = len(negatives) / len(positives)
-    best_loss, best = float("inf"), copy.deepcopy(model.state_dict())
-    for epoch in journal.progress(range(config.epochs), f"round {round_}: aggregate", config.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * 0.5 ** int(epoch / config.halve_every_epochs)
+    epochs = range(progress.epoch, config.epochs)
+    for epoch in journal.progress(epochs, f"round {round_}: aggregate", config.epochs, progress.epoch):
+        engine.set_rate(learning_rate(epoch, config))
         steps = pair_slides(positives, negatives, config.pairs_per_step, numpy_generator(seed, "pairs", round_, epoch))
-        loss = sum(train_step(model, optimizer, bags, pairs, pos_weight, config, world) for pairs in steps) / len(steps)
-        last = epoch + 1 == config.epochs
-        if last or (epoch + 1) % config.validate_every == 0:
-            logits = slide_logits(model, bags, study.validation, world)
-            validation_loss = bag_loss(logits, study.labels[study.validation])
-            journal.metrics(
-                "aggregate", round_ * config.epochs + epoch, train_loss=loss, validation_loss=validation_loss
+        compute = partial(compute_step, engine, bags, pos_weight, config, world)
+        train_epoch(engine, steps[progress.step :], compute, progress, session)
+        losses = progress.end_epoch()
+        if epoch + 1 == config.epochs or (epoch + 1) % config.validate_every == 0:
+            model.load_state_dict(engine.full_weights())
+            validation_loss = bag_loss(
+                slide_logits(model, bags, study.validation, world), study.labels[study.validation]
             )
-            if validation_loss < best_loss:
-                best_loss, best = validation_loss, copy.deepcopy(model.state_dict())
-    if config.select == "validation":
-        model.load_state_dict(best)
+            figures = {"train_loss": losses["pairs"], "validation_loss": validation_loss}
+            journal.metrics("aggregate", round_ * config.epochs + epoch, **figures)
+            if progress.best_loss is None or validation_loss < progress.best_loss:
+                progress.best_loss, progress.best = validation_loss, copy.deepcopy(model.state_dict())
+    model.load_state_dict(progress.best if config.select == "validation" else engine.full_weights())
     return model
 
 
-def make_optimizer(model: DSMIL, config: AggregateConfig) -> torch.optim.Adam:
+def learning_rate(epoch: int, config: AggregateConfig) -> float:
+    """Return the rate of `epoch` (0-based): halved each time `halve_every_epochs` epochs have passed."""
+    return config.lr * 0.5 ** int(epoch / config.halve_every_epochs)
+
+
+def make_optimizer(config: AggregateConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
     """Return Adam at the starting rate; fused, for otherwise it takes an eighth of the time of a step on a CPU."""
-    return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-def train_step(
-    model: DSMIL,
-    optimizer: torch.optim.Optimizer,
-    bags: Bags,
-    pairs: np.ndarray,
-    pos_weight: float,
-    config: AggregateConfig,
-    world: World,
-) -> float:
-    """Take one optimizer step on (pairs, 2) slides shared over the ranks. Every rank must call it.
+def compute_step(
+    engine: Engine, bags: Bags, pos_weight: float, config: AggregateConfig, world: World, _: int, pairs: np.ndarray
+) -> tuple[str, Computed]:
+    """Do forward and backward of one step on (pairs, 2) slides shared over the ranks. Every rank must call it.
 
-    Returns:
-        The mean loss of the pairs, the same on all ranks.
+    A rank without a pair of its own takes the step's first one with weight zero: engines average over ranks that all
+    have done their forward and backward pass.
     """
     mine = pairs[rows_of_rank(len(pairs), world.rank, world.size)]
-    optimizer.zero_grad()
-    loss = torch.zeros((), device=world.device)
-    if len(mine):
-        packed = pack([bags.bag(slide) for slide in mine.T.ravel()])  # positives first, then negatives
-        loss = pair_losses(model, packed, pos_weight, config).sum() / len(pairs)
-        (loss * world.size).backward()
-    average_gradients(list(model.parameters()), world)
-    mean_loss = stop_unless_finite(loss * world.size, f"slide pairs {pairs.tolist()} of the aggregator", world)
-    optimizer.step()
-    return mean_loss
+    weight = world.size / len(pairs) if len(mine) else 0.0
+    slides = (mine if len(mine) else pairs[:1]).T.ravel()  # positives first, then negatives
+    losses = pair_losses(engine.model, pack([bags.bag(slide) for slide in slides]), pos_weight, config)
+    loss = losses.sum() * weight
+    engine.backward(loss)
+    return "pairs", Computed(loss.detach(), losses.detach().repeat(2), slides)
 
 
 def bag_loss(logits: torch.Tensor, labels: np.ndarray) -> float:

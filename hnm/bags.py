@@ -1,7 +1,7 @@
 """Bags: the features of whole slides, memory-mapped from the files that the ranks wrote.
 
 features/index.json            slides (rows are in this order), rows of each slide, rows of each file
-features/rank-000.npy ...      (rows, dim) float16, one after another
+features/rows-000000000000-000000032768.npy ...      (rows, dim) float16, one file after another
 """
 
 import json
@@ -32,11 +32,12 @@ class Bags:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) as (stop - start, dim) float32, whichever files they lie in."""
+        first, last = np.searchsorted(self.part_starts, [start, stop], side="right") - 1
         pieces = [
-            part[max(start - first, 0) : max(stop - first, 0)]
-            for part, first in zip(self.parts, self.part_starts, strict=False)
+            self.parts[i][max(start - self.part_starts[i], 0) : stop - self.part_starts[i]]
+            for i in range(first, min(last + 1, len(self.parts)))
         ]
-        rows = np.concatenate([piece for piece in pieces if len(piece)] or [pieces[0]])
+        rows = np.concatenate(pieces or [self.parts[0][:0]])
         return torch.from_numpy(rows.astype(np.float32)).to(self.device)
 
     def bag(self, slide: int) -> torch.Tensor:
@@ -49,18 +50,20 @@ def features_complete(folder: Path) -> bool:
     return (folder / "index.json").is_file()
 
 
-def write_index(folder: Path, slides: np.ndarray, rows_per_slide: np.ndarray, num_files: int) -> None:
-    """Declare the features in `folder` complete."""
+def write_index(folder: Path, slides: np.ndarray, rows_per_slide: np.ndarray, files: list[str]) -> None:
+    """Declare the features in `folder` complete.
+
+    Args:
+        slides: (s,) increasing slide numbers.
+        rows_per_slide: (s,) int.
+        files: their names, in the order of the rows.
+    """
     write_json(
         folder / "index.json",
-        {
-            "slides": slides.tolist(),
-            "rows_per_slide": rows_per_slide.tolist(),
-            "files": [file_of_rank(rank) for rank in range(num_files)],
-        },
+        {"slides": slides.tolist(), "rows_per_slide": rows_per_slide.tolist(), "files": files},
     )
 
 
-def file_of_rank(rank: int) -> str:
-    """Return the name of the feature file that one rank writes."""
-    return f"rank-{rank:03d}.npy"
+def file_of_rows(start: int, stop: int) -> str:
+    """Return the name of the file that holds the feature rows [start, stop)."""
+    return f"rows-{start:012d}-{stop:012d}.npy"

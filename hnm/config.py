@@ -18,7 +18,10 @@ from hnm.mining import MiningConfig
 from hnm.simclr import PretrainConfig
 from hnm.study import DataConfig
 from hnm.tracking import TrackingConfig
+from launch.checkpoint import CheckpointConfig
+from launch.engine import EngineConfig
 from launch.slurm_config import SlurmConfig
+from launch.timeouts import TimeoutConfig
 from shards.errors import InputError
 from shards.reader import ReaderConfig
 from shards.tile import TileConfig
@@ -53,6 +56,7 @@ class Config(BaseModel):
     tile: TileConfig = Field(default_factory=TileConfig, description="cutting slides into patches")
     data: DataConfig = Field(default_factory=DataConfig, description="labels, splits")
     reader: ReaderConfig = Field(default_factory=ReaderConfig, description="reading patches")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="how training runs: ranks, precision")
     encoder: EncoderConfig = Field(default_factory=EncoderConfig, description="the network of the patches")
     pretrain: PretrainConfig = Field(default_factory=PretrainConfig, description="SimCLR")
     aggregate: AggregateConfig = Field(default_factory=AggregateConfig, description="the multiple-instance aggregator")
@@ -61,6 +65,8 @@ class Config(BaseModel):
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="the loop")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
     slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="what `hnm submit` asks the cluster for")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="saving in the middle of a phase")
+    timeout: TimeoutConfig = Field(default_factory=TimeoutConfig, description="how long ranks wait for each other")
 
 
 Tree = dict[str, Any]
@@ -134,7 +140,7 @@ def read_config(path: Path) -> Config:
 
 def difference(old: Config, new: Config) -> list[str]:
     """Return "key: old value -> new value" for every key in which two configurations differ."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
     return [f"{key}: {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
 
 
@@ -209,8 +215,9 @@ def _nearest(name: str, known: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _flat(tree: Tree, prefix: str = "") -> Tree:
-    flat: Tree = {}
+def flat(tree: Tree, prefix: str = "") -> Tree:
+    """Return nested sections as {"section.key": value}."""
+    leaves: Tree = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves

@@ -1,5 +1,6 @@
-"""Encoder and projection head as one module, and the forward pass that both contrastive trainings share: two views."""
+"""Encoder and projection head as one module, and what both contrastive trainings share: two views, forward, backward."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from hnm.augment import AugmentConfig, augment, draw
 from hnm.encoder import EncoderConfig, ProjectionHead, build_encoder, use_global_batch_norm
 from hnm.weights import load_encoder, load_weights, save_weights
-from launch.distributed import World, wrap_in_ddp
+from launch.distributed import World
+from launch.engine import Computed, Engine, EngineConfig, MakeOptimizer, wrap
 from shards.plan import PADDING, rows_of_rank
 from shards.seeding import seeded_torch
 
@@ -57,14 +59,16 @@ def save_model(path: Path, model: ContrastiveModel, metadata: dict[str, str]) ->
     save_weights(path, model, metadata)
 
 
-def for_training(model: ContrastiveModel, world: World) -> nn.Module:
-    """Return the model ready for distributed training on the world's device. Every rank must call it.
+def start_training(
+    model: ContrastiveModel, make_optimizer: MakeOptimizer, config: EngineConfig, world: World
+) -> Engine:
+    """Return an engine that trains the model, with batch norms over all ranks. Every rank must call it.
 
-    The parameters are those of `model` itself, which therefore holds the trained weights afterwards.
+    Bring the trained weights back with `model.load_state_dict(engine.full_weights())`.
     """
-    model.to(world.device).train()
+    model.to(world.device)
     model.encoder = use_global_batch_norm(model.encoder, world.size)  # type: ignore[assignment]
-    return wrap_in_ddp(model, world)
+    return wrap(model, make_optimizer, config, world)
 
 
 def split_batch(row: np.ndarray, world: World) -> list[int]:
@@ -74,15 +78,10 @@ def split_batch(row: np.ndarray, world: World) -> list[int]:
     return [share.stop - share.start for share in shares]
 
 
-def project_two_views(
-    model: nn.Module,
-    images: Tensor,
-    sizes: list[int],
-    config: AugmentConfig,
-    generator: torch.Generator,
-    world: World,
+def two_views(
+    images: Tensor, sizes: list[int], config: AugmentConfig, generator: torch.Generator, world: World
 ) -> Tensor:
-    """Return the projections of two augmented views of this rank's patches, (local patches, 2, dim).
+    """Return two augmented views of this rank's patches, (2 * local patches, 3, h, w): all first views, then all second ones.
 
     The augmentations of the whole global batch are drawn on every rank, which takes its own rows: a patch is augmented the
     same way whichever rank it lands on.
@@ -97,8 +96,22 @@ def project_two_views(
     local = torch.arange(first, first + sizes[world.rank])
     rows = torch.cat([local, local + num_patches])  # both views of each local patch
     images = images.to(world.device, non_blocking=True)
-    views = augment(
+    return augment(
         images.repeat(2, 1, 1, 1), {name: value[rows].to(world.device) for name, value in parameters.items()}
     )
-    projections: Tensor = model(views)
-    return torch.stack(projections.chunk(2), dim=1)
+
+
+def forward_backward(engine: Engine, views: Tensor, ids: np.ndarray, loss_of: Callable[[Tensor], Tensor]) -> Computed:
+    """Project the views, compute the loss of the projections and its gradients. Every rank must call it.
+
+    Args:
+        engine: trains a ContrastiveModel.
+        views: (2 * local patches, 3, h, w), as `two_views` returns them.
+        ids: (local patches,) their ids.
+        loss_of: the loss of features (local patches, 2, dim).
+    """
+    projections: Tensor = engine.model(views)
+    features = torch.stack(projections.chunk(2), dim=1)
+    loss = loss_of(features)
+    engine.backward(loss)
+    return Computed(loss.detach(), features.detach(), ids)

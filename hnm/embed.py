@@ -1,47 +1,116 @@
 """Embed: every patch of the chosen slides through the frozen encoder, without augmentation, as float16 rows.
 
 The batches lie on one grid over the patches, and a rank takes a contiguous run of whole batches: what is computed
-together, and so every bit of the features, does not depend on the number of ranks.
+together, and so every bit of the features, does not depend on the number of ranks. A rank writes its rows in up to 16 files,
+each whole or absent; after a stop, those that stand are not computed again (on as many ranks as before).
 """
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from hnm.augment import to_float
-from hnm.bags import file_of_rank, write_index
+from hnm.bags import file_of_rows, write_index
 from hnm.encoder import Encoder
 from hnm.session import Session
-from launch.distributed import barrier
-from shards.files import whole_file
+from launch.distributed import barrier, max_over_ranks
+from shards.files import whole_file, write_array
 from shards.plan import embedding_batches
+
+FILES_PER_RANK = 16  # a process holds all of them open
+MIN_BATCHES_PER_FILE = 8
+
+Batches = list[tuple[int, int]]
 
 
 @torch.inference_mode()
-def embed(encoder: Encoder, slides: np.ndarray, batch_size: int, folder: Path, session: Session) -> None:
+def embed(
+    encoder: Encoder,
+    slides: np.ndarray,
+    batch_size: int,
+    folder: Path,
+    session: Session,
+    before_index: Callable[[], None] = lambda: None,
+) -> None:
     """Write the features of all patches of `slides` to `folder` (see hnm/bags.py). Every rank must call it.
 
     Args:
         encoder: its weights are the same on all ranks.
         slides: (s,) increasing slide numbers.
         batch_size: patches a forward pass.
+        before_index: called on every rank when all rows are written, before they are declared complete.
+
+    Raises:
+        Preempted: a rank was asked to stop; the files written so far stay.
     """
     world, study = session.world, session.study
     encoder.to(world.device).eval()
     ids = study.patches_of(slides)
-    batches = embedding_batches(len(ids), batch_size, world.rank, world.size)
-    num_rows = sum(stop - start for start, stop in batches)
-    with whole_file(folder / file_of_rank(world.rank)) as temporary:
-        features = np.lib.format.open_memmap(temporary, "w+", np.float16, (num_rows, encoder.feature_dim))
-        row = 0
-        read = session.reader.batches([ids[start:stop] for start, stop in batches])
-        for _, images in session.journal.progress(read, "embed", len(batches)):
-            block = encoder(to_float(images.to(world.device)))
-            features[row : row + len(block)] = block.cpu().numpy()
-            row += len(block)
-        features.flush()
+    files = [file_batches(len(ids), batch_size, rank, world.size) for rank in range(world.size)]
+    mine = files[world.rank]
+    missing = [batches for batches in mine if not _is_written(folder / file_of_batches(batches), session)]
+    num_batches, num_missing = (sum(len(batches) for batches in some) for some in (mine, missing))
+    read = session.reader.batches([ids[start:stop] for batches in missing for start, stop in batches])
+    images = session.journal.progress((images for _, images in read), "embed", num_batches, num_batches - num_missing)
+    most = max_over_ranks(num_missing, world)
+    for batches in missing:
+        with whole_file(folder / file_of_batches(batches)) as temporary:
+            _write_rows(encoder, batches, images, temporary, session)
+            if len(broken := session.reader.broken.ids):  # a process that goes on here must know them, too
+                write_array(broken_beside(folder / file_of_batches(batches)), broken)
+    for _ in range(num_missing, most):  # ranks differ by a batch, or by what was there: all ask as often
+        session.stop_if_asked()
     barrier(world)
+    before_index()
     if world.is_main:
-        write_index(folder, slides, np.diff(study.cohort.patch_bounds)[slides], world.size)
+        names = [file_of_batches(batches) for of_rank in files for batches in of_rank]
+        for path in folder.glob("rows-*.npy"):  # of a process on another number of ranks
+            if path.name not in names:
+                path.unlink()
+        write_index(folder, slides, np.diff(study.cohort.patch_bounds)[slides], names)
     barrier(world)
+
+
+def file_batches(num_rows: int, batch_size: int, rank: int, world_size: int) -> list[Batches]:
+    """Return the batches of each file that a rank writes, (start, stop) rows.
+
+    Args:
+        num_rows: rows of all ranks.
+        batch_size: rows of a batch.
+    """
+    batches = embedding_batches(num_rows, batch_size, rank, world_size)
+    per_file = max(MIN_BATCHES_PER_FILE, -(-len(batches) // FILES_PER_RANK))
+    return [batches[i : i + per_file] for i in range(0, len(batches), per_file)]
+
+
+def file_of_batches(batches: Batches) -> str:
+    """Return the name of the file that holds these batches' rows."""
+    return file_of_rows(batches[0][0], batches[-1][1])
+
+
+def broken_beside(path: Path) -> Path:
+    """Return the file with the ids of the broken patches that were met before `path` was done."""
+    return path.with_suffix(".broken.npy")
+
+
+def _is_written(path: Path, session: Session) -> bool:
+    """Return whether a file of features stands; if so, take over what could not be read for it."""
+    if path.is_file() and broken_beside(path).is_file():
+        for patch_id in np.load(broken_beside(path)):
+            session.reader.broken.record(int(patch_id), "could not be read before the run was stopped")
+    return path.is_file()
+
+
+def _write_rows(
+    encoder: Encoder, batches: Batches, images: Iterator[torch.Tensor], path: Path, session: Session
+) -> None:
+    """Embed the next batches of `images` into a new file. Every rank must call it, and asks after each batch whether to stop."""
+    first, last = batches[0][0], batches[-1][1]
+    features = np.lib.format.open_memmap(path, "w+", np.float16, (last - first, encoder.feature_dim))
+    for start, stop in batches:
+        block = encoder(to_float(next(images).to(session.world.device)))
+        features[start - first : stop - first] = block.cpu().numpy()
+        session.stop_if_asked()
+    features.flush()

@@ -1,6 +1,6 @@
 """Evaluate a finished run: everything was chosen on validation slides; here, and only here, the test split is read.
 
-    chosen round (validation) ▶ embed test slides ▶ slide and patch scores ▶ metrics.json, predictions.parquet, patch_scores.npy
+chosen round (validation) ▶ embed test slides ▶ slide and patch scores ▶ metrics.json, predictions.parquet, patch_scores.npy
 """
 
 import json
@@ -18,7 +18,8 @@ from hnm.contrastive_model import load_model
 from hnm.coordinator import read_decision
 from hnm.embed import embed
 from hnm.metrics import auc, bootstrap_interval, instance_metrics, scores_at, youden_threshold
-from hnm.rounds import choose_round, encoder_of_round, load_aggregator, phase, read_state, round_folder
+from hnm.phase import phase, read_state
+from hnm.rounds import choose_round, encoder_of_round, load_aggregator, round_folder
 from hnm.score import gather_scores, score_slides, slide_scores
 from hnm.session import Session
 from launch.distributed import barrier
@@ -43,7 +44,9 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
         )
     last = round_folder(run, config.rounds.num_rounds)
     if not (last / "mining.json").is_file():
-        raise InputError(f"{run}: training is not finished ({last.name} has no mining.json). Run the same hnm train again")
+        raise InputError(
+            f"{run}: training is not finished ({last.name} has no mining.json). Run the same hnm train again"
+        )
     chosen = choose_round(config, run)
     with phase("evaluate", chosen, run, session):
         slides_scores, patch_scores = score_test_slides(config, run, chosen, session)
@@ -121,7 +124,7 @@ def measure(
             }
             for r, d in enumerate(decisions)
         ],
-        "encoder_steps": sum(p.get("steps", 0) for p in phases),
+        "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
     }
 

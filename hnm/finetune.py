@@ -7,8 +7,9 @@ One epoch is one pass of step (a) over the hard negatives. Source: algorithm ste
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from torch import nn
 
 from hnm.augment import AugmentConfig
 from hnm.contrastive import PairMode, supcon
-from hnm.contrastive_model import ContrastiveModel, for_training, project_two_views, split_batch
+from hnm.contrastive_model import ContrastiveModel, forward_backward, split_batch, start_training, two_views
 from hnm.mining import Mined, MiningConfig, self_paced_ratio
 from hnm.session import Session
-from launch.distributed import stop_unless_finite
+from hnm.training import PatchBatch, Progress, train_epoch
+from launch.engine import Computed, Engine
 from shards.plan import ids_of_rank, plan_mixed_epoch
 from shards.seeding import numpy_generator, torch_generator
 
@@ -110,48 +112,52 @@ def finetune(
         The number of optimizer steps taken.
 
     Raises:
-        FloatingPointError: the loss is not finite on some rank; no rank takes that step.
+        FloatingPointError: loss or gradient is not finite on some rank; no rank takes that step.
     """
-    world, journal, seed = session.world, session.journal, session.seed
-    trained = for_training(model, world)
-    optimizer = torch.optim.SGD(trained.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    journal, world = session.journal, session.world
+    engine = start_training(model, partial(make_optimizer, config), session.engine, world)
     num_epochs = num_rounds * config.epochs_per_round
-    first, num_steps = round_ * config.epochs_per_round, 0
-    for epoch in range(first, first + config.epochs_per_round):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch, num_epochs, config)
-        steps = plan_steps(mined, epoch, num_epochs, config, mining, seed)
-        losses: dict[PairMode, list[float]] = {"negative": [], "positive": []}
-        batches = _losses(trained, steps, mined, config, mining, torch_generator(seed, "views", epoch), session)
+    first = round_ * config.epochs_per_round
+    progress = session.resume(engine, Progress("finetune", round_, first))
+    for epoch in range(progress.epoch, first + config.epochs_per_round):
+        engine.set_rate(learning_rate(epoch, num_epochs, config))
+        steps = plan_steps(mined, epoch, num_epochs, config, mining, session.seed)
+        compute = partial(compute_step, engine, mined, config, mining, session, epoch, steps)
+        mine = [ids_of_rank(step.row, world.rank, world.size) for step in steps[progress.step :]]
         label = f"round {round_}: fine-tune epoch {epoch + 1}/{num_epochs}"
-        for step, loss in zip(steps, journal.progress(batches, label, len(steps)), strict=True):
-            optimizer.zero_grad()
-            loss.backward()
-            losses[step.pairs].append(stop_unless_finite(loss, f"epoch {epoch}, {step.pairs}-anchored step", world))
-            optimizer.step()
-        num_steps += len(steps)
-        journal.metrics("finetune", epoch, **{f"{k}_loss": float(np.mean(v)) for k, v in losses.items() if v})
-    return num_steps
+        epochs_left = first + config.epochs_per_round - epoch - 1
+        batches = journal.progress(session.reader.batches(mine), label, len(steps), progress.step, epochs_left)
+        train_epoch(engine, batches, compute, progress, session)
+        journal.metrics("finetune", epoch, **{f"{kind}_loss": loss for kind, loss in progress.end_epoch().items()})
+    model.load_state_dict(engine.full_weights())
+    return progress.num_steps
 
 
-def _losses(
-    model: nn.Module,
-    steps: list[Step],
+def make_optimizer(config: FinetuneConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+    """Return SGD without momentum; its rate is set before each epoch."""
+    return torch.optim.SGD(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def compute_step(
+    engine: Engine,
     mined: Mined,
     config: FinetuneConfig,
     mining: MiningConfig,
-    generator: torch.Generator,
     session: Session,
-) -> Iterator[torch.Tensor]:
-    """Yield the loss of each step, computed with the model as it is when the loss is asked for."""
-    world, study = session.world, session.study
-    mine = [ids_of_rank(step.row, world.rank, world.size) for step in steps]
-    for step, (ids, images) in zip(steps, session.reader.batches(mine), strict=True):
-        sizes = split_batch(step.row, world)
-        features = project_two_views(model, images, sizes, config.augment, generator, world)
-        positive_patch = torch.from_numpy(mined.pseudo_labels[ids] == 1)
-        positive_slide = torch.from_numpy(study.labels[study.cohort.patches.slide[ids]] == 1)
-        yield supcon(
+    epoch: int,
+    steps: list[Step],
+    number: int,
+    batch: PatchBatch,
+) -> tuple[str, Computed]:
+    """Do forward and backward of step `number` of an epoch. Every rank must call it."""
+    world, study, step, (ids, images) = session.world, session.study, steps[number], batch
+    sizes = split_batch(step.row, world)
+    views = two_views(images, sizes, config.augment, torch_generator(session.seed, "views", epoch, number), world)
+    positive_patch = torch.from_numpy(mined.pseudo_labels[ids] == 1)
+    positive_slide = torch.from_numpy(study.labels[study.cohort.patches.slide[ids]] == 1)
+
+    def loss_of(features: torch.Tensor) -> torch.Tensor:
+        return supcon(
             features,
             positive_patch,
             positive_slide,
@@ -161,3 +167,5 @@ def _losses(
             world,
             mining.mask_uncertain_negatives,
         )
+
+    return step.pairs, forward_backward(engine, views, ids, loss_of)

@@ -6,6 +6,7 @@ a plain line now and then.
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from launch.distributed import World
+from launch.heartbeat import Heartbeat
 
 T = TypeVar("T")
 PLAIN_LINE_EVERY_S = 15.0
@@ -27,6 +29,9 @@ class Journal:
         folder: the run's folder; None writes no files (for library use).
         world: who we are.
         on_metrics: called on rank 0 with (metrics by name, step), for a tracker.
+
+    Attributes:
+        heartbeat: is told how far `progress` has come; None tells nobody.
     """
 
     def __init__(
@@ -34,6 +39,9 @@ class Journal:
     ) -> None:
         self.world, self.folder, self.on_metrics = world, folder, on_metrics
         self.console = Console(quiet=not world.is_main, highlight=False, soft_wrap=True)
+        self.last_line = time.monotonic()  # when progress was last told
+        self.heartbeat: Heartbeat | None = None
+        self._writing = threading.Lock()  # the heartbeat's thread writes events, too
         self.logger = logging.getLogger(f"hnm.{id(self)}")
         self.logger.setLevel(logging.INFO)
         self.logger.propagate = False
@@ -43,6 +51,8 @@ class Journal:
             handler = logging.FileHandler(log_file, encoding="utf-8")
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             self.logger.addHandler(handler)
+            if world.is_main:
+                _end_last_line(folder / "events.jsonl")
 
     def say(self, text: str) -> None:
         """Log a line on every rank and print it on rank 0."""
@@ -63,17 +73,41 @@ class Journal:
         if self.folder is None or not self.world.is_main:
             return
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **values})
-        with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
+        with self._writing, open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def progress(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
-        """Yield `items` and show how far we are, on rank 0."""
+    def begin_phase(self, name: str, round_: int) -> None:
+        """Note that a phase begins."""
+        self.event("phase", name=name, round=round_)
+        if self.heartbeat is not None:
+            self.heartbeat.begin(name, round_)
+
+    def progress(
+        self, items: Iterable[T], description: str, total: int, done: int = 0, num_more: int = 0
+    ) -> Iterator[T]:
+        """Yield `items` and show how far we are, on rank 0: `done` of `total` were there before.
+
+        Args:
+            num_more: how many times as much work the phase has after these items: the epochs to come.
+        """
+        if self.heartbeat is not None:
+            items = self.heartbeat.follow(items, description, total, done, num_more)
         if not self.world.is_main:
             yield from items
         elif self.console.is_terminal:
-            yield from _with_bar(items, description, total, self.console)
+            yield from _with_bar(items, description, total, done, self.console)
         else:
-            yield from _with_lines(items, description, total, self.console)
+            yield from self._with_lines(items, description, total, done)
+
+    def _with_lines(self, items: Iterable[T], description: str, total: int, done: int) -> Iterator[T]:
+        begin = time.monotonic()
+        for number, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - self.last_line >= PLAIN_LINE_EVERY_S and done + number < total:
+                left = (now - begin) / number * (total - done - number)
+                self.console.print(f"  {description}: {done + number}/{total}, about {left:.0f} s left", markup=False)
+                self.last_line = now
 
     def close(self) -> None:
         """Close the log file."""
@@ -82,7 +116,16 @@ class Journal:
             self.logger.removeHandler(handler)
 
 
-def _with_bar(items: Iterable[T], description: str, total: int, console: Console) -> Iterator[T]:
+def _end_last_line(path: Path) -> None:
+    """End the last line of a file that a killed process has left half, so that the next one begins anew."""
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb+") as file:
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def _with_bar(items: Iterable[T], description: str, total: int, done: int, console: Console) -> Iterator[T]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -91,18 +134,7 @@ def _with_bar(items: Iterable[T], description: str, total: int, console: Console
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(description, total=total, completed=done)
         for item in items:
             yield item
             bar.advance(task)
-
-
-def _with_lines(items: Iterable[T], description: str, total: int, console: Console) -> Iterator[T]:
-    begin = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= PLAIN_LINE_EVERY_S and done < total:
-            left = (now - begin) / done * (total - done)
-            console.print(f"  {description}: {done}/{total}, about {left:.0f} s left", markup=False)
-            last = now

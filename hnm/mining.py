@@ -27,7 +27,10 @@ class MiningConfig(BaseModel):
         0.3, ge=0, lt=1, description="a patch of a positive slide is a positive candidate when its score is above this"
     )
     neg_ratio: float = Field(
-        0.2, gt=0, le=1, description="share of all negative-slide patches mined as hard negatives; 1.0 takes all (ItS2CLR)"
+        0.2,
+        gt=0,
+        le=1,
+        description="share of all negative-slide patches mined as hard negatives; 1.0 takes all (ItS2CLR)",
     )
     self_paced_start: float = Field(
         0.2, gt=0, le=1, description="share of the candidates used as positive anchors up to the warm-up epoch (r0)"
@@ -53,7 +56,10 @@ class MiningConfig(BaseModel):
         "counts (histogram); the same patches are chosen",
     )
     score_memory: float = Field(
-        0.0, ge=0, lt=1, description="weight of the last round's score in the moving average (0 = off, the paper's is 0.3)"
+        0.0,
+        ge=0,
+        lt=1,
+        description="weight of the last round's score in the moving average (0 = off, the paper's is 0.3)",
     )
     gate_on_validation: bool = Field(
         True, description="replace pseudo labels only when the aggregator's validation F1 is at least the best so far"
@@ -149,9 +155,7 @@ def cut_of(pool: np.ndarray, share: float, ties: Ties) -> Cut:
     return Cut(float(threshold), len(pool) - place - num_above)
 
 
-def mark_top(
-    scores: np.ndarray, among: np.ndarray, share: float, ties: Ties, find_cut: FindCut = cut_of
-) -> np.ndarray:
+def mark_top(scores: np.ndarray, among: np.ndarray, share: float, ties: Ties, find_cut: FindCut = cut_of) -> np.ndarray:
     """Return which patches have the highest `share` of the scores, (n,) bool; equal scores go to lower ids first.
 
     Args:

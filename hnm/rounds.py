@@ -4,14 +4,12 @@
 
 Round 0 starts from the pretrained encoder and makes the first pseudo labels; the round after the last fine-tuning embeds,
 aggregates and mines once more, and so every encoder has an aggregator. A phase is done when its file stands in the round's
-folder under its final name: the same command, run again, goes on where it stopped.
+folder under its final name: the same command, run again, goes on where it stopped. What is known of the phase (its steps,
+its seconds) is written before that file, and what the phase no longer needs is removed after it: a process may be killed
+between any two lines.
 """
 
-import json
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from hnm.embed import embed
 from hnm.finetune import finetune
 from hnm.metrics import scores_at, youden_threshold
 from hnm.mining import count_of_share, self_paced_ratio
+from hnm.phase import phase
 from hnm.score import score_slides, slide_scores
 from hnm.session import Session
 from hnm.simclr import require_batch
@@ -35,7 +34,7 @@ from hnm.study import Study
 from hnm.weights import load_weights, save_weights
 from launch.distributed import World, barrier, main_says
 from shards.errors import InputError
-from shards.files import write_array, write_json
+from shards.files import write_array
 
 START_ENCODER = "encoder-start.safetensors"
 
@@ -68,13 +67,15 @@ def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path,
     """Embed, aggregate, score and mine: from an encoder to a decision. Every rank must call it."""
     folder, world, study = round_folder(run, round_), session.world, session.study
     if main_says((folder / "mining.json").is_file(), world):
+        forget_features(folder, config, session)
         return
     if not main_says(features_complete(folder / "features"), world):
-        with phase("embed", round_, run, session):
-            embed(model.encoder, study.embedded_slides, config.rounds.embed_batch_size, folder / "features", session)
+        with phase("embed", round_, run, session) as record:
+            batch_size = config.rounds.embed_batch_size
+            embed(model.encoder, study.embedded_slides, batch_size, folder / "features", session, record.keep)
     bags = Bags(folder / "features", world.device)
     aggregator = aggregate_round(bags, config, round_, run, session)
-    with phase("mine", round_, run, session):
+    with phase("mine", round_, run, session) as record:
         slides = study.embedded_slides
         previous = round_folder(run, round_ - 1) if round_ else None
         logits, part = score_slides(aggregator, bags, slides, session)
@@ -86,11 +87,17 @@ def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path,
             write_array(folder / "slide_scores.npy", by_slide)
             validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], session)
             ratio = _self_paced_ratio(config, round_)
+            record.keep()
             decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous)
             _report(decision, round_, session)
-            if not config.rounds.keep_features:
-                shutil.rmtree(folder / "features")
+    forget_features(folder, config, session)
     barrier(world)
+
+
+def forget_features(folder: Path, config: Config, session: Session) -> None:
+    """Remove the features of a round that is decided, unless they are to be kept."""
+    if session.world.is_main and not config.rounds.keep_features:
+        shutil.rmtree(folder / "features", ignore_errors=True)
 
 
 def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session: Session) -> DSMIL:
@@ -98,8 +105,9 @@ def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session:
     path = round_folder(run, round_) / "aggregator.safetensors"
     if main_says(path.is_file(), session.world):
         return load_aggregator(path, bags.dim, session)
-    with phase("aggregate", round_, run, session):
+    with phase("aggregate", round_, run, session) as record:
         aggregator = train_aggregator(bags, config.aggregate, round_, session)
+        record.keep()
         if session.world.is_main:
             save_weights(path, aggregator, {"round": str(round_)})
     return aggregator
@@ -110,9 +118,8 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     folder = round_folder(run, round_)
     with phase("finetune", round_, run, session) as record:
         mined = share_mined(folder, session.world)
-        record["steps"] = finetune(
-            model, mined, config.finetune, config.mining, round_, config.rounds.num_rounds, session
-        )
+        num_rounds = config.rounds.num_rounds
+        record.keep(steps=finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session))
         if session.world.is_main:
             save_model(folder / "encoder.safetensors", model, {"round": str(round_)})
         barrier(session.world)
@@ -155,33 +162,6 @@ def load_aggregator(path: Path, dim: int, session: Session) -> DSMIL:
     aggregator = DSMIL(dim)
     aggregator.load_state_dict(load_weights(path)[0])
     return aggregator.to(session.world.device)
-
-
-def read_state(run: Path) -> dict[str, Any]:
-    """Return state.json: the cohort, the phases done with their seconds and optimizer steps."""
-    state: dict[str, Any] = json.loads((run / "state.json").read_text(encoding="utf-8"))
-    return state
-
-
-@contextmanager
-def phase(name: str, round_: int, run: Path, session: Session) -> Iterator[dict[str, Any]]:
-    """Time one phase and, when it ends well, add it to state.json (rank 0) with what could not be read so far.
-
-    Every rank must call it. The block may add figures to the record.
-    """
-    record: dict[str, Any] = {"phase": name, "round": round_}
-    session.journal.event("phase", name=name, round=round_)
-    begin = time.monotonic()
-    yield record
-    broken = note_broken(run, session)
-    if broken.get("num"):
-        record["broken_patches"] = broken["num"]
-        session.journal.event("broken_patches", phase=name, round=round_, **broken)
-    record["seconds"] = round(time.monotonic() - begin, 2)
-    session.journal.logger.info("round %d: %s took %.1f s", round_, name, record["seconds"])
-    if session.world.is_main:
-        state = read_state(run)
-        write_json(run / "state.json", {**state, "phases": [*state["phases"], record]})
 
 
 def _self_paced_ratio(config: Config, round_: int) -> float:

@@ -1,7 +1,8 @@
 """SimCLR pretraining: NT-Xent over the global batch on the training patches, no labels (algorithm step 1)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from torch import nn
 
 from hnm.augment import AugmentConfig
 from hnm.contrastive import nt_xent
-from hnm.contrastive_model import for_training, fresh_model, project_two_views, save_model, split_batch
+from hnm.contrastive_model import forward_backward, fresh_model, save_model, split_batch, start_training, two_views
 from hnm.encoder import EncoderConfig
 from hnm.session import Session
 from hnm.study import Study
-from launch.distributed import World, barrier, stop_unless_finite
+from hnm.training import PatchBatch, Progress, train_epoch
+from launch.distributed import World, barrier
+from launch.engine import Computed, Engine
 from shards.errors import InputError
 from shards.plan import ids_of_rank, plan_epoch
 from shards.seeding import numpy_generator, torch_generator
@@ -60,51 +63,71 @@ def check_batch(config: PretrainConfig, study: Study, world: World) -> None:
     require_batch(num_patches, config.batch_size, "training patches", "pretrain.batch_size", world)
 
 
-def pretrain(encoder: EncoderConfig, config: PretrainConfig, out: Path, session: Session) -> int:
+def learning_rate(step: int, num_steps: int, config: PretrainConfig) -> float:
+    """Return the rate of `step` (0-based over the run): half a cosine from `lr` to zero at `num_steps`."""
+    return config.lr * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def pretrain(
+    encoder: EncoderConfig,
+    config: PretrainConfig,
+    out: Path,
+    session: Session,
+    before_file: Callable[..., None] = lambda steps: None,
+) -> int:
     """Train an encoder with its head from scratch and write it to `out` (safetensors). Every rank must call it.
+
+    Args:
+        before_file: called with steps=... when training is done, before the file is written.
 
     Returns:
         The number of optimizer steps.
 
     Raises:
         InputError: there are fewer training patches than a batch.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: loss or gradient is not finite on some rank.
     """
-    world, journal = session.world, session.journal
+    world, journal, seed = session.world, session.journal, session.seed
     ids = session.study.encoder_patches
     check_batch(config, session.study, world)
-    model = fresh_model(encoder, session.seed)
-    trained = for_training(model, world)
-    optimizer = torch.optim.Adam(trained.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    steps_per_epoch = math.ceil(len(ids) / config.batch_size)
-    num_steps = config.epochs * steps_per_epoch
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    model = fresh_model(encoder, seed)
+    engine = start_training(model, partial(make_optimizer, config), session.engine, world)
+    progress = session.resume(engine, Progress("pretrain"))
+    num_steps = config.epochs * math.ceil(len(ids) / config.batch_size)
     journal.say(f"pretrain: {len(ids):,} patches, {config.epochs} epochs, {num_steps} steps on {world.size} rank(s)")
-    total = 0.0
-    batches = journal.progress(_losses(trained, ids, config, session), "pretrain", num_steps)
-    for step, loss in enumerate(batches, start=1):
-        optimizer.zero_grad()
-        loss.backward()
-        total += stop_unless_finite(loss, f"pretraining step {step}", world)
-        optimizer.step()
-        schedule.step()
-        if step % steps_per_epoch == 0:
-            journal.metrics("pretrain", step, loss=total / steps_per_epoch)
-            total = 0.0
+    for epoch in range(progress.epoch, config.epochs):
+        plan = plan_epoch(ids, config.batch_size, numpy_generator(seed, "pretrain", epoch))
+        compute = partial(compute_step, engine, config, session, epoch, plan)
+        mine = [ids_of_rank(row, world.rank, world.size) for row in plan[progress.step :]]
+        batches = journal.progress(session.reader.batches(mine), "pretrain", num_steps, progress.num_steps)
+        train_epoch(engine, batches, compute, progress, session)
+        journal.metrics("pretrain", progress.num_steps, **progress.end_epoch())
+    model.load_state_dict(engine.full_weights())
+    before_file(steps=num_steps)
     if world.is_main:
         save_model(out, model, {"encoder": encoder.model_dump_json(), "cohort": session.study.cohort.fingerprint})
     barrier(world)
     return num_steps
 
 
-def _losses(model: nn.Module, ids: np.ndarray, config: PretrainConfig, session: Session) -> Iterator[torch.Tensor]:
-    """Yield the loss of each step, computed with the model as it is when the loss is asked for."""
-    world = session.world
-    for epoch in range(config.epochs):
-        plan = plan_epoch(ids, config.batch_size, numpy_generator(session.seed, "pretrain", epoch))
-        generator = torch_generator(session.seed, "pretrain views", epoch)
-        mine = [ids_of_rank(row, world.rank, world.size) for row in plan]
-        for row, (_, images) in zip(plan, session.reader.batches(mine), strict=True):
-            sizes = split_batch(row, world)
-            features = project_two_views(model, images, sizes, config.augment, generator, world)
-            yield nt_xent(features, sizes, config.tau, world)
+def compute_step(
+    engine: Engine,
+    config: PretrainConfig,
+    session: Session,
+    epoch: int,
+    plan: np.ndarray,
+    step: int,
+    batch: PatchBatch,
+) -> tuple[str, Computed]:
+    """Do forward and backward of one step. Every rank must call it."""
+    world, (ids, images) = session.world, batch
+    engine.set_rate(learning_rate(epoch * len(plan) + step, config.epochs * len(plan), config))
+    sizes = split_batch(plan[step], world)
+    generator = torch_generator(session.seed, "pretrain views", epoch, step)
+    views = two_views(images, sizes, config.augment, generator, world)
+    return "loss", forward_backward(engine, views, ids, lambda z: nt_xent(z, sizes, config.tau, world))
+
+
+def make_optimizer(config: PretrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+    """Return Adam; its rate is set before each step."""
+    return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)

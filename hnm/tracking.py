@@ -1,19 +1,27 @@
-"""MLflow, from rank 0 only. Whatever goes wrong here, training goes on; the same numbers are in events.jsonl.
+"""MLflow, from rank 0 only, follows events.jsonl. Whatever goes wrong here, training goes on.
 
-The run id is kept in the run directory (mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run.
+    Journal.metrics ──▶ run/events.jsonl ──from the byte in mlflow_sent.json on──▶ MLflow
+
+So a number that MLflow did not take (no answer, database locked, process killed) is sent later: every ten minutes it is tried
+again, at the end, and when the command is run again. What is sent twice is one point: its time stands in the file. The
+run id is kept in the run directory (mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run.
 """
 
+import json
 import logging
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shards.files import whole_file
+from shards.files import whole_file, write_json
 
 FLUSH_AT = 200  # metrics a call: a call costs 10 to 20 ms, whatever it carries
+FLUSH_EVERY_S = 30.0
+RETRY_EVERY_S = 600.0
 PARAM_LENGTH = 6000  # MLflow's limit for a parameter's value
 
 
@@ -30,52 +38,47 @@ class TrackingConfig(BaseModel):
 
 
 class Tracker:
-    """One MLflow run. The first failure is logged and ends tracking; it never reaches the caller.
+    """One MLflow run. The first failure is logged; none reaches the caller.
 
     Args:
         folder: the run directory.
         config: where to track.
+        params: the resolved config. Parameters that a resumed run has already are left as they are.
     """
 
-    def __init__(self, folder: Path, config: TrackingConfig) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: TrackingConfig, params: dict[str, Any]) -> None:
+        self.folder, self.config, self.params = folder, config, _flatten(params)
         self.client: Any = None
         self.run_id = ""
-        self.pending: list[Any] = []
-        if config.enabled:
-            self._guarded(self._start)
+        self.num_waiting, self.tried = 0, time.monotonic()
+        self.told = False
+        self._guarded(self._connect)
 
-    def log_params(self, params: dict[str, Any]) -> None:
-        """Log the resolved config, flattened to dotted keys. Those that a resumed run has already are left as they are."""
-        self._guarded(lambda: self._log_params(_flatten(params)))
-
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Queue numbers; they are sent in batches."""
-        if self.client is None:
-            return
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self.pending += [Metric(name, value, now, step) for name, value in metrics.items()]
-        if len(self.pending) >= FLUSH_AT:
+    def metrics_written(self, metrics: dict[str, float], step: int) -> None:
+        """Note that numbers were added to events.jsonl; now and then, send what is there."""
+        self.num_waiting += len(metrics)
+        wait_s = FLUSH_EVERY_S if self.client is not None else RETRY_EVERY_S
+        enough = self.client is not None and self.num_waiting >= FLUSH_AT
+        if enough or time.monotonic() - self.tried >= wait_s:
             self.flush()
 
-    def log_file(self, path: Path) -> None:
-        """Store a file with the run."""
-        self._guarded(lambda: self.client.log_artifact(self.run_id, str(path)))
-
     def flush(self) -> None:
-        """Send what is queued."""
-        pending, self.pending = self.pending, []
-        if pending:
-            self._guarded(lambda: self.client.log_batch(self.run_id, metrics=pending))
+        """Send what events.jsonl holds and MLflow has not."""
+        self.num_waiting, self.tried = 0, time.monotonic()
+        self._guarded(self._send)
 
-    def finish(self, status: str) -> None:
-        """Send what is queued and mark the run FINISHED or FAILED."""
-        self.flush()
-        self._guarded(lambda: self.client.set_terminated(self.run_id, status))
+    def finish(self, status: str, files: list[Path]) -> None:
+        """Send what is left, store `files` with the run and mark it FINISHED, FAILED or KILLED."""
 
-    def _start(self) -> None:
+        def all_of_it() -> None:
+            self._send()
+            for path in files:
+                self.client.log_artifact(self.run_id, str(path))
+            self.client.set_terminated(self.run_id, status)
+
+        self._guarded(all_of_it)
+
+    def _connect(self) -> None:
         # a dead server is to cost half a minute at the start, not MLflow's default of several
         defaults = {"DISABLE_TELEMETRY": "true", "HTTP_REQUEST_MAX_RETRIES": "2", "HTTP_REQUEST_TIMEOUT": "10"}
         for name, value in defaults.items():
@@ -95,6 +98,7 @@ class Tracker:
             self.run_id = self._create(client)
             with whole_file(id_file) as temporary:
                 temporary.write_text(self.run_id + "\n", encoding="utf-8")
+        self._log_params(client)
         self.client = client
 
     def _create(self, client: Any) -> str:
@@ -106,29 +110,77 @@ class Tracker:
         )
         return str(client.create_run(experiment_id, run_name=self.folder.name).info.run_id)
 
-    def _log_params(self, params: dict[str, str]) -> None:
+    def _log_params(self, client: Any) -> None:
         from mlflow.entities import Param
 
-        known = self.client.get_run(self.run_id).data.params
-        fresh = [Param(key, value[:PARAM_LENGTH]) for key, value in params.items() if key not in known]
+        known = client.get_run(self.run_id).data.params
+        fresh = [Param(key, value[:PARAM_LENGTH]) for key, value in self.params.items() if key not in known]
         for i in range(0, len(fresh), 100):  # MLflow takes 100 parameters a call
-            self.client.log_batch(self.run_id, params=fresh[i : i + 100])
+            client.log_batch(self.run_id, params=fresh[i : i + 100])
 
-    def _guarded(self, action: Any) -> None:
-        """Run one MLflow action; after a failure tracking is off and the reason is on record."""
-        starting = action == self._start
-        if self.client is None and not starting:
+    def _send(self) -> None:
+        from mlflow.entities import Metric
+
+        sent_file = self.folder / "mlflow_sent.json"
+        sent = json.loads(sent_file.read_text(encoding="utf-8"))["bytes"] if sent_file.is_file() else 0
+        batch: list[Any] = []
+        end = sent
+        for end, event in read_events(self.folder / "events.jsonl", sent):
+            batch += [Metric(name, value, int(event["time"] * 1000), event["step"]) for name, value in numbers_of(event)]
+            if len(batch) >= FLUSH_AT:
+                self.client.log_batch(self.run_id, metrics=batch)
+                write_json(sent_file, {"bytes": end})
+                batch, sent = [], end
+        if batch:
+            self.client.log_batch(self.run_id, metrics=batch)
+        if end > sent:
+            write_json(sent_file, {"bytes": end})
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Run one MLflow action, after connecting anew if need be; the first failure is on record."""
+        if not self.config.enabled:
             return
         try:
-            action()
+            if self.client is None:
+                self._connect()
+            if action != self._connect:
+                action()
         except Exception as error:  # any failure of the tracker, a library of many layers, must leave training alone
             self.client = None
-            logging.getLogger("hnm").warning(
-                "MLflow tracking stopped (%s: %s). Training goes on; the metrics are in %s",
-                type(error).__name__,
-                str(error).splitlines()[0] if str(error) else "",
-                self.folder / "events.jsonl",
-            )
+            if not self.told:
+                self.told = True
+                logging.getLogger("hnm").warning(
+                    "MLflow does not take the metrics (%s: %s). Training goes on; they are in %s and are sent when it does: "
+                    "now and then, at the end, or when the same command is run again",
+                    type(error).__name__,
+                    str(error).splitlines()[0] if str(error) else "",
+                    self.folder / "events.jsonl",
+                )
+
+
+def read_events(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (end in bytes, event) for the whole lines of events.jsonl from byte `start` on; a broken line is left out."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        end = file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            try:
+                event = json.loads(line)
+            except ValueError:  # a disk that was full, or a kill, in the middle of a line
+                continue
+            yield end, event
+
+
+def numbers_of(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield (name in MLflow, value) of a line of events.jsonl; none, if it is not of metrics."""
+    if event.get("event") == "metrics":
+        for name, value in event.items():
+            if name not in ("time", "event", "phase", "step"):
+                yield f"{event['phase']}/{name}", float(value)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

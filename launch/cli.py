@@ -1,4 +1,5 @@
-"""The `hnm` command: what it accepts and how it ends (0 done, 1 failed, 2 misuse). What the verbs do is in launch/verbs.py.
+"""The `hnm` command: what it accepts and how it ends (0 done, 1 failed, 2 misuse,
+75 asked to stop and saved). What the verbs do is in launch/verbs.py.
 
 Only typer is imported here, so that --help answers at once; everything else is imported by the verb that needs it.
 """
@@ -12,6 +13,7 @@ import typer
 
 from launch.cohort_cli import cohort_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
+from launch.run_cli import status
 from launch.submit_cli import cancel, logs, submit_app
 
 app = typer.Typer(
@@ -29,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cohort_app, name="cohort")
+app.command()(status)
 
 
 @app.command()
@@ -126,15 +129,18 @@ def train(
     config: ConfigOption = None,
     preset: PresetOption = None,
     ranks: RanksOption = 0,
+    restart: Annotated[bool, typer.Option("--restart", help="Remove the run first and begin anew; asks for --yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Yes, --restart may remove what the run has.")] = False,
 ) -> None:
     """Run the rounds: embed, aggregate, score, mine, fine-tune, and again.
 
-    The same command resumes a run that was stopped. Example:
+    The same command resumes a run that was stopped or killed, at phase and step. Asked to stop (Ctrl-C, TERM, USR2), it
+    saves and ends with exit code 75. Example:
     `hnm train cohort/ run/ --encoder pretrained/encoder.safetensors --config colon --ranks 2`
     """
     from launch import verbs
 
-    finish(lambda: verbs.train(cohort, run, encoder, config, preset, overrides or [], ranks))
+    finish(lambda: verbs.train(cohort, run, encoder, config, preset, overrides or [], ranks, restart, yes))
 
 
 @app.command()

@@ -7,6 +7,7 @@ and gloo on CPUs. With one process there is no process group at all, and every f
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,8 +60,16 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> World:
     if "RANK" not in os.environ:
         return World(0, 1, 0, chosen)
     backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    ours: dict[str, Any] = {}
+    if (meeting_file := os.environ.get("HNM_RENDEZVOUS")) is not None:  # launch/local.py
+        ours = {"init_method": meeting_file, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **ours)
     return World(dist.get_rank(), dist.get_world_size(), local_rank, chosen)
+
+
+def is_started_again() -> bool:
+    """Return whether torchrun or SLURM has started this very job before: what a command does once must not be repeated."""
+    return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def leave_world(world: World) -> None:
@@ -84,22 +93,11 @@ def sum_over_ranks(tensor: torch.Tensor, world: World) -> torch.Tensor:
     return total
 
 
-def average_gradients(parameters: list[torch.nn.Parameter], world: World) -> None:
-    """Replace each gradient by its mean over the ranks, in one message. Every rank must call it.
-
-    For small models whose ranks may have had nothing to do in a step: a missing gradient counts as zero.
-    """
-    if world.size == 1:
-        return
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= world.size
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+def max_over_ranks(value: int, world: World) -> int:
+    """Return the largest of the ranks' values. Every rank must call it."""
+    values = torch.zeros(world.size, dtype=torch.int64)
+    values[world.rank] = value
+    return int(sum_over_ranks(values, world).max())
 
 
 class _GatherRows(torch.autograd.Function):
@@ -199,31 +197,6 @@ def broadcast_array(array: np.ndarray | None, world: World) -> np.ndarray:
 
 
 _DTYPES = ["|i1", "<i4", "<i8", "<f2", "<f4", "<f8"]  # what travels; the index goes over the wire
-
-
-def wrap_in_ddp(module: torch.nn.Module, world: World) -> torch.nn.Module:
-    """Return `module` with gradients averaged over the ranks in backward. Every rank must call it.
-
-    All ranks start from rank 0's weights. With one rank the module itself is returned.
-    """
-    if world.size == 1:
-        return module
-    device_ids = [world.local_rank] if world.device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
-
-
-def stop_unless_finite(loss: torch.Tensor, where: str, world: World) -> float:
-    """Return the mean of `loss` over the ranks, or stop all ranks if it is not finite on any. Every rank must call it.
-
-    Raises:
-        FloatingPointError: on every rank, so that none is left waiting in a collective.
-    """
-    mean = float(sum_over_ranks(loss.detach().double().cpu(), world)) / world.size
-    if not np.isfinite(mean):
-        raise FloatingPointError(
-            f"loss is {mean} at {where} (rank {world.rank}: {float(loss.detach())}); lower the learning rate or raise tau"
-        )
-    return mean
 
 
 def main_says(value: bool, world: World) -> bool:

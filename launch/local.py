@@ -1,9 +1,30 @@
-"""Start ranks on this machine, as torchrun would, and hand back their exit code."""
+"""Start ranks on this machine, pass on the signals that ask them to stop, and hand back their exit code.
 
-import logging
+    hnm train --ranks 2 ──▶ [launcher] ──▶ rank 0, rank 1: the same command with RANK, WORLD_SIZE, ... in the environment
+
+The ranks meet through a file (HNM_RENDEZVOUS), not a port, which another process could take meanwhile. None outlives the
+launcher, however that ends.
+"""
+
+import ctypes
 import os
+import signal
+import subprocess
 import sys
-import uuid
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from launch.preemption import SAME_REQUEST_S, STOP_SIGNALS, TRY_AGAIN
+
+PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
+POLL_S = 0.1
+GRACE_S = 10.0  # for the other ranks, when one has failed, to say what they know
+GRACE_AFTER_SAVING_S = 60.0  # for the others, when one has saved and left: rank 0 may be sending to MLflow
+
+Ranks = list[subprocess.Popen[bytes]]
 
 
 def run_ranks(num_ranks: int, arguments: list[str]) -> int:
@@ -14,30 +35,99 @@ def run_ranks(num_ranks: int, arguments: list[str]) -> int:
         arguments: the command line after `hnm`.
 
     Returns:
-        0 when all ranks ended well, else the exit code of the first rank that failed; 128 + the signal that stopped us.
+        0 when all ranks ended well, 75 when they were asked to stop and have saved, else the exit code of the first rank that
+        failed, 128 + the signal if one killed it; 128 + the signal that stopped us at once.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    with tempfile.TemporaryDirectory(prefix="hnm-") as folder, _signals_noted() as signals:
+        environment = {
+            **os.environ,
+            "WORLD_SIZE": str(num_ranks),
+            "LOCAL_WORLD_SIZE": str(num_ranks),
+            "HNM_RENDEZVOUS": (Path(folder) / "rendezvous").as_uri(),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks))),
+            "PYTHONSAFEPATH": "1",  # a user's own folder called `launch` or `configs` must not shadow ours
+        }
+        ranks: Ranks = []
+        try:
+            for rank in range(num_ranks):
+                ranks.append(_start(rank, environment, arguments))
+            return _wait(ranks, signals)
+        finally:
+            for process in ranks:
+                process.kill()
+            for process in ranks:
+                process.wait()
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the rank that failed has said why
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks)))
-    os.environ["PYTHONSAFEPATH"] = "1"  # a user's own folder called `launch` or `configs` must not shadow ours
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_ranks,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        max_restarts=0,
-        monitor_interval=0.2,
+
+def _start(rank: int, environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[bytes]:
+    launcher = os.getpid()
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def before() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the launcher passes it on
+        if libc is not None:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != launcher:  # it died before that call
+                os._exit(1)
+
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "launch.cli", *arguments],
+        env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        preexec_fn=before,
     )
+
+
+def _wait(ranks: Ranks, signals: list[tuple[float, signal.Signals]]) -> int:
+    """Wait for all ranks; when one has ended badly or has saved and left, for the others no longer than a grace time."""
+    passed_on: signal.Signals | None = None
+    ending, deadline = 0, float("inf")
+    while any(process.poll() is None for process in ranks):
+        if signals and passed_on is None:
+            print("stopping when the step is done and saved; once more to leave at once", file=sys.stderr, flush=True)
+            passed_on = signals[0][1] if signals[0][1] != signal.SIGINT else signal.SIGTERM  # ranks ignore INT
+            for process in ranks:
+                process.send_signal(passed_on)
+        if signals and signals[-1][0] - signals[0][0] > SAME_REQUEST_S:
+            print("left at once; the same command goes on where it last saved", file=sys.stderr)
+            return 128 + int(signals[-1][1])
+        if not ending and (ending := _first_ending(ranks, passed_on)):
+            deadline = time.monotonic() + (GRACE_AFTER_SAVING_S if ending == TRY_AGAIN else GRACE_S)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return _first_ending(ranks, passed_on) if ending in (0, TRY_AGAIN) else ending
+
+
+def _first_ending(ranks: Ranks, passed_on: signal.Signals | None) -> int:
+    """Return the exit code that a rank's ending means for all, 0 while all run or ended well; say what killed it.
+
+    Args:
+        passed_on: the signal that we have sent them: a rank that was still starting dies of it, and has nothing to save.
+    """
+    codes = [process.returncode for process in ranks]
+    for rank, code in enumerate(codes):
+        if code is not None and code < 0 and -code != passed_on:
+            why = " (out of memory?)" if code == -signal.SIGKILL else ""
+            name = signal.Signals(-code).name
+            print(f"rank {rank} was killed by {name}{why}; the same command goes on where it last saved", file=sys.stderr)
+            return 128 - code
+        if code is not None and code > 0 and code != TRY_AGAIN:
+            return code
+    return TRY_AGAIN if any(code == TRY_AGAIN or (code is not None and code < 0) for code in codes) else 0
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[tuple[float, signal.Signals]]]:
+    """Yield a list to which the signals that ask to stop are added as (time, signal), instead of ending this process."""
+    noted: list[tuple[float, signal.Signals]] = []
+
+    def note(number: int, _: object) -> None:
+        noted.append((time.monotonic(), signal.Signals(number)))
+
+    caught = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, note) for number in caught}
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", "launch.cli", *arguments)
-    except ChildFailedError as error:
-        return abs(error.get_first_failure()[1].exitcode) or 1
-    except SignalException as error:  # the ranks have been ended
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 128 + int(error.sigval)
-    return 0
+        yield noted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,11 +1,14 @@
 """What several verbs of the command line share: their options, and how a verb ends the process."""
 
+import errno
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 ConfigOption = Annotated[
     str | None,
@@ -29,18 +32,34 @@ CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder t
 def finish(action) -> None:  # type: ignore[no-untyped-def]
     """Run a verb and end the process with its exit code; what the user can mend is said without a traceback."""
     from hnm.config import ConfigError
+    from launch.preemption import TRY_AGAIN, Preempted, hand_over
+    from launch.timeouts import RankLostError
     from shards.errors import InputError, UnreadablePatchError
 
     rank = os.environ.get("RANK", "0")
     prefix = "error: " if rank == "0" else f"error (rank {rank}): "
     try:
         code = action()
+    except Preempted as stop:
+        if rank == "0":
+            print(f"{stop}; the same command goes on there", file=sys.stderr, flush=True)
+        hand_over()
+        code = TRY_AGAIN
     except InputError as error:
-        if rank == "0" or isinstance(error, UnreadablePatchError):  # other errors are the same on all ranks
+        if rank == "0" or isinstance(error, UnreadablePatchError | RankLostError):  # others are the same on all ranks
             print(f"{prefix}{error}", file=sys.stderr, flush=True)
         code = 2 if isinstance(error, ConfigError) else 1
     except FloatingPointError as error:
         print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        code = 1
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = error.filename or "a file of the run"
+        print(
+            f"{prefix}{where}: {error.strerror}. What was whole before stays; make room, and the same command goes on there",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
         code = 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)

@@ -1,24 +1,41 @@
-"""The run directory's identity: which cohort, which configuration, which machine; written once, checked ever after."""
+"""The run directory's identity: which cohort, which configuration, which machine; written once, checked ever after.
+
+And its life: one process at a time works on it (log/claim.json); state.json lists the attempts, how each began and ended.
+"""
 
 import json
+import os
 import platform
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from hnm.config import Config, difference, dump_config, read_config
+from launch.heartbeat import read_beats
 from launch.submissions import SUBFOLDER
+from shards.claim import claimed, owner_of
 from shards.cohort import Cohort
 from shards.errors import InputError
 from shards.files import whole_file, write_json
 
 LISTED_PACKAGES = ("torch", "numpy", "scikit-learn", "simplejpeg", "pyarrow", "pydantic", "mlflow", "hnm")
+# a resumed run may change these: they decide where and how, not what comes out
+FREE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.")
+PRETRAIN_SETTINGS = ("seed", "data.", "engine.", "encoder.", "pretrain.")  # all that pretraining depends on
+REMOTE_TIMEOUT_S = 60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
+WAIT_FOR_CLAIM_S = 75.0
 
 
-def open_run(run: Path, cohort: Cohort, config: Config) -> None:
+def open_run(run: Path, cohort: Cohort, config: Config, settings: tuple[str, ...] = ("",)) -> None:
     """Create the run directory, or check that it belongs to this cohort and configuration. Call it on rank 0 only.
+
+    Args:
+        settings: beginnings of the keys that must be as they were; default: all but FREE_SETTINGS.
 
     Raises:
         InputError: the directory holds another run, or is a folder of something else.
@@ -26,7 +43,7 @@ def open_run(run: Path, cohort: Cohort, config: Config) -> None:
     if (run / "state.json").is_file():
         check_cohort(run, cohort)
         changed = difference(read_config(run / "config.yaml"), config)
-        changed = [line for line in changed if not line.startswith(("device:", "reader.", "tracking.", "slurm."))]
+        changed = [line for line in changed if line.startswith(settings) and not line.startswith(FREE_SETTINGS)]
         if changed:
             raise InputError(
                 f"{run}: this run was started with other settings ({'; '.join(changed)}). Use another run directory, or "
@@ -84,3 +101,83 @@ def check_cohort(run: Path, cohort: Cohort) -> None:
             f"{run / 'state.json'}: this run was made with the cohort {state['cohort']} (fingerprint "
             f"{state['fingerprint']}); {cohort.root} has {cohort.fingerprint}. Give that cohort, or another run directory"
         )
+
+
+@contextmanager
+def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
+    """Hold the run directory during the block: two processes that wrote there would spoil each other's files.
+
+    A process that was just killed may take a moment to go; one of another machine is waited for until its claim is stale.
+
+    Yields:
+        The claim's file; touch it now and then.
+
+    Raises:
+        InputError: another process works there.
+    """
+    path = run / "log" / "claim.json"
+    give_up = time.monotonic() + wait_s
+    while True:
+        with claimed(path, REMOTE_TIMEOUT_S) as claim:
+            if claim is not None:
+                yield path
+                return
+            owner = owner_of(path)
+        if time.monotonic() > give_up:
+            raise InputError(f"{run}: {owner} works there. Wait for its end, end it, or use another run directory")
+        time.sleep(0.5)
+
+
+def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
+    """Note in state.json that a process begins to work on the run. Call it on rank 0 only, before its first heartbeat."""
+    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    attempts = state.get("attempts", [])
+    if attempts and attempts[-1]["ended"] is None:
+        last = max((beat["time"] for beat in read_beats(run / "log")), default=attempts[-1]["started"])
+        attempts[-1] |= {"ended": last, "how": "died"}
+    attempts.append(
+        {"verb": verb, "started": now(), "ended": None, "how": None, "host": platform.node(), "ranks": num_ranks}
+    )
+    write_json(run / "state.json", {**state, "attempts": attempts})
+
+
+def end_attempt(run: Path, how: str) -> None:
+    """Note in state.json how this process's work ended. Call it on rank 0 only."""
+    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    state["attempts"][-1] |= {"ended": now(), "how": how}
+    write_json(run / "state.json", state)
+
+
+def now() -> float:
+    """Return the time, seconds since 1970 to the millisecond."""
+    return round(time.time(), 3)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove the temporary files and folders of killed processes. Call it on rank 0 only, alone in the run."""
+    for path in list(run.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_run(run: Path, is_sure: bool) -> None:
+    """Remove a run, so that it begins anew. Call it on rank 0 only.
+
+    Raises:
+        InputError: the user is not sure, it is no run, or a process works there.
+    """
+    if not run.exists():
+        return
+    read_run(run)
+    rounds = len(list(run.glob("round-*/mining.json")))
+    if not is_sure:
+        raise InputError(
+            f"--restart would remove {run} with {rounds} finished round(s). If that is what you want, add --yes; without "
+            "--restart the run goes on where it stopped"
+        )
+    with alone_in(run, wait_s=0.0):
+        aside = run.with_name(f".{run.name}.{os.getpid()}.removed")  # at once, or half a run would be left by a kill
+        os.replace(run, aside)
+    shutil.rmtree(aside)

@@ -5,31 +5,26 @@ hnm VERB --ranks 2 ──▶ check the configuration ──▶ start 2 ranks of 
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from hnm.broken import warn_of_broken
 from hnm.config import Config, load_config
 from hnm.contrastive_model import load_model, save_model
 from hnm.evaluate import evaluate as evaluate_run
 from hnm.evaluate import read_metrics
-from hnm.journal import Journal
+from hnm.phase import phase
 from hnm.rounds import START_ENCODER, check_batches
 from hnm.rounds import train as train_rounds
-from hnm.session import Session
 from hnm.simclr import check_batch
 from hnm.simclr import pretrain as pretrain_encoder
 from hnm.study import open_study
-from hnm.tracking import Tracker
 from hnm.weights import load_encoder
-from launch.distributed import World, barrier, join_world, leave_world, main_says
+from launch.distributed import World, barrier, is_started_again, main_says
 from launch.local import run_ranks
-from launch.run_directory import check_cohort, open_run, read_run
+from launch.run_directory import PRETRAIN_SETTINGS, check_cohort, open_run, read_run, remove_run
+from launch.session import Opening, session_of
 from launch.tables import print_metrics
 from shards.cohort import Cohort
 from shards.errors import InputError
-from shards.reader import PatchReader
 
 
 def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides: list[str], ranks: int) -> int:
@@ -39,12 +34,19 @@ def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides:
     study = open_study(cohort, config.data, config.seed)
     if (code := _in_ranks(ranks, config)) is not None:
         return code
-    with session_of(config, cohort, out, lambda world: check_batch(config.pretrain, study, world)) as session:
-        encoder = out / "encoder.safetensors"
+
+    def prepare(world: World) -> None:
+        check_batch(config.pretrain, study, world)
+        open_run(out, cohort, config, PRETRAIN_SETTINGS)
+
+    encoder = out / "encoder.safetensors"
+    opening = Opening("pretrain", config, cohort, out, prepare, encoder.name, PRETRAIN_SETTINGS)
+    with session_of(opening) as session:
         if main_says(encoder.is_file(), session.world):
             session.journal.say(f"{encoder} is there already; remove it to pretrain again")
             return 0
-        pretrain_encoder(config.encoder, config.pretrain, encoder, session)
+        with phase("pretrain", 0, out, session) as record:
+            pretrain_encoder(config.encoder, config.pretrain, encoder, session, record.keep)
         session.journal.say(f"wrote {encoder}. Next: hnm train {cohort_folder} run/ --encoder {encoder}")
     return 0
 
@@ -57,6 +59,8 @@ def train(
     preset: str | None,
     overrides: list[str],
     ranks: int,
+    restart: bool = False,
+    yes: bool = False,
 ) -> int:
     """Run the rounds in the folder `run`, pretraining first when no encoder is given."""
     config = load_config(config_name, preset, overrides)
@@ -64,6 +68,8 @@ def train(
         raise InputError(
             f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER"
         )
+    if restart and not yes:
+        remove_run(run, is_sure=False)
     cohort = Cohort.open(cohort_folder)
     study = open_study(cohort, config.data, config.seed)
     if (code := _in_ranks(ranks, config)) is not None:
@@ -71,17 +77,20 @@ def train(
 
     def prepare(world: World) -> None:
         check_batches(config, study, world)
+        if restart and not is_started_again():
+            remove_run(run, yes)
         if encoder is not None:
             _check_start(run / START_ENCODER, encoder, config)
         elif not (run / START_ENCODER).is_file():
             check_batch(config.pretrain, study, world)
         open_run(run, cohort, config)
 
-    with session_of(config, cohort, run, prepare) as session:
+    with session_of(Opening("train", config, cohort, run, prepare)) as session:
         start = run / START_ENCODER
         if not main_says(start.is_file(), session.world):
             if encoder is None:
-                pretrain_encoder(config.encoder, config.pretrain, start, session)
+                with phase("pretrain", 0, run, session) as record:
+                    pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
             elif session.world.is_main:
                 save_model(start, load_model(encoder, config.encoder, config.seed), {"source": encoder.name})
             barrier(session.world)
@@ -103,7 +112,7 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
     check_cohort(run, cohort)
     if (code := _in_ranks(ranks, config)) is not None:
         return code
-    with session_of(config, cohort, run, lambda world: None) as session:
+    with session_of(Opening("evaluate", config, cohort, run, lambda world: None)) as session:
         metrics = evaluate_run(config, run, session)
         if metrics is not None:
             print_metrics(metrics)
@@ -111,41 +120,6 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
                 f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
             )
     return 0
-
-
-@contextmanager
-def session_of(config: Config, cohort: Cohort, folder: Path, prepare: Callable[[World], None]) -> Iterator[Session]:
-    """Join the ranks and open everything that a phase needs; close it however the block ends. Every rank must call it.
-
-    Args:
-        config: the resolved configuration.
-        cohort: the opened cohort.
-        folder: where logs, events and MLflow's files go.
-        prepare: checks what may be wrong and makes `folder`; called on rank 0 only, before anything is written there.
-    """
-    world = join_world(config.device)
-    try:
-        _on_main(prepare, world)
-        folder.mkdir(parents=True, exist_ok=True)
-        tracker = Tracker(folder, config.tracking) if world.is_main else None
-        journal = Journal(folder, world, tracker.log_metrics if tracker else None)
-        if tracker:
-            tracker.log_params(config.model_dump(mode="json"))
-        study = open_study(cohort, config.data, config.seed)
-        status = "FAILED"
-        try:
-            with PatchReader(study.cohort, config.reader, study.slide_groups) as reader:
-                session = Session(study, reader, config.seed, world, journal)
-                yield session
-                warn_of_broken(folder, session)
-            status = "FINISHED"
-        finally:
-            journal.close()
-            if tracker:
-                _log_files(tracker, folder)
-                tracker.finish(status)
-    finally:
-        leave_world(world)
 
 
 def _check_start(start: Path, encoder: Path, config: Config) -> None:
@@ -175,24 +149,3 @@ def _num_gpus(config: Config) -> int:
     import torch
 
     return 1 if config.device == "cpu" else max(1, torch.cuda.device_count())
-
-
-def _on_main(action: Callable[[World], None], world: World) -> None:
-    """Run `action` on rank 0; if it fails there, the other ranks leave quietly. Every rank must call it."""
-    failure: Exception | None = None
-    if world.is_main:
-        try:
-            action(world)
-        except Exception as error:  # kept, and raised below when the other ranks know
-            failure = error
-    if main_says(failure is not None, world):
-        raise failure or SystemExit(1)
-
-
-def _log_files(tracker: Tracker, folder: Path) -> None:
-    """Store the small files of a run with MLflow."""
-    names = ("config.yaml", "environment.json", "metrics.json", "predictions.parquet")
-    decisions = sorted(folder.glob("round-*/mining.json"))[-1:]
-    for path in (*(folder / name for name in names), *decisions):
-        if path.is_file():
-            tracker.log_file(path)

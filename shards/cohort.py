@@ -85,15 +85,18 @@ class Cohort:
             raise InputError(
                 f"{root}: no cohort here (cohort.json is missing). Make one with: hnm tile slides.csv {root}"
             )
-        info = json.loads(info_path.read_text(encoding="utf-8"))
-        version = info.get("format_version")
+        try:
+            info = json.loads(info_path.read_text(encoding="utf-8"))
+            version = info.get("format_version")
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{info_path}: damaged ({_first_line(error)}). Tile the slides again") from error
         if version != FORMAT_VERSION:
             raise InputError(
                 f"{info_path}: format_version is {version}, this hnm reads {FORMAT_VERSION}. "
                 f"Tile the slides again with this version: hnm tile slides.csv {root}"
             )
-        slides = pq.read_table(root / "slides.parquet")
-        table = pq.read_table(root / "patches.parquet", schema=PATCH_SCHEMA)
+        slides = _read_table(root / "slides.parquet")
+        table = _read_table(root / "patches.parquet", PATCH_SCHEMA)
         patches = Patches(**{name: table[name].to_numpy() for name in PATCH_SCHEMA.names})
         return cls(root, info, slides, patches)
 
@@ -161,3 +164,15 @@ class Cohort:
                 f"{self.root / 'slides.parquet'}: there is no column {column!r}. "
                 f"Set {key} to one of: {', '.join(self.slides.column_names)}"
             )
+
+
+def _read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """Read a Parquet file; what is none, such as a pickle under that name, is refused."""
+    try:
+        return pq.read_table(path, schema=schema)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not readable as a Parquet table ({_first_line(error)}). Tile the slides again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -75,6 +75,7 @@ class PatchReader:
 
     Attributes:
         broken: what could not be read so far; `broken.problem_of` goes into the report.
+        num_read: images that `batches` has handed out so far.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class PatchReader:
         self._copies = copies
         folder = config.shards_url or str(cohort.root / "shards")
         self.broken = BrokenPatches(cohort, folder, config.broken, config.max_broken_share, slide_groups)
+        self.num_read = 0
         self._files = self._open_shards()
         self._process = os.getpid()
 
@@ -172,7 +174,9 @@ class PatchReader:
                 if not pending:
                     return
                 ids, images = pending.popleft()
-                yield ids, images.result()
+                done = images.result()
+                self.num_read += len(ids)
+                yield ids, done
         finally:  # also when the caller stops early: no thread outlives the generator
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -35,12 +35,12 @@ def tiny_session(world: World, cohort: Path, config: Config, journal: Journal | 
     """Yield a session that reads the cohort's patches."""
     study = open_study(Cohort.open(cohort), config.data, config.seed)
     with PatchReader(study.cohort, config.reader, study.slide_groups) as reader:
-        yield Session(study, reader, config.seed, world, journal or Journal(None, world))
+        yield Session(study, reader, config.seed, world, journal or Journal(None, world), config.engine)
 
 
 def results_of(run: Path) -> dict[str, bytes]:
     """Return the bytes of every file of a run that must not depend on the clock: all but logs, times and MLflow's."""
-    clocked = {"state.json", "events.jsonl", "environment.json", "mlflow.db", "mlflow_run_id.txt"}
+    clocked = {"state.json", "events.jsonl", "environment.json", "mlflow.db", "mlflow_run_id.txt", "mlflow_sent.json"}
     files = (path for path in sorted(run.rglob("*")) if path.is_file() and path.name not in clocked)
     names = {str(path.relative_to(run)): path for path in files}
     return {name: path.read_bytes() for name, path in names.items() if not name.startswith(("log/", "mlartifacts/", "slurm/"))}

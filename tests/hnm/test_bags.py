@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm.bags import Bags, features_complete, file_of_rank, write_index
+from hnm.bags import Bags, features_complete, file_of_rows, write_index
 from shards.files import write_array
 
 SLIDES, ROWS = np.array([2, 5, 6]), np.array([3, 1, 4])
@@ -17,9 +17,11 @@ FEATURES = np.arange(16, dtype=np.float16).reshape(8, 2) / 3
 
 
 def bags_in(folder: Path, cuts: list[int]) -> Bags:
-    for part, (start, stop) in enumerate(itertools.pairwise([0, *cuts, 8])):
-        write_array(folder / file_of_rank(part), FEATURES[start:stop])
-    write_index(folder, SLIDES, ROWS, len(cuts) + 1)
+    files = []
+    for start, stop in itertools.pairwise([0, *cuts, 8]):
+        files.append(file_of_rows(start, stop))
+        write_array(folder / files[-1], FEATURES[start:stop])
+    write_index(folder, SLIDES, ROWS, files)
     return Bags(folder, torch.device("cpu"))
 
 
@@ -42,7 +44,7 @@ def test_any_rows_of_any_files(tmp_path_factory: pytest.TempPathFactory, cuts: l
 
 
 def test_features_are_complete_with_their_index(tmp_path: Path) -> None:
-    write_array(tmp_path / file_of_rank(0), FEATURES)
+    write_array(tmp_path / file_of_rows(0, 8), FEATURES)
     assert not features_complete(tmp_path)
-    write_index(tmp_path, SLIDES, ROWS, 1)
+    write_index(tmp_path, SLIDES, ROWS, [file_of_rows(0, 8)])
     assert features_complete(tmp_path)

@@ -113,9 +113,12 @@ def test_all_ranks_end_with_the_same_bits(phases_on_ranks: OnRanks) -> None:
         assert all(torch.equal(other[name], first[name]) for other in others for name in first)
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_the_step(phases_on_ranks: OnRanks) -> None:
+def test_an_answer_that_is_not_finite_on_one_rank_stops_all_before_the_step(phases_on_ranks: OnRanks) -> None:
     for size in (1, 2, 3):
-        for rank, result in enumerate(phases_on_ranks(size)):
+        results = phases_on_ranks(size)
+        for result in results:
             message, unchanged = result["stopped"]
-            assert message.startswith(f"loss is nan at epoch 0, negative-anchored step (rank {rank}: ")
+            ids = sorted(results[-1]["first_ids"].tolist())  # NaN on the last rank makes every rank's loss NaN
+            assert message.startswith("loss is nan at finetune epoch 0, step 0 (negative) (rank")
+            assert f"(rank {size - 1}: loss nan, ids {ids[:8]})" in message
             assert unchanged

@@ -26,7 +26,12 @@ def test_keys_are_in_the_order_of_the_scores(values: list[float]) -> None:
 
 
 def test_keys_by_hand() -> None:
-    assert keys_of(np.array([0.0, -0.0, 1.0, -1.0], np.float32)).tolist() == [0x80000000, 0x80000000, 0xBF800000, 0x407FFFFF]
+    assert keys_of(np.array([0.0, -0.0, 1.0, -1.0], np.float32)).tolist() == [
+        0x80000000,
+        0x80000000,
+        0xBF800000,
+        0x407FFFFF,
+    ]
 
 
 def test_digits_by_hand() -> None:
@@ -40,7 +45,9 @@ def test_digits_by_hand() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(finite | st.sampled_from([0.25, 0.5]), max_size=60), st.floats(0.01, 1), st.sampled_from(["exact", "keep"]))
+@given(
+    st.lists(finite | st.sampled_from([0.25, 0.5]), max_size=60), st.floats(0.01, 1), st.sampled_from(["exact", "keep"])
+)
 def test_one_rank_cuts_where_the_partition_does(values: list[float], share: float, ties: str) -> None:
     pool = np.array(values, np.float32)
     expected = cut_of(pool.copy(), share, ties)  # type: ignore[arg-type]

@@ -28,7 +28,9 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def golden_set(golden: dict[str, np.ndarray], **config: object) -> Mined:
-    settings_ = MiningConfig.model_validate({"ties": "keep", "positive_threshold": float(golden["threshold"]), **config})
+    settings_ = MiningConfig.model_validate(
+        {"ties": "keep", "positive_threshold": float(golden["threshold"]), **config}
+    )
     return mine(golden["score"], golden["bag_label"].astype(np.int8), settings_)
 
 

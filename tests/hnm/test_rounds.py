@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hnm.journal import Journal
-from hnm.rounds import START_ENCODER, choose_round, encoder_of_round, phase, read_state, round_folder, train
+from hnm.phase import phase, read_state
+from hnm.rounds import START_ENCODER, choose_round, encoder_of_round, round_folder, train
 from launch.distributed import single_world
 from shards.errors import InputError
 from shards.files import write_json
@@ -40,9 +41,11 @@ class CutJournal(Journal):
             raise PowerCut
         super().event(kind, **values)
 
-    def progress(self, items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
-        for done, item in enumerate(items):
-            if description.startswith(self.within[0]) and done == self.within[1]:
+    def progress(
+        self, items: Iterable[Any], description: str, total: int, done: int = 0, num_more: int = 0
+    ) -> Iterator[Any]:
+        for number, item in enumerate(items, start=done):
+            if description.startswith(self.within[0]) and number == self.within[1]:
                 raise PowerCut
             yield item
 
@@ -71,7 +74,7 @@ PHASES += [(name, 2) for name in ("embed", "aggregate", "mine")]
 
 
 def test_the_phases_come_in_their_order(finished_run: Path) -> None:
-    assert phases_of(finished_run) == PHASES
+    assert phases_of(finished_run) == [("pretrain", 0), *PHASES]
 
 
 def test_stopped_before_each_phase_and_continued_equals_undisturbed(
@@ -185,7 +188,7 @@ def test_only_a_phase_that_ends_well_is_recorded(tiny_cohort: Path, tmp_path: Pa
             raise RuntimeError
         assert read_state(tmp_path)["phases"] == []
         with phase("embed", 0, tmp_path, session) as record:
-            record["steps"] = 3
+            record.keep(steps=3)
     (recorded,) = json.loads((tmp_path / "state.json").read_text())["phases"]
     assert (recorded["phase"], recorded["round"], recorded["steps"]) == ("embed", 0, 3)
     assert recorded["seconds"] >= 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hnm.aggregator import DSMIL, pack
-from hnm.bags import Bags, file_of_rank, write_index
+from hnm.bags import Bags, file_of_rows, write_index
 from hnm.score import bounds_of_ranks, predict_bag, score_slides, slide_logits, slide_scores
 from launch.distributed import World, single_world
 from shards.plan import rows_of_rank
@@ -65,10 +65,10 @@ def test_the_chunk_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_slide_of_100_000_patches_is_scored_in_bounded_memory(tmp_path: Path) -> None:
-    features = np.lib.format.open_memmap(tmp_path / file_of_rank(0), "w+", np.float16, (100_000, 512))
+    features = np.lib.format.open_memmap(tmp_path / file_of_rows(0, 100_000), "w+", np.float16, (100_000, 512))
     features[::1000] = 1
     del features
-    write_index(tmp_path, np.array([0]), np.array([100_000]), 1)
+    write_index(tmp_path, np.array([0]), np.array([100_000]), [file_of_rows(0, 100_000)])
     (grown,) = on_new_process(grown_by_a_large_bag, str(tmp_path))
     # A chunk is 17 MB of features and as much of h; the slide's features alone are 205 MB, with h and q 460 MB. The 102 MB
     # of the file's own pages count as resident here, too.

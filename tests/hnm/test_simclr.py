@@ -22,11 +22,9 @@ def test_two_and_three_ranks_follow_one(phases_on_ranks: OnRanks) -> None:
     for size in (2, 3):
         result = phases_on_ranks(size)[0]
         assert result["pretrain_steps"] == phases_on_ranks(1)[0]["pretrain_steps"] == 4
-        for (
-            name,
-            tensor,
-        ) in expected.items():  # float32, whose rounding instance norm on 2 x 2 pixels magnifies at each step
-            torch.testing.assert_close(result["pretrained"][name], tensor, atol=3e-4, rtol=0)
+        for name, tensor in expected.items():
+            # float64: Adam's first steps go by the sign of a gradient; where it is nearly 0, float32's rounding decides
+            torch.testing.assert_close(result["pretrained"][name], tensor, atol=1e-9, rtol=0)
 
 
 def test_the_seed_decides(tiny_cohort: Path, tmp_path: Path) -> None:
@@ -54,7 +52,9 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_no_file(tiny_cohort: Path, t
     config = tiny_config("pretrain.lr=1e30")
     with (
         tiny_session(single_world(), tiny_cohort, config) as session,
-        pytest.raises(FloatingPointError, match=r"pretraining step 2 \(rank 0: nan\)"),
+        pytest.raises(
+            FloatingPointError, match=r"loss is nan at pretrain epoch 0, step 1 \(loss\) \(rank 0: loss nan, ids \[\d"
+        ),
     ):
         pretrain(config.encoder, config.pretrain, tmp_path / "a.safetensors", session)
     assert list(tmp_path.iterdir()) == []

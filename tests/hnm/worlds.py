@@ -1,22 +1,25 @@
 """Small worlds for tests of the algorithm: tables and features without images, and all phases on the drawn cohort."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from hnm.bags import file_of_rank, write_index
+from hnm.bags import file_of_rows, write_index
 from hnm.config import Config
-from hnm.contrastive_model import fresh_model, save_model
+from hnm.contrastive_model import ContrastiveModel, fresh_model, save_model
 from hnm.coordinator import decide, rank_cohort, share_mined
 from hnm.embed import embed
 from hnm.finetune import finetune, plan_steps
 from hnm.journal import Journal
 from hnm.mining import Mined
-from hnm.rounds import START_ENCODER, read_state, train
+from hnm.phase import read_state
+from hnm.rounds import START_ENCODER, train
 from hnm.score import Part, bounds_of_ranks
 from hnm.session import Session
 from hnm.simclr import pretrain
@@ -62,7 +65,7 @@ def tables_only_study(config: DataConfig | None = None) -> Study:
 class SessionWithFeatures(Session):
     """A session whose train and validation slides have feature files, in three parts."""
 
-    features: Path
+    features: Path = field(kw_only=True)
 
 
 def session_with_features(world: World, folder: str) -> SessionWithFeatures:
@@ -73,12 +76,14 @@ def session_with_features(world: World, folder: str) -> SessionWithFeatures:
         ids = study.patches_of(study.embedded_slides)
         rows = np.random.default_rng(1).standard_normal((len(ids), DIM)).astype(np.float16)
         rows[study.cohort.patches.truth[ids] == 1, :4] += 3
-        for part, block in enumerate(np.array_split(rows, 3)):
-            write_array(features / file_of_rank(part), block)
+        cuts = np.linspace(0, len(rows), 4).astype(int)
+        files = [file_of_rows(int(start), int(stop)) for start, stop in itertools.pairwise(cuts)]
+        for name, block in zip(files, np.split(rows, cuts[1:-1]), strict=True):
+            write_array(features / name, block)
         sizes = np.diff(study.cohort.patch_bounds)[study.embedded_slides]
-        write_index(features, study.embedded_slides, sizes, 3)
+        write_index(features, study.embedded_slides, sizes, files)
     reader = None  # nothing here reads images
-    return SessionWithFeatures(study, reader, 0, world, Journal(None, world), features)  # type: ignore[arg-type]
+    return SessionWithFeatures(study, reader, 0, world, Journal(None, world), features=features)  # type: ignore[arg-type]
 
 
 def all_phases(world: World, cohort: str, folder: str) -> dict[str, Any]:
@@ -90,18 +95,30 @@ def all_phases(world: World, cohort: str, folder: str) -> dict[str, Any]:
         model = fresh_model(config.encoder, seed=1)
         embed(model.encoder, session.study.embedded_slides, 16, Path(folder) / "features", session)
         results: dict[str, Any] = {"mined": mine_and_share(session, Path(folder) / "mined")}
-        results["pretrain_steps"] = pretrain(
-            config.encoder, config.pretrain, Path(folder) / "pretrained.safetensors", session
-        )
+        results["pretrain_steps"] = pretrain_in_float64(config, Path(folder) / "pretrained.safetensors", session)
         for dtype in (torch.float32, torch.float64):
             results[str(dtype)] = finetuned(results["mined"], config, dtype, session)
         steps = plan_steps(results["mined"], 1, 2, config.finetune, config.mining, seed=0)
         results["ids"] = [ids_of_rank(step.row, world.rank, world.size) for step in steps]
+        first = plan_steps(results["mined"], 0, 2, config.finetune, config.mining, seed=0)[0]
+        results["first_ids"] = ids_of_rank(first.row, world.rank, world.size)
         results["stopped"] = finetune_with_nan_on_last_rank(results["mined"], config, session)
     if world.is_main:
-        results["features"] = [np.load(path) for path in sorted((Path(folder) / "features").glob("rank-*.npy"))]
+        results["features"] = [np.load(path) for path in sorted((Path(folder) / "features").glob("rows-*.npy"))]
         results["pretrained"] = load_weights(Path(folder) / "pretrained.safetensors")[0]
     return results
+
+
+def in_float64(model: ContrastiveModel) -> ContrastiveModel:
+    """Return the model computing in float64, whose rounding is too small to matter; the images stay float32."""
+    model.encoder.register_forward_pre_hook(lambda _, images: (images[0].double(),))
+    return model.double()
+
+
+def pretrain_in_float64(config: Config, out: Path, session: Session) -> int:
+    """Pretrain a float64 model; return the number of steps. Every rank must call it."""
+    with patch("hnm.simclr.fresh_model", lambda encoder, seed: in_float64(fresh_model(encoder, seed))):
+        return pretrain(config.encoder, config.pretrain, out, session)
 
 
 def mine_and_share(session: Session, folder: Path) -> Mined:
@@ -125,8 +142,8 @@ def finetuned(
     mined: Mined, config: Config, dtype: torch.dtype, session: Session
 ) -> tuple[int, dict[str, torch.Tensor]]:
     """Fine-tune a fresh model in `dtype` for an epoch of both kinds of steps; return their number and its weights."""
-    model = fresh_model(config.encoder, seed=1).to(dtype)
-    model.encoder.register_forward_pre_hook(lambda _, images: (images[0].to(dtype),))
+    model = fresh_model(config.encoder, seed=1)
+    model = in_float64(model) if dtype == torch.float64 else model
     num_steps = finetune(model, mined, config.finetune, config.mining, 1, 2, session)
     return num_steps, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 

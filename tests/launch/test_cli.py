@@ -133,7 +133,9 @@ MISTAKES: dict[str, tuple[Callable[[list[Row]], None], tuple[str, ...]]] = {
 def test_a_missing_image_is_a_failed_slide(slides: Callable[..., Path], tmp_path: Path) -> None:
     table = slides(lambda rows: rows[2].update(path="gone.png"))
     result = hnm("tile", table, tmp_path / "cohort", "--workers", "1", *TILE)
-    assert_refused(result, 1, "1 of 10 slides failed", "gone.png: there is no such file", "its row in slides.csv", "max_failed")
+    assert_refused(
+        result, 1, "1 of 10 slides failed", "gone.png: there is no such file", "its row in slides.csv", "max_failed"
+    )
     assert not list((tmp_path / "cohort").glob("*.parquet"))
     assert not (tmp_path / "cohort" / "cohort.json").exists()
 

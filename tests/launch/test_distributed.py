@@ -10,7 +10,6 @@ import torch
 import launch.distributed as distributed
 from launch.distributed import (
     World,
-    average_gradients,
     barrier,
     broadcast_array,
     gather_rows,
@@ -18,9 +17,7 @@ from launch.distributed import (
     join_world,
     main_says,
     single_world,
-    stop_unless_finite,
     sum_over_ranks,
-    wrap_in_ddp,
 )
 from tests.ranks import on_ranks
 
@@ -54,18 +51,6 @@ def exchange(world: World) -> dict[str, Any]:
     results["sum"] = sum_over_ranks(torch.tensor([1.0, float(world.rank)]), world)
     barrier(world)
     results["rows"] = rows_and_gradient(world)
-    results["averaged"] = averaged(world)
-    results["finite"] = stop_unless_finite(torch.tensor(float(world.rank + 1)), "step 3", world)
-    for value in (float("nan"), float("inf")):
-        loss = torch.tensor(value if world.rank == world.size - 1 else 1.0)
-        try:
-            stop_unless_finite(loss, "step 4", world)
-        except FloatingPointError as error:
-            results[f"stopped by {value}"] = str(error)
-    torch.manual_seed(world.rank)
-    layer = wrap_in_ddp(torch.nn.Linear(3, 1), world)
-    layer(torch.full((2, 3), float(world.rank))).mean().backward()
-    results["ddp"] = {name.removeprefix("module."): (p.detach(), p.grad) for name, p in layer.named_parameters()}
     return results
 
 
@@ -85,16 +70,6 @@ def rows_and_gradient(world: World) -> tuple[torch.Tensor, torch.Tensor | None]:
     weights = (world.rank + 1) * torch.arange(1.0, 6.0)
     (weights[:, None] * everyone).sum().backward()
     return everyone.detach(), mine.grad
-
-
-def averaged(world: World) -> list[torch.Tensor | None]:
-    """Average the gradients of two parameters; the last rank had nothing to do."""
-    parameters = [torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(3))]
-    if world.rank < world.size - 1 or world.size == 1:
-        parameters[0].grad = torch.full((2, 2), 6.0)
-        parameters[1].grad = torch.tensor([6.0, 12.0, 6.0 * world.rank])
-    average_gradients(parameters, world)
-    return [parameter.grad for parameter in parameters]
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
@@ -145,37 +120,6 @@ def test_gathered_rows_bring_back_the_gradient_of_all_ranks(ranks: list[dict[str
     assert torch.equal(torch.cat(gradients), expected)
 
 
-def test_a_rank_without_work_counts_as_zero_in_the_mean(ranks: list[dict[str, Any]]) -> None:
-    busy = max(1, len(ranks) - 1)
-    share = busy / len(ranks)
-    expected = [torch.full((2, 2), 6 * share), torch.tensor([6 * share, 12 * share, 6 * sum(range(busy)) / len(ranks)])]
-    for result in ranks:
-        for gradient, mean in zip(result["averaged"], expected, strict=True):
-            torch.testing.assert_close(gradient, mean)
-
-
-def test_a_finite_loss_gives_its_mean(ranks: list[dict[str, Any]]) -> None:
-    assert all(result["finite"] == (len(ranks) + 1) / 2 for result in ranks)
-
-
-@pytest.mark.parametrize("value", ["nan", "inf"])
-def test_one_bad_loss_stops_all_ranks_and_names_step_and_rank(ranks: list[dict[str, Any]], value: str) -> None:
-    for rank, result in enumerate(ranks):
-        message = result[f"stopped by {value}"]
-        assert message.startswith(f"loss is {value} at step 4 (rank {rank}: ")
-        assert ("1.0)" in message) == (rank < len(ranks) - 1)
-        assert "learning rate" in message
-
-
-def test_ddp_starts_from_rank_0_and_averages_gradients(ranks: list[dict[str, Any]]) -> None:
-    torch.manual_seed(0)
-    weight = torch.nn.Linear(3, 1).weight
-    for result in ranks:
-        assert torch.equal(result["ddp"]["weight"][0], weight)
-        torch.testing.assert_close(result["ddp"]["weight"][1], torch.full((1, 3), (len(ranks) - 1) / 2))
-        torch.testing.assert_close(result["ddp"]["bias"][1], torch.ones(1))
-
-
 def test_one_process_without_a_launcher_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     assert join_world("cpu") == single_world()
@@ -183,7 +127,5 @@ def test_one_process_without_a_launcher_is_a_world_of_one(monkeypatch: pytest.Mo
 
 
 def test_one_process_takes_no_detour() -> None:
-    world, module, array = single_world(), torch.nn.Linear(1, 1), np.arange(3)
-    assert wrap_in_ddp(module, world) is module
-    assert broadcast_array(array, world) is array
-    average_gradients([torch.nn.Parameter(torch.zeros(1))], world)  # no gradient, nobody to ask
+    array = np.arange(3)
+    assert broadcast_array(array, single_world()) is array

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hnm.rounds import read_state
+from hnm.phase import read_state
 from hnm.weights import load_weights
 from launch import verbs
 from tests.tiny import TINY, results_of
@@ -46,6 +46,8 @@ def test_train_writes_the_files_of_the_design(finished_run: Path) -> None:
         "state.json",
         "events.jsonl",
         "log/rank-000.log",
+        "log/heartbeat-000.json",
+        "log/.takeover",
         "encoder-start.safetensors",
     }
     for round_ in range(3):
