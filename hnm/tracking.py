@@ -23,6 +23,7 @@ FLUSH_AT = 200  # metrics a call: a call costs 10 to 20 ms, whatever it carries
 FLUSH_EVERY_S = 30.0
 RETRY_EVERY_S = 600.0
 PARAM_LENGTH = 6000  # MLflow's limit for a parameter's value
+TAG_LENGTH = 5000  # and for a tag's
 
 
 class TrackingConfig(BaseModel):
@@ -67,11 +68,16 @@ class Tracker:
         self.num_waiting, self.tried = 0, time.monotonic()
         self._guarded(self._send)
 
-    def finish(self, status: str, files: list[Path]) -> None:
-        """Send what is left, store `files` with the run and mark it FINISHED, FAILED or KILLED."""
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Set tags of the run; those of the same name are replaced."""
+        self._guarded(lambda: self._set_tags(tags))
+
+    def finish(self, status: str, files: list[Path], tags: dict[str, str] | None = None) -> None:
+        """Send what is left, store `files` and `tags` with the run and mark it FINISHED, FAILED or KILLED."""
 
         def all_of_it() -> None:
             self._send()
+            self._set_tags(tags or {})
             for path in files:
                 self.client.log_artifact(self.run_id, str(path))
             self.client.set_terminated(self.run_id, status)
@@ -118,6 +124,14 @@ class Tracker:
         for i in range(0, len(fresh), 100):  # MLflow takes 100 parameters a call
             client.log_batch(self.run_id, params=fresh[i : i + 100])
 
+    def _set_tags(self, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for i in range(0, len(names := sorted(tags)), 100):  # MLflow takes 100 tags a call
+            self.client.log_batch(
+                self.run_id, tags=[RunTag(name, tags[name][:TAG_LENGTH]) for name in names[i : i + 100]]
+            )
+
     def _send(self) -> None:
         from mlflow.entities import Metric
 
@@ -126,7 +140,9 @@ class Tracker:
         batch: list[Any] = []
         end = sent
         for end, event in read_events(self.folder / "events.jsonl", sent):
-            batch += [Metric(name, value, int(event["time"] * 1000), event["step"]) for name, value in numbers_of(event)]
+            batch += [
+                Metric(name, value, int(event["time"] * 1000), event["step"]) for name, value in numbers_of(event)
+            ]
             if len(batch) >= FLUSH_AT:
                 self.client.log_batch(self.run_id, metrics=batch)
                 write_json(sent_file, {"bytes": end})

@@ -129,7 +129,9 @@ def train(
     config: ConfigOption = None,
     preset: PresetOption = None,
     ranks: RanksOption = 0,
-    restart: Annotated[bool, typer.Option("--restart", help="Remove the run first and begin anew; asks for --yes.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Remove the run first and begin anew; asks for --yes.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Yes, --restart may remove what the run has.")] = False,
 ) -> None:
     """Run the rounds: embed, aggregate, score, mine, fine-tune, and again.

@@ -30,11 +30,14 @@ def folders_of(folder: Path) -> list[Path]:
     Raises:
         InputError: nothing was submitted here.
     """
-    candidates = [folder, *(folder / name for name in PIPELINE_FOLDERS)]
-    found = [path for path in candidates if (submission_folder(path) / "jobs.json").is_file()]
+    found = [path for path in _candidates(folder) if (submission_folder(path) / "jobs.json").is_file()]
     if not found:
         raise InputError(f"{folder}: nothing was submitted for this folder (no slurm/jobs.json)")
     return found
+
+
+def _candidates(folder: Path) -> list[Path]:
+    return [folder, *(folder / name for name in PIPELINE_FOLDERS)]
 
 
 def job_lines(folder: Path) -> tuple[list[str], bool]:
@@ -55,6 +58,32 @@ def job_lines(folder: Path) -> tuple[list[str], bool]:
             if error := last_error(folder, job, number):
                 lines.append(f"  {error}")
     return lines, failed
+
+
+def print_status(folder: Path) -> int:
+    """Print where a run, cohort or pipeline is; the exit code is 1 when something failed or fell silent.
+
+    Raises:
+        InputError: it is neither a run, nor was anything submitted for it.
+    """
+    from launch import status
+
+    if not was_submitted(folder):
+        return status.print_status(folder)
+    code = 0
+    for path in folders_of(folder):
+        lines, failed = job_lines(path)
+        print(f"{path}:", *lines, sep="\n  ", flush=True)
+        if (path / "state.json").is_file():
+            silent = status.print_status(path)
+            failed |= bool(silent) and not live_jobs(path)  # a job in the queue gives no sign of life, and is not lost
+        code |= int(failed)
+    return code
+
+
+def was_submitted(folder: Path) -> bool:
+    """Has anything been submitted for this folder?"""
+    return any((submission_folder(path) / "jobs.json").is_file() for path in _candidates(folder))
 
 
 def _states(folder: Path, job: SubmittedJob, states: dict[str, JobState]) -> list[JobState | None]:

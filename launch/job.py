@@ -16,9 +16,9 @@ from types import FrameType
 from typing import Any
 
 from launch import slurm
+from launch.preemption import TRY_AGAIN
 from launch.submissions import cancel_mark
 
-TRY_AGAIN = 75  # the command was asked to stop, has saved, and would go on if it were started again
 FIRST_PORT, NUM_PORTS = 20000, 12000  # below 32768, where Linux begins to hand out ports by itself
 
 Handler = Callable[[int, FrameType | None], Any]

@@ -25,7 +25,14 @@ from shards.files import whole_file
 CONFIG_FILE = "config.yaml"
 
 
-def submit(specs: Sequence[JobSpec], config: Config, cluster: str, dry_run: bool, say: Callable[[str], None]) -> int:
+def submit(
+    specs: Sequence[JobSpec],
+    config: Config,
+    cluster: str,
+    dry_run: bool,
+    say: Callable[[str], None],
+    before: Callable[[], None] = lambda: None,
+) -> int:
     """Submit the jobs in order; a stage that another one waits for stands before it.
 
     Args:
@@ -34,6 +41,7 @@ def submit(specs: Sequence[JobSpec], config: Config, cluster: str, dry_run: bool
         cluster: slurm; local: processes of this machine; debug: this process.
         dry_run: only print the graph and the batch scripts.
         say: prints a line.
+        before: called when all is checked, just before the first job is queued.
 
     Returns:
         0, or the exit code of a stage that was run here and failed.
@@ -58,6 +66,7 @@ def submit(specs: Sequence[JobSpec], config: Config, cluster: str, dry_run: bool
         for spec in specs if cluster == "slurm" else ():
             say(f"\n# ---- {spec.stage} ----\n{script_of(spec, config.slurm, code.name)}")
         return 0
+    before()
     job_of_stage: dict[str, str] = {}
     for spec in specs:
         _prepare(spec.folder, config, code)

@@ -16,7 +16,8 @@ from launch.options import ConfigOption, Overrides, PresetOption, finish
 
 LocalCommand = Callable[..., None]
 # The job gets the resolved configuration instead of these; --ranks becomes the number of processes on each node.
-RESOLVED = {"config", "preset", "overrides", "ranks"}
+# A requeued job must not remove what it has done so far: --restart is done when the job is submitted.
+RESOLVED = {"config", "preset", "overrides", "ranks", "restart", "yes"}
 
 
 def _cluster_options(
@@ -75,7 +76,7 @@ def submit_app(*commands: LocalCommand) -> typer.Typer:
 def _submitted(local: LocalCommand) -> LocalCommand:
     """Return a command with the arguments of `local` and the cluster's options."""
     name = local.__name__.strip("_")
-    sources = [local, _cluster_options, *([_array_options] if name in ("tile", "pipeline") else [])]
+    sources: list[LocalCommand] = [local, _cluster_options, *([_array_options] if name in ("tile", "pipeline") else [])]
     parameters = {p.name: p for source in sources for p in inspect.signature(source).parameters.values()}
     own = inspect.signature(local).parameters.keys()
 

@@ -54,10 +54,18 @@ def submit_verb(
     if not specs:
         print(f"{folder}: everything is done, nothing was submitted")
         return 0
-    code = submit(specs, config, cluster, dry_run, print)
+    code = submit(specs, config, cluster, dry_run, print, lambda: _remove_if_asked(params))
     if not (code or dry_run) and cluster != "debug":
         print(f"Next: hnm status {folder}; hnm logs {folder} --follow; hnm cancel {folder}")
     return code
+
+
+def _remove_if_asked(params: Params) -> None:
+    """Do what --restart asks for, when nothing can be refused any more."""
+    if params.get("restart"):
+        from launch.run_directory import remove_run
+
+        remove_run(params["run"], params["yes"])
 
 
 def _config(name: str, params: Params, folder: Path, flags: list[str]) -> Config:
@@ -160,9 +168,16 @@ def _check_pretrain(params: Params, config: Config) -> None:
 
 
 def _check_train(params: Params, config: Config) -> None:
+    from launch.run_directory import open_run, remove_run
+    from shards.cohort import Cohort
+
     if (encoder := params["encoder"]) is not None and not encoder.is_file():
         raise InputError(f"--encoder {encoder}: there is no such file")
+    if params["restart"] and not params["yes"]:
+        remove_run(params["run"], is_sure=False)
     _check_pretrain(params, config)
+    if (params["run"] / "state.json").is_file() and not params["restart"]:
+        open_run(params["run"], Cohort.open(params["cohort"]), config)  # refuses other settings; writes nothing
 
 
 def _check_evaluate(params: Params, config: Config) -> None:

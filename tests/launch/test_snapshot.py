@@ -16,7 +16,7 @@ def test_a_copy_is_the_whole_program_and_is_made_once(tmp_path: Path) -> None:
     assert code.write(tmp_path) == folder
     assert [path.name for path in tmp_path.iterdir()] == [code.name]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", "import hnm, launch, shards; print(hnm.__file__, launch.__file__, shards.__file__)"],
+        [sys.executable, "-P", "-B", "-c", "import hnm, launch, shards; print(hnm.__file__, launch.__file__, shards.__file__)"],
         env={"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == [str(folder / name / "__init__.py") for name in ("hnm", "launch", "shards")]
