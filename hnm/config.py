@@ -20,6 +20,7 @@ from hnm.study import DataConfig
 from hnm.tracking import TrackingConfig
 from launch.checkpoint import CheckpointConfig
 from launch.engine import EngineConfig
+from launch.slurm_config import SlurmConfig
 from launch.timeouts import TimeoutConfig
 from shards.errors import InputError
 from shards.reader import ReaderConfig
@@ -63,6 +64,7 @@ class Config(BaseModel):
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="supervised contrastive fine-tuning")
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="the loop")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="what `hnm submit` asks the cluster for")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="saving in the middle of a phase")
     timeout: TimeoutConfig = Field(default_factory=TimeoutConfig, description="how long ranks wait for each other")
 

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from hnm.metrics import Metric, auc, auprc, bootstrap_interval
+from hnm.bootstrap import Metric, bootstrap_interval
+from hnm.metrics import auc, auprc
 from hnm.picture_style import BLUE, GREY, INK, LIGHT_GREY, VERMILLION, figure_of
 from shards.errors import InputError
 from shards.seeding import numpy_generator

@@ -18,7 +18,7 @@ import simplejpeg
 import torch
 
 from hnm.augment import to_float
-from hnm.bags import Bags, file_of_rank, write_index
+from hnm.bags import Bags, write_index
 from hnm.heatmap import ScoredPatches
 from hnm.model import Model
 from hnm.score import predict_bag, score_patches, slide_scores
@@ -31,6 +31,7 @@ from shards.unit import SlideJob
 T = TypeVar("T")
 R = TypeVar("R")
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+FEATURES_FILE = "rows.npy"
 AHEAD_BATCHES = 3  # patches cut ahead of the encoder
 
 
@@ -93,7 +94,7 @@ def embed_candidates(
 ) -> list[int]:
     """Write the features of the slide's tissue patches to `folder` (see hnm/bags.py); return their site numbers."""
     kept: list[int] = []
-    with open(folder / file_of_rank(0), "wb") as file:
+    with open(folder / FEATURES_FILE, "wb") as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(survey.candidates), model.encoder.feature_dim)}
         np.lib.format.write_array_header_1_0(file, header)
         with ThreadPoolExecutor(num_threads, "slide-reader") as pool:
@@ -116,7 +117,7 @@ def embed_candidates(
 
 def score_features(folder: Path, num_rows: int, model: Model) -> tuple[float, np.ndarray]:
     """Return the slide's score and the (num_rows,) float32 patch scores of the features in `folder`."""
-    write_index(folder, np.array([0]), np.array([num_rows]), 1)
+    write_index(folder, np.array([0]), np.array([num_rows]), [FEATURES_FILE])
     bags = Bags(folder, model.device)
     logits = predict_bag(model.aggregator, bags, 0, num_rows)
     return float(slide_scores(logits[:, None].cpu())[0]), score_patches(model.aggregator, bags, 0, num_rows)

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from hnm.config import Config
 from hnm.coordinator import read_decision, read_scores
 from hnm.evaluate import read_metrics
-from hnm.rounds import choose_round, read_state, round_folder
+from hnm.phase import read_state
+from hnm.rounds import choose_round, round_folder
 from hnm.study import Study
 from shards.cohort import Cohort
 from shards.errors import InputError

@@ -18,13 +18,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hnm.tracking_run import artifact_location, find_run, follow_move, tag_attempt, tags_of_new_run, tracking_uri
+from hnm.tracking_run import artifact_location, find_run, follow_move, tags_of_code, tags_of_new_run, tracking_uri
 from shards.files import whole_file, write_json
 
 FLUSH_AT = 200  # metrics a call: a call costs 10 to 20 ms, whatever it carries
 FLUSH_EVERY_S = 30.0
 RETRY_EVERY_S = 600.0
 PARAM_LENGTH = 6000  # MLflow's limit for a parameter's value
+TAG_LENGTH = 5000  # and for a tag's
 
 
 class TrackingConfig(BaseModel):
@@ -56,7 +57,7 @@ class Tracker:
         self.client: Any = None
         self.run_id = ""
         self.num_waiting, self.tried = 0, time.monotonic()
-        self.told = self.attempt_tagged = False
+        self.told = False
         self._guarded(self._connect)
 
     def metrics_written(self, metrics: dict[str, float], step: int) -> None:
@@ -72,16 +73,22 @@ class Tracker:
         self.num_waiting, self.tried = 0, time.monotonic()
         self._guarded(self._send)
 
-    def finish(self, status: str, files: list[tuple[Path, str | None]]) -> None:
-        """Send what is left, store files with the run and mark it FINISHED, FAILED or KILLED.
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Set tags of the run; those of the same name are replaced."""
+        self._guarded(lambda: self._set_tags(tags))
+
+    def finish(self, status: str, files: list[tuple[Path, str | None]], tags: dict[str, str] | None = None) -> None:
+        """Send what is left, store files and tags with the run and mark it FINISHED, FAILED or KILLED.
 
         Args:
             status: MLflow's word.
             files: each with its artifact folder; None is the artifacts' root.
+            tags: set at the end.
         """
 
         def all_of_it() -> None:
             self._send()
+            self._set_tags(tags or {})
             for path, target in files:
                 self.client.log_artifact(self.run_id, str(path), target)
             self.client.set_terminated(self.run_id, status)
@@ -109,9 +116,8 @@ class Tracker:
             self.run_id = self._find_or_create(client)
             with whole_file(id_file) as temporary:
                 temporary.write_text(self.run_id + "\n", encoding="utf-8")
-        if not self.attempt_tagged:
-            tag_attempt(client, self.run_id, self.folder)
-            self.attempt_tagged = True
+        for name, value in tags_of_code(self.folder).items():
+            client.set_tag(self.run_id, name, value)
         self._log_params(client)
         self.client = client
 
@@ -136,6 +142,14 @@ class Tracker:
         for i in range(0, len(fresh), 100):  # MLflow takes 100 parameters a call
             client.log_batch(self.run_id, params=fresh[i : i + 100])
 
+    def _set_tags(self, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for i in range(0, len(names := sorted(tags)), 100):  # MLflow takes 100 tags a call
+            self.client.log_batch(
+                self.run_id, tags=[RunTag(name, tags[name][:TAG_LENGTH]) for name in names[i : i + 100]]
+            )
+
     def _send(self) -> None:
         from mlflow.entities import Metric
 
@@ -144,7 +158,9 @@ class Tracker:
         batch: list[Any] = []
         end = sent
         for end, event in read_events(self.folder / "events.jsonl", sent):
-            batch += [Metric(name, value, int(event["time"] * 1000), event["step"]) for name, value in numbers_of(event)]
+            batch += [
+                Metric(name, value, int(event["time"] * 1000), event["step"]) for name, value in numbers_of(event)
+            ]
             if len(batch) >= FLUSH_AT:
                 self.client.log_batch(self.run_id, metrics=batch)
                 write_json(sent_file, {"bytes": end})

@@ -4,11 +4,8 @@ run/run_id.txt ──tag hnm.run_directory_id──▶ the MLflow run, on whiche
 """
 
 import os
-import platform
 import sqlite3
 import subprocess
-import sys
-import time
 import uuid
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any
 import hnm
 from shards.files import whole_file
 
-ID_TAG, ATTEMPTS_TAG = "hnm.run_directory_id", "hnm.attempts"
+ID_TAG = "hnm.run_directory_id"
 # Without the second a server keeps a job queue that we don't use: 0.8 GB of memory more.
 SERVER_SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 MODEL_FOLDER = "model"  # in the run directory, and among the artifacts
@@ -76,19 +73,10 @@ def tags_of_new_run(folder: Path, parent_run: str | None) -> dict[str, str]:
     return tags | ({"mlflow.parentRunId": parent_run} if parent_run else {})
 
 
-def tag_attempt(client: Any, run_id: str, folder: Path) -> None:
-    """Count one more command that works on this run, and note when, where and with which code."""
-    number = int(client.get_run(run_id).data.tags.get(ATTEMPTS_TAG, "0")) + 1
+def tags_of_code(folder: Path) -> dict[str, str]:
+    """Return the tags that every attempt sets anew: the directory's id (runs of older versions have none) and the commit."""
     commit = git_commit()
-    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "library")
-    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    client.set_tag(run_id, ID_TAG, own_id(folder))  # runs of older versions have none
-    client.set_tag(run_id, ATTEMPTS_TAG, str(number))
-    client.set_tag(
-        run_id, f"hnm.attempt.{number:03d}", f"{verb}, {when}, {platform.node()}, commit {commit or 'unknown'}"
-    )
-    if commit:
-        client.set_tag(run_id, "mlflow.source.git.commit", commit)
+    return {ID_TAG: own_id(folder)} | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
 def git_commit() -> str | None:

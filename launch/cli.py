@@ -17,6 +17,7 @@ from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption
 from launch.predict_cli import predict_app
 from launch.report_cli import report_app
 from launch.run_cli import status
+from launch.submit_cli import cancel, logs, submit_app
 
 app = typer.Typer(
     name="hnm",
@@ -135,7 +136,9 @@ def train(
     config: ConfigOption = None,
     preset: PresetOption = None,
     ranks: RanksOption = 0,
-    restart: Annotated[bool, typer.Option("--restart", help="Remove the run first and begin anew; asks for --yes.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Remove the run first and begin anew; asks for --yes.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Yes, --restart may remove what the run has.")] = False,
 ) -> None:
     """Run the rounds: embed, aggregate, score, mine, fine-tune, and again.
@@ -165,6 +168,11 @@ def evaluate(
     from launch import verbs
 
     finish(lambda: verbs.evaluate(run, cohort, ranks, report))
+
+
+app.add_typer(submit_app(tile, pretrain, train, evaluate), name="submit")
+app.command()(logs)
+app.command()(cancel)
 
 
 @app.command()

@@ -44,4 +44,4 @@ def results_of(run: Path) -> dict[str, bytes]:
     clocked |= {"mlflow.db", "mlflow_run_id.txt", "mlflow_sent.json"}
     files = (path for path in sorted(run.rglob("*")) if path.is_file() and path.name not in clocked)
     names = {str(path.relative_to(run)): path for path in files}
-    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(("log/", "mlartifacts/"))}
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(("log/", "mlartifacts/", "slurm/"))}
