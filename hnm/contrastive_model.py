@@ -64,7 +64,7 @@ def start_training(
 ) -> Engine:
     """Return an engine that trains the model, with batch norms over all ranks. Every rank must call it.
 
-    Bring the trained weights back with `model.load_state_dict(engine.full_weights())`.
+    The trained weights are in `engine.full_weights()`; the model itself is not to be used afterwards.
     """
     model.to(world.device)
     model.encoder = use_global_batch_norm(model.encoder, world.size)  # type: ignore[assignment]

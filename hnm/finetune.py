@@ -99,17 +99,17 @@ def finetune(
     round_: int,
     num_rounds: int,
     session: Session,
-) -> int:
-    """Fine-tune `model` in place for one round. Every rank must call it.
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Fine-tune `model` for one round. Every rank must call it.
 
     Args:
-        model: encoder and head; all ranks end with the same weights.
+        model: encoder and head; not to be used afterwards (ZeRO 3 cuts it up).
         mined: the round's decision, the same on all ranks.
         round_: 0-based round; the epochs of the run go on from round to round.
         num_rounds: rounds of the run, for the schedules.
 
     Returns:
-        The number of optimizer steps taken.
+        The trained weights, the same on all ranks, and the number of optimizer steps taken.
 
     Raises:
         FloatingPointError: loss or gradient is not finite on some rank; no rank takes that step.
@@ -128,8 +128,7 @@ def finetune(
         batches = journal.progress(session.reader.batches(mine), label, len(steps), progress.step)
         train_epoch(engine, batches, compute, progress, session)
         journal.metrics("finetune", epoch, **{f"{kind}_loss": loss for kind, loss in progress.end_epoch().items()})
-    model.load_state_dict(engine.full_weights())
-    return progress.num_steps
+    return engine.full_weights(), progress.num_steps
 
 
 def make_optimizer(config: FinetuneConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:

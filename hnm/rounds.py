@@ -22,7 +22,7 @@ from hnm.aggregator import DSMIL
 from hnm.bags import Bags, features_complete
 from hnm.broken import note_broken
 from hnm.config import Config
-from hnm.contrastive_model import ContrastiveModel, load_model, save_model
+from hnm.contrastive_model import ContrastiveModel, load_model
 from hnm.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.embed import embed
 from hnm.finetune import finetune
@@ -110,11 +110,11 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     folder = round_folder(run, round_)
     with phase("finetune", round_, run, session) as record:
         mined = share_mined(folder, session.world)
-        record["steps"] = finetune(
+        weights, record["steps"] = finetune(
             model, mined, config.finetune, config.mining, round_, config.rounds.num_rounds, session
         )
         if session.world.is_main:
-            save_model(folder / "encoder.safetensors", model, {"round": str(round_)})
+            save_weights(folder / "encoder.safetensors", weights, {"round": str(round_)})
         barrier(session.world)
 
 

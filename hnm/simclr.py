@@ -12,11 +12,12 @@ from torch import nn
 
 from hnm.augment import AugmentConfig
 from hnm.contrastive import nt_xent
-from hnm.contrastive_model import forward_backward, fresh_model, save_model, split_batch, start_training, two_views
+from hnm.contrastive_model import forward_backward, fresh_model, split_batch, start_training, two_views
 from hnm.encoder import EncoderConfig
 from hnm.session import Session
 from hnm.study import Study
 from hnm.training import PatchBatch, Progress, train_epoch
+from hnm.weights import save_weights
 from launch.distributed import World, barrier
 from launch.engine import Computed, Engine
 from shards.errors import InputError
@@ -93,9 +94,9 @@ def pretrain(encoder: EncoderConfig, config: PretrainConfig, out: Path, session:
         batches = journal.progress(session.reader.batches(mine), "pretrain", num_steps, progress.num_steps)
         train_epoch(engine, batches, compute, progress, session)
         journal.metrics("pretrain", progress.num_steps, **progress.end_epoch())
-    model.load_state_dict(engine.full_weights())
+    weights = engine.full_weights()
     if world.is_main:
-        save_model(out, model, {"encoder": encoder.model_dump_json(), "cohort": session.study.cohort.fingerprint})
+        save_weights(out, weights, {"encoder": encoder.model_dump_json(), "cohort": session.study.cohort.fingerprint})
     barrier(world)
     return num_steps
 
