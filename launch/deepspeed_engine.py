@@ -56,6 +56,15 @@ class DeepSpeedEngine:
         """See `Engine`."""
         self.model.backward(loss)
 
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """See `Engine`."""
+        self.model.set_gradient_accumulation_boundary(False)
+        try:
+            yield
+        finally:
+            self.model.set_gradient_accumulation_boundary(True)
+
     def squared_norm(self) -> Tensor:
         """See `Engine`. From ZeRO 1 on a rank holds averaged gradients for its own part of the parameters only."""
         squared = nn.utils.get_total_norm(self._gradients()).double().square()
