@@ -123,9 +123,16 @@ def check_config(tree: Tree, origin: dict[str, str]) -> Config:
         ConfigError: all that is wrong, a line each.
     """
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
+    for name, chunk_size in (("pretrain", config.pretrain.chunk_size), ("finetune", config.finetune.chunk_size)):
+        if chunk_size and config.encoder.norm == "batch":
+            raise ConfigError(
+                f"{name}.chunk_size is {chunk_size}, but encoder.norm is batch, whose statistics would be those of a chunk "
+                f"instead of the batch. Set {name}.chunk_size to 0, or encoder.norm to instance"
+            )
+    return config
 
 
 def dump_config(config: Config) -> str:

@@ -20,7 +20,7 @@ from hnm.aggregators import Aggregator, build_aggregator
 from hnm.bags import Bags, features_complete
 from hnm.broken import note_broken
 from hnm.config import Config
-from hnm.contrastive_model import ContrastiveModel, load_model, save_model
+from hnm.contrastive_model import ContrastiveModel, load_model
 from hnm.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.embed import embed
 from hnm.finetune import finetune
@@ -119,9 +119,10 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     with phase("finetune", round_, run, session) as record:
         mined = share_mined(folder, session.world)
         num_rounds = config.rounds.num_rounds
-        record.keep(steps=finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session))
+        weights, num_steps = finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session)
+        record.keep(steps=num_steps)
         if session.world.is_main:
-            save_model(folder / "encoder.safetensors", model, {"round": str(round_)})
+            save_weights(folder / "encoder.safetensors", weights, {"round": str(round_)})
         barrier(session.world)
 
 

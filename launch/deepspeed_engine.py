@@ -56,6 +56,15 @@ class DeepSpeedEngine:
         """See `Engine`."""
         self.model.backward(loss)
 
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """See `Engine`."""
+        self.model.set_gradient_accumulation_boundary(False)
+        try:
+            yield
+        finally:
+            self.model.set_gradient_accumulation_boundary(True)
+
     def squared_norm(self) -> Tensor:
         """See `Engine`. From ZeRO 1 on a rank holds averaged gradients for its own part of the parameters only."""
         squared = nn.utils.get_total_norm(self._gradients()).double().square()
@@ -183,6 +192,9 @@ def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
 def _import_deepspeed(world: World) -> Any:
     """Import DeepSpeed for the world's device, with a process group to join."""
     os.environ.setdefault("DS_ACCELERATOR", world.device.type)
+    os.environ.setdefault(
+        "LOCAL_RANK", str(world.local_rank)
+    )  # one process without a launcher; DeepSpeed insists on it
     import deepspeed
     import deepspeed.ops
     from deepspeed.utils import logger
@@ -190,8 +202,9 @@ def _import_deepspeed(world: World) -> Any:
     logger.setLevel(logging.WARNING)
     # DeepSpeed 0.19 calls what torch 2.13 has renamed, at every step.
     warnings.filterwarnings("ignore", r"`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprecated")
-    # It would be compiled for 80 s at the first start on a CPU, and is an alternative to gloo only within one machine.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # An alternative to gloo within one machine, which would be compiled for 80 s at the first start on a CPU. The table is
+    # made when it is first read, by trying a compiler on every extension that there is: it is put there instead.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     if not dist.is_initialized():  # one process without a launcher
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)

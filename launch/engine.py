@@ -82,6 +82,9 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, averaged over the ranks, to those since the last step."""
 
+    def accumulate(self) -> AbstractContextManager[object]:
+        """Return a context whose forward and backward passes are not the step's last: gradients are averaged with that."""
+
     def squared_norm(self) -> Tensor:
         """Return this rank's share of the squared L2 norm of the gradients: the ranks' shares sum to it."""
 
@@ -168,6 +171,11 @@ class DDPEngine:
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
         loss.backward()
+
+    def accumulate(self) -> AbstractContextManager[object]:
+        """See `Engine`."""
+        ddp = self.model
+        return ddp.no_sync() if isinstance(ddp, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def squared_norm(self) -> Tensor:
         """See `Engine`."""
