@@ -8,8 +8,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import norm, rankdata
-from sklearn.metrics import average_precision_score, roc_curve
 
 from shards.errors import InputError
 from shards.seeding import numpy_generator
@@ -40,6 +38,8 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     Raises:
         InputError: lengths differ, a label is not 0 or 1, or a score is NaN.
     """
+    from scipy.stats import rankdata  # here: it takes a second that most processes need not spend
+
     positive, scores = _checked(labels, scores)
     num_positive = int(positive.sum())
     num_negative = len(positive) - num_positive
@@ -55,6 +55,8 @@ def auprc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     Raises:
         InputError: see `auc`.
     """
+    from sklearn.metrics import average_precision_score
+
     positive, scores = _checked(labels, scores)
     if positive.all() or not positive.any():
         return None
@@ -71,6 +73,8 @@ def youden_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     Raises:
         InputError: see `auc`.
     """
+    from sklearn.metrics import roc_curve
+
     positive, scores = _checked(labels, scores)
     if positive.all() or not positive.any():
         return 0.5
@@ -212,6 +216,8 @@ def delong(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray) -> De
     Raises:
         InputError: see `auc`.
     """
+    from scipy.stats import norm, rankdata  # here: it takes a second that most processes need not spend
+
     positive = _checked(labels, scores_a)[0]
     scores = np.stack([_checked(labels, scores_a)[1], _checked(labels, scores_b)[1]])  # (2, n)
     num_positive = int(positive.sum())
