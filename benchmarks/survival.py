@@ -31,8 +31,9 @@ from shards.synthetic import make_cohort_images
 ROOT = Path(__file__).parents[1]
 CLOCKED = ("state.json", "events.jsonl", "environment.json")
 SHORT = ["--config", "demo", "device=cpu", "tracking.enabled=false", "encoder.width=0.125", "pretrain.epochs=1",
-         "pretrain.augment.recipe=weak", "finetune.augment.recipe=weak", "aggregate.epochs=4", "aggregate.pairs_per_step=4", "finetune.epochs_per_round=1",
-         "rounds.embed_batch_size=64", "checkpoint.every_steps=3"]  # fmt: skip
+         "pretrain.augment.recipe=weak", "finetune.augment.recipe=weak", "finetune.epochs_per_round=1",
+         "aggregate.epochs=4", "aggregate.pairs_per_step=4", "rounds.embed_batch_size=64",
+         "checkpoint.every_steps=3"]  # fmt: skip
 ATTEMPT_S = 300.0
 
 
