@@ -1,7 +1,8 @@
 """Kill a training on 2 ranks at random moments, run the same command again, and compare every result byte by byte.
 
-    python -m benchmarks.survival --kills 50     the demo cohort, a short configuration, all phases
-    python -m benchmarks.survival --quick        5 kills
+    python -m benchmarks.survival --kills 50                 24 slides of the demo's kind, a short configuration, all phases
+    python -m benchmarks.survival --kills 50 --slides 80     the demo's whole cohort: three times as long
+    python -m benchmarks.survival --quick                    5 kills
 
 Each kill is SIGKILL of a random rank or of the launcher. When a run is finished and evaluated it is compared, and a new one is
 begun, until the kills are used up; the last run is then finished undisturbed. The last line is one JSON object; the exit
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.about import about
-from launch.demo import NUM_SLIDES, PATCH_PX, TILES_PER_SIDE, TUMOUR_SHARE
+from launch.demo import PATCH_PX, TILES_PER_SIDE, TUMOUR_SHARE
 from launch.heartbeat import read_beats
 from shards.synthetic import make_cohort_images
 
@@ -33,7 +34,7 @@ CLOCKED = ("state.json", "events.jsonl", "environment.json")
 SHORT = ["--config", "demo", "device=cpu", "tracking.enabled=false", "encoder.width=0.125", "pretrain.epochs=1",
          "pretrain.augment.recipe=weak", "finetune.augment.recipe=weak", "finetune.epochs_per_round=1",
          "aggregate.epochs=4", "aggregate.pairs_per_step=4", "rounds.embed_batch_size=64",
-         "checkpoint.every_steps=3"]  # fmt: skip
+         "finetune.batch_size=32", "checkpoint.every_steps=2"]  # fmt: skip
 ATTEMPT_S = 300.0
 
 
@@ -100,6 +101,8 @@ class Trial:
         self.hits[beats[0]["phase"] if beats else "start"] += 1
         process.wait(ATTEMPT_S)
         while any(Path(f"/proc/{pid}").exists() for pid in ranks):  # orphans die with their launcher
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"a rank outlives its launcher: one of the processes {ranks}")
             time.sleep(0.02)
         return True
 
@@ -166,17 +169,18 @@ def main() -> int:
     """Run as a script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--slides", type=int, default=24)
     parser.add_argument("--quick", action="store_true", help="5 kills")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         slides = make_cohort_images(
-            Path(folder) / "slides", NUM_SLIDES, TILES_PER_SIDE, PATCH_PX, seed=0, tumour_share=TUMOUR_SHARE
+            Path(folder) / "slides", arguments.slides, TILES_PER_SIDE, PATCH_PX, seed=0, tumour_share=TUMOUR_SHARE
         )
         tile = [sys.executable, "-m", "launch.cli", "tile", str(slides), f"{folder}/cohort", "--config", "demo"]
         subprocess.run(tile, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
         num_kills = 5 if arguments.quick else arguments.kills
         figures = survive(Path(folder) / "cohort", Path(folder), SHORT, num_kills)
-    print(json.dumps({**about("survival", arguments.quick, ("torch", "numpy")), **figures}))
+    print(json.dumps({**about("survival", arguments.quick, ("torch", "numpy")), "slides": arguments.slides, **figures}))
     return 0 if figures["identical"] else 1
 
 

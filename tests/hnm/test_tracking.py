@@ -96,12 +96,12 @@ def test_what_a_dead_server_did_not_take_is_sent_when_the_command_runs_again(
 
 
 def test_what_a_locked_database_did_not_take_is_sent_at_the_end(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished_tracking_db: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hnm.tracking.FLUSH_AT", 1)
-    tracker = Tracker(tmp_path, TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=0.2"), {})
+    tracker = Tracker(tmp_path, TrackingConfig(uri=f"{finished_tracking_db}?timeout=0.2"), {})
     journal = tracked(tmp_path, tracker)
-    other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    other = sqlite3.connect(finished_tracking_db.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")  # another program writes, and does not end
     with caplog.at_level(logging.WARNING, "hnm"):
         journal.metrics("x", 0, loss=1.0)
@@ -111,7 +111,7 @@ def test_what_a_locked_database_did_not_take_is_sent_at_the_end(
     (record,) = [record for record in caplog.records if record.name == "hnm"]
     assert "locked" in record.getMessage()
     tracker.finish("FINISHED", [])
-    assert points(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "x/loss") == [(0, 1.0), (1, 0.5)]
+    assert points(tmp_path, finished_tracking_db, "x/loss") == [(0, 1.0), (1, 0.5)]
 
 
 def test_tracking_can_be_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
