@@ -12,8 +12,12 @@ from typing import Annotated
 import typer
 
 from launch.cohort_cli import cohort_app
+from launch.evidence_cli import evidence_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
+from launch.predict_cli import predict_app
+from launch.report_cli import report_app
 from launch.run_cli import status
+from launch.submit_cli import cancel, logs, submit_app
 
 app = typer.Typer(
     name="hnm",
@@ -30,7 +34,10 @@ app = typer.Typer(
 )
 
 app.add_typer(cohort_app, name="cohort")
+app.add_typer(evidence_app)
 app.command()(status)
+app.add_typer(predict_app)
+app.add_typer(report_app)
 
 
 @app.command()
@@ -129,7 +136,9 @@ def train(
     config: ConfigOption = None,
     preset: PresetOption = None,
     ranks: RanksOption = 0,
-    restart: Annotated[bool, typer.Option("--restart", help="Remove the run first and begin anew; asks for --yes.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Remove the run first and begin anew; asks for --yes.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Yes, --restart may remove what the run has.")] = False,
 ) -> None:
     """Run the rounds: embed, aggregate, score, mine, fine-tune, and again.
@@ -149,15 +158,21 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     ranks: RanksOption = 0,
     cohort: Annotated[Path | None, typer.Option(help="Where the cohort is now, if it has moved.")] = None,
+    report: Annotated[bool, typer.Option(help="Also draw the pictures and write report.html and model/.")] = True,
 ) -> None:
-    """Read the test split, once: metrics.json and predictions.parquet. Choices are made on validation slides.
+    """Read the test split, once: metrics.json, predictions.parquet, report.html. Choices are made on validation slides.
 
     Example: `hnm evaluate run/`
     """
     run_in_ranks(ranks)
     from launch import verbs
 
-    finish(lambda: verbs.evaluate(run, cohort, ranks))
+    finish(lambda: verbs.evaluate(run, cohort, ranks, report))
+
+
+app.add_typer(submit_app(tile, pretrain, train, evaluate), name="submit")
+app.command()(logs)
+app.command()(cancel)
 
 
 @app.command()

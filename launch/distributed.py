@@ -54,7 +54,9 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> World:
     """
     use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    # where SLURM shows each rank only its own GPU, that one is number 0
+    device_index = local_rank % max(1, torch.cuda.device_count())
+    chosen = torch.device("cuda", device_index) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(chosen)
     if "RANK" not in os.environ:
@@ -62,7 +64,11 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> World:
     backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
     ours: dict[str, Any] = {}
     if (meeting_file := os.environ.get("HNM_RENDEZVOUS")) is not None:  # launch/local.py
-        ours = {"init_method": meeting_file, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        ours = {
+            "init_method": meeting_file,
+            "rank": int(os.environ["RANK"]),
+            "world_size": int(os.environ["WORLD_SIZE"]),
+        }
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **ours)
     return World(dist.get_rank(), dist.get_world_size(), local_rank, chosen)
 
@@ -70,6 +76,14 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> World:
 def is_started_again() -> bool:
     """Return whether torchrun or SLURM has started this very job before: what a command does once must not be repeated."""
     return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
+def slurm_job() -> dict[str, Any]:
+    """Return number, nodes and restarts of the SLURM job that this process belongs to, {} outside of one."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return {}
+    nodes, restarts = os.environ.get("SLURM_JOB_NODELIST", ""), os.environ.get("SLURM_RESTART_COUNT", "0")
+    return {"job": os.environ["SLURM_JOB_ID"], "nodes": nodes, "restarts": int(restarts)}
 
 
 def leave_world(world: World) -> None:

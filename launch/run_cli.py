@@ -13,9 +13,9 @@ def status(
 ) -> None:
     """Tell where a run is: phase, step, speed, time left, the last sign of life of every rank, and its attempts.
 
-    It only reads files, so it works from any machine that sees the folder. Exit code 1: the run failed, or gives no sign
-    of life. Example: `hnm status run/`
+    A submitted run, cohort or pipeline also tells what SLURM says: queued and why, running, requeued, failed and on which
+    rank. All is read from files and from SLURM. Exit code 1: it failed, or gives no sign of life. Example: `hnm status run/`
     """
-    from launch.status import print_status
+    from launch.follow import print_status
 
     finish(lambda: print_status(run))

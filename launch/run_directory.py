@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hnm.config import Config, difference, dump_config, read_config
+from launch.distributed import slurm_job
 from launch.heartbeat import read_beats
+from launch.submissions import SUBFOLDER
 from shards.claim import claimed, owner_of
 from shards.cohort import Cohort
 from shards.errors import InputError
@@ -24,9 +26,11 @@ from shards.files import whole_file, write_json
 
 LISTED_PACKAGES = ("torch", "numpy", "scikit-learn", "simplejpeg", "pyarrow", "pydantic", "mlflow", "hnm")
 # a resumed run may change these: they decide where and how, not what comes out
-FREE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.")
+FREE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.")
 PRETRAIN_SETTINGS = ("seed", "data.", "engine.", "encoder.", "pretrain.")  # all that pretraining depends on
-REMOTE_TIMEOUT_S = 60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
+REMOTE_TIMEOUT_S = (
+    60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
+)
 WAIT_FOR_CLAIM_S = 75.0
 
 
@@ -49,7 +53,7 @@ def open_run(run: Path, cohort: Cohort, config: Config, settings: tuple[str, ...
                 "the settings it was started with"
             )
         return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if run.exists() and (not run.is_dir() or any(path.name != SUBFOLDER for path in run.iterdir())):
         raise InputError(f"{run}: exists and is no run directory of hnm. Choose another name or remove it")
     run.mkdir(parents=True, exist_ok=True)
     with whole_file(run / "config.yaml") as temporary:
@@ -134,10 +138,21 @@ def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
     if attempts and attempts[-1]["ended"] is None:
         last = max((beat["time"] for beat in read_beats(run / "log")), default=attempts[-1]["started"])
         attempts[-1] |= {"ended": last, "how": "died"}
-    attempts.append(
-        {"verb": verb, "started": now(), "ended": None, "how": None, "host": platform.node(), "ranks": num_ranks}
-    )
+    attempt = {"verb": verb, "started": now(), "ended": None, "how": None, "host": platform.node(), "ranks": num_ranks}
+    attempts.append(attempt | slurm_job())
     write_json(run / "state.json", {**state, "attempts": attempts})
+
+
+def attempt_tags(run: Path) -> dict[str, str]:
+    """Return the attempts of state.json as tags for MLflow: their number, and a line each."""
+    attempts = json.loads((run / "state.json").read_text(encoding="utf-8"))["attempts"]
+    tags = {"hnm.attempts": str(len(attempts))}
+    for number, attempt in enumerate(attempts, start=1):
+        where = f"job {attempt['job']} on {attempt['nodes']}" if "job" in attempt else attempt["host"]
+        tags[f"hnm.attempt.{number:03d}"] = (
+            f"{attempt['verb']}, {where}, {attempt['ranks']} rank(s): {attempt['how'] or 'at work'}"
+        )
+    return tags
 
 
 def end_attempt(run: Path, how: str) -> None:

@@ -1,6 +1,6 @@
 """One process's part in a run, opened and closed: ranks, claim, logs, signs of life, tracker, reader.
 
-    join ranks ▶ rank 0: checks, claims and notes the attempt ▶ journal, heartbeat, keeper, reader ▶ [the verb] ▶ how it ended
+join ranks ▶ rank 0: checks, claims and notes the attempt ▶ journal, heartbeat, keeper, reader ▶ [the verb] ▶ how it ended
 """
 
 from collections.abc import Callable, Iterator
@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hnm.broken import warn_of_broken
-from hnm.config import Config, flat
+from hnm.config import Config, flatten
 from hnm.journal import Journal
 from hnm.session import Session
-from hnm.study import open_study
+from hnm.study import Study, open_study
 from hnm.tracking import Tracker
+from hnm.tracking_run import files_of_run
 from launch.checkpoint import settings_digest, sweep
 from launch.distributed import World, join_world, leave_world, main_says
 from launch.heartbeat import Heartbeat, forget_beats
 from launch.keeper import RunKeeper
 from launch.preemption import Preempted, StopSignals
-from launch.run_directory import FREE_SETTINGS, alone_in, begin_attempt, end_attempt, remove_leftovers
+from launch.run_directory import FREE_SETTINGS, alone_in, attempt_tags, begin_attempt, end_attempt, remove_leftovers
+from launch.staging import stage
 from launch.timeouts import told_when_lost
 from shards.cohort import Cohort
 from shards.reader import PatchReader
@@ -67,12 +69,15 @@ def session_of(opening: Opening) -> Iterator[Session]:
                 journal, tracker = _open_journal(opening, open_things, world)
                 keeper = _make_keeper(opening, signals, journal)
                 study = open_study(opening.cohort, config.data, config.seed)
-                reader = open_things.enter_context(PatchReader(study.cohort, config.reader, study.slide_groups))
+                readers: list[PatchReader] = []
                 journal.heartbeat = Heartbeat(
-                    folder / "log", world, lambda: reader.num_read, journal.event, _say_stalled(journal),
-                    STALLED_AFTER * config.timeout.step_s, claim,
+                    folder / "log", world, lambda: sum(reader.num_read for reader in readers), journal.event,
+                    _say_stalled(journal), STALLED_AFTER * config.timeout.step_s, claim,
                 )  # fmt: skip
                 open_things.callback(journal.heartbeat.close)
+                copies = _stage(opening, study, world)
+                reader = PatchReader(study.cohort, config.reader, study.slide_groups, copies)
+                readers.append(open_things.enter_context(reader))
                 session = Session(study, reader, config.seed, world, journal, config.engine, keeper)
                 with _ending_noted(folder, tracker, world):
                     yield session
@@ -102,9 +107,20 @@ def _open_journal(opening: Opening, open_things: ExitStack, world: World) -> tup
     """Open the record of the run and, on rank 0, its tracker."""
     config, folder = opening.config, opening.folder
     tracker = Tracker(folder, config.tracking, config.model_dump(mode="json")) if world.is_main else None
+    if tracker is not None:
+        tracker.set_tags(attempt_tags(folder))
     journal = Journal(folder, world, tracker.metrics_written if tracker else None)
     open_things.callback(journal.close)
     return journal, tracker
+
+
+def _stage(opening: Opening, study: Study, world: World) -> Path | None:
+    """Copy the shards that the verb will read to the node's own disk, if the configuration names one."""
+    config = opening.config.reader
+    if config.stage_dir is None or config.shards_url is not None:
+        return None
+    slides = study.test if opening.verb == "evaluate" else study.embedded_slides
+    return stage(study.cohort, slides, config.stage_dir, world)
 
 
 def _make_keeper(opening: Opening, signals: StopSignals, journal: Journal) -> RunKeeper:
@@ -118,7 +134,7 @@ def _make_keeper(opening: Opening, signals: StopSignals, journal: Journal) -> Ru
 
     settings = {
         key: value
-        for key, value in flat(config.model_dump(mode="json")).items()
+        for key, value in flatten(config.model_dump(mode="json")).items()
         if key.startswith(opening.settings) and not key.startswith(FREE_SETTINGS)
     }
     identity = {"cohort": opening.cohort.fingerprint, "seed": config.seed, "settings": settings_digest(settings)}
@@ -143,14 +159,7 @@ def _ending_noted(folder: Path, tracker: Tracker | None, world: World) -> Iterat
             with suppress(OSError):  # a full disk is what it may be about
                 end_attempt(folder, how)
             if tracker is not None:
-                tracker.finish(status, _small_files(folder))
-
-
-def _small_files(folder: Path) -> list[Path]:
-    """Return the small files of a run, which are stored with MLflow."""
-    names = ("config.yaml", "environment.json", "metrics.json", "predictions.parquet")
-    decisions = sorted(folder.glob("round-*/mining.json"))[-1:]
-    return [path for path in (*(folder / name for name in names), *decisions) if path.is_file()]
+                tracker.finish(status, files_of_run(folder), attempt_tags(folder))
 
 
 def _say_stalled(journal: Journal) -> Callable[[str], None]:

@@ -1,6 +1,6 @@
 """`hnm status RUN`: where a run is, from its files alone, so from any machine that sees the folder.
 
-    state.json (phases done, attempts) + log/heartbeat-*.json ──▶ Status ──▶ a line in plain words, a table of the ranks
+state.json (phases done, attempts) + log/heartbeat-*.json ──▶ Status ──▶ a line in plain words, a table of the ranks
 """
 
 import json
@@ -72,7 +72,9 @@ def read_status(run: Path, now: float) -> Status:
         state = json.loads((run / "state.json").read_text(encoding="utf-8"))
         attempts, phases = state.get("attempts", []), state["phases"]
     except (ValueError, KeyError) as error:
-        raise InputError(f"{run / 'state.json'}: damaged ({error}). Run the same command again with --restart") from error
+        raise InputError(
+            f"{run / 'state.json'}: damaged ({error}). Run the same command again with --restart"
+        ) from error
     beats = read_beats(run / "log")
     word, sentence = describe(attempts, beats, what_is_done(run, config), now)
     return Status(word, sentence, beats, attempts, phases)
@@ -151,8 +153,10 @@ def attempt_in_words(attempt: dict[str, Any]) -> str:
     """Return one attempt: when, where, how long, how it ended."""
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt["started"]))
     how = attempt["how"] or "not ended"
+    job = f", job {attempt['job']}" if "job" in attempt else ""
     lasted = f" after {in_words(attempt['ended'] - attempt['started'])}" if attempt["ended"] else ""
-    return f"hnm {attempt['verb']} on {attempt['ranks']} rank(s) of {attempt['host']}, {started}: {how}{lasted}"
+    where = f"{attempt['ranks']} rank(s) of {attempt.get('nodes') or attempt['host']}{job}"
+    return f"hnm {attempt['verb']} on {where}, {started}: {how}{lasted}"
 
 
 def in_words(seconds: float) -> str:

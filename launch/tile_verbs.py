@@ -37,7 +37,13 @@ def tile(request: TileRequest) -> int:
     if sum([request.shard_of is not None, request.merge, request.preview > 0]) > 1:
         raise ConfigError("--shard-of, --merge and --preview are three different steps. Give one of them")
     journal = Journal(None, single_world())
-    config = _config(request, journal)
+    if request.magnification is not None:
+        journal.say(
+            f"--magnification {request.magnification:g} is taken as tile.mpp="
+            f"{mpp_of_magnification(request.magnification):g} microns per pixel (10 / {request.magnification:g}); "
+            "objective powers in the slides' headers are not looked at"
+        )
+    config = load_config(request.config, None, overrides_of(request)).tile
     num_workers = request.workers or _num_cores()
     if not (request.shard_of or request.merge or request.preview):
         _warn(plan_cohort(request.slides_csv, config), request.cohort, journal)
@@ -60,17 +66,13 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _config(request: TileRequest, journal: Journal) -> TileConfig:
-    """Return the settings, with the options that stand for some of them."""
+def overrides_of(request: TileRequest) -> list[str]:
+    """Return the overrides of a command line, with the options that stand for some of them."""
     options = {"assume_mpp": request.assume_mpp, "max_failed": request.max_failed}
     if request.magnification is not None:
         options["mpp"] = mpp_of_magnification(request.magnification)
-        journal.say(
-            f"--magnification {request.magnification:g} is taken as tile.mpp={options['mpp']:g} microns per pixel "
-            f"(10 / {request.magnification:g}); objective powers in the slides' headers are not looked at"
-        )
     given = [f"tile.{key}={value}" for key, value in options.items() if value is not None]
-    return load_config(request.config, None, [*request.overrides, *given]).tile
+    return [*request.overrides, *given]
 
 
 def _warn(plan: Plan, cohort: Path, journal: Journal) -> None:

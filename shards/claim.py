@@ -47,8 +47,17 @@ class Claim:
 
 def this_process() -> Owner:
     """Return the calling process."""
-    pid = os.getpid()
+    return process(os.getpid())
+
+
+def process(pid: int) -> Owner:
+    """Return a process of this machine."""
     return Owner(socket.gethostname(), pid, _started(pid) or "")
+
+
+def is_running(owner: Owner) -> bool:
+    """Is this a process of this machine, and still there?"""
+    return owner.host == socket.gethostname() and _started(owner.pid) == owner.started
 
 
 @contextmanager
@@ -109,7 +118,7 @@ def is_stale(path: Path, now: float, remote_timeout_s: float) -> bool:
     """
     owner = owner_of(path)
     if owner is not None and owner.host == socket.gethostname():
-        return _started(owner.pid) != owner.started
+        return not is_running(owner)
     try:
         return now - path.stat().st_mtime > remote_timeout_s
     except FileNotFoundError:

@@ -59,6 +59,11 @@ class ReaderConfig(BaseModel):
     num_retries: int = Field(
         5, ge=0, description="How often a failed request is sent again, after 0.1, 0.2, 0.4, ... s (shards_url only)."
     )
+    stage_dir: Path | None = Field(
+        None,
+        description="Folder on each node's own disk, such as $TMPDIR/hnm: the shards that are needed are copied there "
+        "before the work begins; none: they are read where they are (not with shards_url, which has cache_dir).",
+    )
     cache_dir: Path | None = Field(
         None, description="Folder on a local disk that keeps what was fetched (shards_url only); none: nothing is kept."
     )
@@ -73,7 +78,13 @@ class PatchReader:
         num_read: images that `batches` has handed out so far.
     """
 
-    def __init__(self, cohort: Cohort, config: ReaderConfig, slide_groups: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        cohort: Cohort,
+        config: ReaderConfig,
+        slide_groups: np.ndarray | None = None,
+        copies: Path | None = None,
+    ) -> None:
         """Shard files are opened when they are first read.
 
         Args:
@@ -81,9 +92,11 @@ class PatchReader:
             config: how.
             slide_groups: (S,) integer, such as the slide labels: with `broken: skip`, a slide of which nothing can be
                 read is replaced by one of its group; None: by none, it is an error.
+            copies: folder with copies of shards (see `launch.staging`); a shard without one is read where it is.
         """
         self._cohort = cohort
         self._config = config
+        self._copies = copies
         folder = config.shards_url or str(cohort.root / "shards")
         self.broken = BrokenPatches(cohort, folder, config.broken, config.max_broken_share, slide_groups)
         self.num_read = 0
@@ -221,6 +234,9 @@ class PatchReader:
         config, names = self._config, self._cohort.info["shards"]
         if config.shards_url is None:
             paths = [self._cohort.shard_path(shard) for shard in range(len(names))]
+            if self._copies is not None:
+                copied = {path.name for path in self._copies.glob("*.tar")}
+                paths = [self._copies / path.name if path.name in copied else path for path in paths]
             return LocalShards(paths, config.max_open_files)
         cache = None
         if config.cache_dir:

@@ -1,0 +1,113 @@
+"""`hnm submit` against a real SLURM: batch scripts that it takes, and mistakes that are told before anything is queued."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from launch import slurm
+from launch.cli import app
+from tests.tiny import TINY
+
+
+def hnm(*arguments: str | Path) -> Result:
+    """Run the command in this process; exceptions that are no messages to the user fail the test."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def queue() -> list[str]:
+    return slurm.ask("squeue", "-h", "-o", "%i").split()
+
+
+@pytest.mark.parametrize("config", ["camelyon16", "tcga_luad"])
+def test_a_dry_run_prints_the_graph_and_scripts_that_sbatch_takes(
+    config: str, tiny_slides: Path, tmp_path: Path
+) -> None:
+    options = ["--nodes", "2", "--gpus-per-node", "2", "--mem", "32G", "--throttle", "2", "slurm.stages.tile.cpus=4"]
+    options += ["slurm.setup=['echo ready', 'export A=1']", "slurm.extra={mail-type: NONE}", "slurm.interface=eth0"]
+    result = hnm("submit", "pipeline", tiny_slides, tmp_path / "p", "--config", config, *options, "--dry-run")
+    assert result.exit_code == 0, result.output
+    graph, *scripts = re.split(r"^# ---- (?:\w+) ----$", result.stdout, flags=re.MULTILINE)
+    waits = [" ".join(line.split()[:4]) for line in graph.strip().splitlines()]
+    assert waits == [
+        "tile at once 10", "merge after tile (afterany)", "pretrain after merge (afterok)",
+        "train after pretrain (afterok)", "evaluate after train (afterok)",
+    ]  # fmt: skip
+    assert len(scripts) == 5
+    for script in scripts:
+        done = subprocess.run(
+            ["sbatch", "--test-only"], input=script.lstrip(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "to start at" in done.stderr
+        assert {"echo ready", "export A=1", "#SBATCH --mail-type=NONE"} <= set(script.splitlines())
+        assert "export GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0" in script
+    tile, _, _, train, _ = scripts
+    assert "#SBATCH --array=0-9%2" in tile
+    assert "#SBATCH --cpus-per-task=4" in tile
+    assert "gpus-per-node" not in tile
+    assert "#SBATCH --gpus-per-node=2" in train
+    assert "#SBATCH --ntasks-per-node=2" in train
+    assert "#SBATCH --signal=USR2@120" in train
+    assert not (tmp_path / "p").exists()
+    assert queue() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "parts"),
+    [
+        (["--partition", "gpu"], 1, ["slurm.partition=gpu: this cluster has high, main"]),
+        (["--account", "nobody"], 1, ["slurm.account=nobody: yours are lab"]),
+        (["--qos", "fast"], 1, ["slurm.qos=fast: yours are normal"]),
+        (["--nodes", "3"], 1, ["no nodes for nodes=3", "main* has 2 nodes with 8 CPUs, 64000 MB, GPUs: gpu:2"]),
+        (["--gpus-per-node", "4"], 1, ["no nodes for", "gpus-per-node=4", "GPUs: gpu:2"]),
+        (["--mem", "900G"], 1, ["mem=900G", "64000 MB"]),
+        (["--constraint", "a100"], 1, ["slurm.constraint=a100: the nodes' features are none"]),
+        (
+            ["--partition", "high", "--time", "3-0"],
+            1,
+            ["slurm.time: 4320 minutes are more than the partition allows", "high 1-00:00:00"],
+        ),
+        (["--time", "12h"], 2, ["'12h' is no time limit: write hours:minutes:seconds"]),
+        (["--mem", "64"], 2, ["write a number and K, M, G or T"]),
+        (["--cluster", "local", "--nodes", "2"], 2, ["is this machine: it has one node"]),
+    ],
+)
+def test_what_the_cluster_would_refuse_is_said_before_anything_is_queued(
+    options: list[str], code: int, parts: list[str], tiny_cohort: Path, tmp_path: Path
+) -> None:
+    result = hnm("submit", "pretrain", tiny_cohort, tmp_path / "out", *options, *TINY)
+    assert result.exit_code == code, result.output
+    for part in parts:
+        assert part in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+    assert queue() == []
+
+
+def test_a_machine_without_slurm(tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "git").symlink_to("/usr/bin/git")
+    monkeypatch.setenv("PATH", str(tools))
+    result = hnm("submit", "pretrain", tiny_cohort, tmp_path / "out", *TINY)
+    assert result.exit_code == 1
+    assert "no SLURM on this machine: sbatch is not found" in result.stderr
+    assert "--cluster local" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_of_the_local_command_are_told_at_once(tiny_cohort: Path, tmp_path: Path) -> None:
+    gone = hnm("submit", "train", tiny_cohort, tmp_path / "run", "--encoder", tmp_path / "e.safetensors", *TINY)
+    assert (gone.exit_code, "there is no such file" in gone.stderr) == (1, True)
+    none = hnm("submit", "evaluate", tmp_path / "run")
+    assert (none.exit_code, "no run directory" in none.stderr) == (1, True)
+    typo = hnm("submit", "pretrain", tiny_cohort, tmp_path / "out", "pretrain.epoch=1")
+    assert (typo.exit_code, "Did you mean 'epochs'?" in typo.stderr) == (2, True)
+    assert hnm("submit", "pretrain", tiny_cohort, "--node", "2").exit_code == 2
+    assert queue() == []
