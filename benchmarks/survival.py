@@ -50,7 +50,7 @@ class Trial:
 
     def start(self, verb: str, run: Path) -> subprocess.Popen[bytes]:
         """Start `hnm train` or `hnm evaluate` on 2 ranks; output goes to RUN.log."""
-        arguments = ["train", self.cohort, run, *self.options] if verb == "train" else ["evaluate", run]
+        arguments = ["train", self.cohort, run, *self.options] if verb == "train" else ["evaluate", run, "--no-report"]
         command = [sys.executable, "-m", "launch.cli", *map(str, arguments), "--ranks", "2"]
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
