@@ -7,8 +7,6 @@ positive. A figure that the input does not define (an AUC with one class) is Non
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
-from sklearn.metrics import roc_curve
 
 from shards.errors import InputError
 
@@ -21,6 +19,8 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     Raises:
         InputError: lengths differ, a label is not 0 or 1, or a score is NaN.
     """
+    from scipy.stats import rankdata  # here: it takes a second that most processes need not spend
+
     positive, scores = checked(labels, scores)
     num_positive = int(positive.sum())
     num_negative = len(positive) - num_positive
@@ -56,6 +56,8 @@ def youden_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     Raises:
         InputError: see `auc`.
     """
+    from sklearn.metrics import roc_curve  # here, as above
+
     positive, scores = checked(labels, scores)
     if positive.all() or not positive.any():
         return 0.5

@@ -34,6 +34,7 @@ from tests.tiny import tiny_config, tiny_session
 
 CONFIG = tiny_config("pretrain.epochs=2", "finetune.epochs_per_round=2", "finetune.augment.recipe=histology")
 AGGREGATE = AggregateConfig(epochs=4, pairs_per_step=2, validate_every=2, select="validation")
+ZERO = {"finetune": "zero1", "pretrain": "zero2"}  # all engines and phases without signals: tests/hnm/test_training.py
 STOPS = {"pretrain": (2, 5), "finetune": (3, 8), "aggregate": (1, 6)}  # optimizer steps; in and at the end of an epoch
 
 
@@ -86,30 +87,34 @@ def same(ours: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool
 
 
 def stop_twice(world: World, cohort: str, folder: str) -> dict[str, Any]:
-    """Return, by phase, whether two stops changed nothing, and the weights."""
+    """Return, by phase and engine, whether two stops changed nothing, and the weights."""
     results: dict[str, Any] = {}
-    for phase, stops in STOPS.items():
-        place = Path(folder) / phase
-        expected = train_phase(phase, None, EngineConfig(), world, cohort, place)
-        for at in (*stops, -1):
+    trials = [(phase, "ddp", EngineConfig()) for phase in STOPS]
+    trials += [(phase, name, EngineConfig(deepspeed=name)) for phase, name in ZERO.items()]
+    for phase, name, engine in trials:
+        place = Path(folder) / (phase if name == "ddp" else name)
+        expected = train_phase(phase, None, engine, world, cohort, place)
+        results[f"{phase} weights {name}"] = {key: tensor.clone() for key, tensor in expected.items()}
+        for at in (*STOPS[phase], -1):
             with StopSignals() as signals:
                 keeper = keeper_in(place / "run", signals, world)
                 keeper.signal_at = at
                 if at < 0:
-                    results[phase] = same(train_phase(phase, keeper, EngineConfig(), world, cohort, place), expected)
+                    results[f"{phase} {name}"] = same(train_phase(phase, keeper, engine, world, cohort, place), expected)
                     continue
                 with pytest.raises(Preempted, match=f"stopped and saved: {phase} of round ., step {at}"):
-                    train_phase(phase, keeper, EngineConfig(), world, cohort, place)
+                    train_phase(phase, keeper, engine, world, cohort, place)
                 barrier(world)
                 assert list_checkpoints(place / "run" / phase)[0].name == f"step-{at:06d}"
-        results[f"{phase} weights"] = {name: tensor.clone() for name, tensor in expected.items()}
     return results
 
 
 def test_every_phase_stopped_twice_by_a_signal_to_rank_0_is_undisturbed(tiny_cohort: Path, tmp_path: Path) -> None:
     two = on_ranks(2, stop_twice, str(tiny_cohort), str(tmp_path))
     for result in two:
-        assert [result[phase] for phase in STOPS] == [True, True, True]
+        same_bits = {name: value for name, value in result.items() if "weights" not in name}
+        assert same_bits.keys() == {*(f"{phase} ddp" for phase in STOPS), *(f"{phase} {name}" for phase, name in ZERO.items())}
+        assert all(same_bits.values()), same_bits
     # what two ranks have saved, one goes on with: the same global batches, other sums
     for phase, (_, last) in STOPS.items():
         if last == 8:
@@ -117,8 +122,8 @@ def test_every_phase_stopped_twice_by_a_signal_to_rank_0_is_undisturbed(tiny_coh
         with StopSignals() as signals:
             keeper = keeper_in(tmp_path / phase / "run", signals, single_world())
             weights = train_phase(phase, keeper, EngineConfig(), single_world(), str(tiny_cohort), tmp_path / phase)
-        for name, tensor in two[0][f"{phase} weights"].items():
-            torch.testing.assert_close(weights[name], tensor, atol=1e-3, rtol=0)
+        differences = [(weights[name] - tensor).abs().flatten() for name, tensor in two[0][f"{phase} weights ddp"].items()]
+        assert float(torch.cat(differences).mean()) < 1e-4  # steps of up to 1e-3; gradients near 0 go by rounding
         events = [json.loads(line) for line in (tmp_path / phase / "run" / "events.jsonl").read_text().splitlines()]
         assert [event["step"] for event in events if event["event"] == "resumed"] == [*STOPS[phase], last]
 
