@@ -46,6 +46,8 @@ def follow_move(folder: Path) -> None:
     if not database.is_file():
         return
     with closing(sqlite3.connect(database, timeout=10)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return  # made, and not filled yet
         rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         for (place,) in rows:
             if place and place.startswith("file:") and place.endswith("/mlartifacts") and place != here:
@@ -80,7 +82,8 @@ def tag_attempt(client: Any, run_id: str, folder: Path) -> None:
     """Count one more command that works on this run, and note when, where and with which code."""
     number = int(client.get_run(run_id).data.tags.get(ATTEMPTS_TAG, "0")) + 1
     commit = git_commit()
-    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "library")
+    by_command_line = Path(sys.argv[0]).name in ("hnm", "cli.py") and len(sys.argv) > 1
+    verb = sys.argv[1] if by_command_line else "library"
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     client.set_tag(run_id, ID_TAG, own_id(folder))  # runs of older versions have none
     client.set_tag(run_id, ATTEMPTS_TAG, str(number))
