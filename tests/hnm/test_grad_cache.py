@@ -1,5 +1,6 @@
 """A step in chunks has the loss and the gradients of the whole batch, on every engine and any number of ranks."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -57,29 +58,38 @@ def gradient_of(
 
 def differences(world: World) -> dict[str, float]:
     """Return, by case, the largest difference between a gradient in chunks and the whole batch's."""
-    cases = [("ddp", torch.float64, size, pairs) for size in (1, 2) for pairs in (None, "negative", "positive")]
+    cases = [
+        ("ddp", torch.float64, 1, None),
+        ("ddp", torch.float64, 2, "negative"),
+        ("ddp", torch.float64, 2, "positive"),
+    ]
     cases += [(name, torch.float32, 2, None) for name in ENGINES]
     found = {}
     for name, dtype, chunk_size, pairs in cases:
         loss, gradient = gradient_of(fresh_model(ENCODER, 0).to(dtype), chunk_size, world, name, pairs)
-        expected_loss, expected = gradient_of(fresh_model(ENCODER, 0).to(dtype), 0, world, "ddp", pairs)
+        expected_loss, expected = whole_batch(dtype, world, pairs)
         largest = max(float((gradient[key] - expected[key]).abs().max()) for key in expected)
         found[f"{name} {dtype} {chunk_size} {pairs}"] = max(largest, abs(loss - expected_loss))
     return found
 
 
+@cache
+def whole_batch(dtype: torch.dtype, world: World, pairs: str | None = None) -> tuple[float, dict[str, Tensor]]:
+    return gradient_of(fresh_model(ENCODER, 0).to(dtype), 0, world, "ddp", pairs)
+
+
 def test_chunks_give_the_whole_batchs_gradient_on_two_ranks_and_every_engine() -> None:
     for result in on_ranks(2, differences):
-        assert len(result) == 11
+        assert len(result) == 8
         for case, difference in result.items():
             assert difference < (1e-10 if "float64" in case else 1e-5), case
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_chunks_give_the_whole_batchs_gradient(dtype: torch.dtype, tolerance: float) -> None:
-    expected_loss, expected = gradient_of(fresh_model(ENCODER, 0).to(dtype), 0, single_world())
+    expected_loss, expected = whole_batch(dtype, single_world())
     assert max(float(tensor.abs().max()) for tensor in expected.values()) > 1e-2
-    for chunk_size in (1, 2, 4, 8):
+    for chunk_size in (1, 4, 8):
         loss, gradient = gradient_of(fresh_model(ENCODER, 0).to(dtype), chunk_size, single_world())
         assert loss == pytest.approx(expected_loss, abs=tolerance)
         for key, tensor in expected.items():

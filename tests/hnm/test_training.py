@@ -31,10 +31,14 @@ ENGINES = {
     "zero1": ["engine.deepspeed=zero1"],
     "zero2": ["engine.deepspeed=zero2"],
     "zero3": [ZERO3],
-    "zero2 bf16": ["engine.deepspeed=zero2", "engine.precision=bf16"],
 }
 # two stops: in the middle of an epoch, and at the end of one
 PHASES = {"pretrain": (1, 2), "finetune": (5, 8), "aggregate": (4, 6)}
+
+
+def phases_of(engine: str) -> dict[str, tuple[int, int]]:
+    """Return the phases that are tried; ZeRO 3 is the slow one, and goes through fine-tuning only."""
+    return {"finetune": PHASES["finetune"]} if engine == "zero3" else PHASES
 
 
 class StoppedError(Exception):
@@ -95,7 +99,7 @@ def stop_twice(world: World, cohort: str, folder: str, engines: list[str]) -> di
     for name in engines:
         settings = ["pretrain.epochs=2", "pretrain.batch_size=48", "finetune.augment.recipe=histology"]
         config = tiny_config(*settings, "finetune.epochs_per_round=2", *ENGINES[name])
-        for phase, stops in PHASES.items():
+        for phase, stops in phases_of(name).items():
             place = Path(folder) / name / phase
             keeper = StopAt(stops, place / "kept", world)
 
@@ -118,7 +122,7 @@ def train_with_stops(train: Callable[[StopAt], Weights], keeper: StopAt, num_sto
 
 def check(results: list[dict[str, bool]], engines: list[str]) -> None:
     for result in results:
-        assert list(result) == [f"{name}: {phase}" for name in engines for phase in PHASES]
+        assert list(result) == [f"{name}: {phase}" for name in engines for phase in phases_of(name)]
         assert all(result.values()), result
 
 

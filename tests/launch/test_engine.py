@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hnm.config import ConfigError, check_config
 from hnm.contrastive import PairMode, nt_xent, supcon
-from hnm.contrastive_model import fresh_model, start_training
-from hnm.encoder import EncoderConfig
+from hnm.contrastive_model import start_training
+from hnm.encoder import ProjectionHead
 from launch.distributed import World, barrier, single_world
 from launch.engine import Computed, Engine, EngineConfig, take_step, wrap
 from launch.engine_files import OPTIMIZER_FILE, WEIGHTS_FILE
 from shards.errors import InputError
+from shards.seeding import seeded_torch
 from tests.ranks import on_ranks
 
-ENCODER = EncoderConfig(stem="small", width=0.125, projection_dim=16, norm="batch")
 SIZES = [5, 4]  # patches of each rank
 # Below its threshold of 100,000 numbers ZeRO 3 keeps parameters whole: here all are to be cut up.
 ZERO3 = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
@@ -29,7 +29,28 @@ FP32 = {
 }
 BF16 = {f"{name} bf16": config.model_copy(update={"precision": "bf16"}) for name, config in FP32.items()}
 ENGINES = {**FP32, **BF16}
-PARAMETERS = [name for name, _ in fresh_model(ENCODER, 0).named_parameters()]
+
+
+class SmallModel(nn.Module):
+    """A contrastive model with all that an engine may meet: convolution, batch norm with buffers, linear layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.encoder: nn.Module = nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten())
+        self.projection = ProjectionHead(64 * width, 16)
+
+    def forward(self, images: Tensor) -> Tensor:
+        projections: Tensor = self.projection(self.encoder(images))
+        return projections
+
+
+def model_of(seed: int, width: int = 3) -> Any:
+    with seeded_torch(seed, "engine test"):
+        return SmallModel(width)
+
+
+PARAMETERS = [name for name, _ in model_of(0).named_parameters()]
 
 
 def images_of(step: int, world: World) -> Tensor:
@@ -58,7 +79,7 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
 
 
 def engine_of(name: str, world: World, seed: int = 0) -> Engine:
-    return start_training(fresh_model(ENCODER, seed), adam, ENGINES[name], world)
+    return start_training(model_of(seed), adam, ENGINES[name], world)
 
 
 def whole(engine: Engine) -> dict[str, Tensor]:
@@ -99,8 +120,8 @@ def loaded_elsewhere(world: World, folder: Path) -> dict[str, list[float]]:
 
 def clipped(name: str, world: World) -> float:
     """Return how far a step of rate 1 moves the parameters, all together, when gradients are clipped to 1e-3."""
-    before = dict(fresh_model(ENCODER, 0).named_parameters())
-    engine = wrap(fresh_model(ENCODER, 0), lambda p: torch.optim.SGD(p, lr=1.0), ENGINES[name], world)
+    before = dict(model_of(0).named_parameters())
+    engine = start_training(model_of(0), lambda p: torch.optim.SGD(p, lr=1.0), ENGINES[name], world)
     step_of(engine, 0, world, rate=1.0, clip_norm=1e-3)
     after = engine.full_weights()
     return float(torch.stack([(after[key] - before[key]).norm() for key in before]).norm())
@@ -137,7 +158,7 @@ def trained(place: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", FP32)
 def test_fp32_follows_ddp(trained: list[dict[str, Any]], name: str) -> None:
-    start = fresh_model(ENCODER, 0).state_dict()
+    start = model_of(0).state_dict()
     for result in trained:
         ours, ddp = result[name], result["ddp"]
         assert ours["losses"][0] == ddp["losses"][0]
@@ -209,7 +230,7 @@ def test_a_pickle_bomb_is_refused_and_not_run(tmp_path: Path, file: str) -> None
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     engine = engine_of("ddp", single_world())
     engine.save(tmp_path)
-    other = fresh_model(ENCODER.model_copy(update={"width": 0.25}), 0)
+    other = model_of(0, width=4)
     with pytest.raises(InputError, match="of another network than the configuration's"):
         wrap(other, adam, EngineConfig(), single_world()).load(tmp_path)
 
