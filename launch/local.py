@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launch.preemption import SAME_REQUEST_S, STOP_SIGNALS, TRY_AGAIN
+from launch.preemption import SAME_REQUEST_S, STOP_SIGNALS, STOPPING, TRY_AGAIN
 
 PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 POLL_S = 0.1
@@ -83,7 +83,7 @@ def _wait(ranks: Ranks, signals: list[tuple[float, signal.Signals]]) -> int:
     ending, deadline = 0, float("inf")
     while None in [process.poll() for process in ranks]:
         if signals and passed_on is None:
-            print("stopping when the step is done and saved; once more to leave at once", file=sys.stderr, flush=True)
+            print(STOPPING.decode(), end="", file=sys.stderr, flush=True)
             passed_on = signals[0][1] if signals[0][1] != signal.SIGINT else signal.SIGTERM  # ranks ignore INT
             for process in ranks:
                 process.send_signal(passed_on)

@@ -22,7 +22,7 @@ from launch.keeper import RunKeeper
 from launch.preemption import Preempted, StopSignals
 from launch.run_directory import FREE_SETTINGS, alone_in, attempt_tags, begin_attempt, end_attempt, remove_leftovers
 from launch.staging import stage
-from launch.timeouts import told_when_lost
+from launch.timeouts import is_of_collective, told_when_lost
 from shards.cohort import Cohort
 from shards.reader import PatchReader
 
@@ -152,7 +152,9 @@ def _ending_noted(folder: Path, tracker: Tracker | None, world: World) -> Iterat
         status, how = "KILLED", "stopped as asked"
         raise
     except BaseException as error:
-        how = f"failed ({type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]})"
+        lost = isinstance(error, RuntimeError) and is_of_collective(error)
+        text = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"
+        how = "failed (another rank was gone or did not answer)" if lost else f"failed ({text})"
         raise
     finally:
         if world.is_main:

@@ -73,8 +73,7 @@ def train_phase(phase: str, keeper: RunKeeper | None, engine: EngineConfig, worl
             pretrain(CONFIG.encoder, CONFIG.pretrain, folder / "pretrained.safetensors", session)
             return load_weights(folder / "pretrained.safetensors")[0]
         model = fresh_model(CONFIG.encoder, seed=1)
-        finetune(model, mined, CONFIG.finetune, CONFIG.mining, 1, 2, session)
-        return model.state_dict()
+        return finetune(model, mined, CONFIG.finetune, CONFIG.mining, 1, 2, session)[0]
 
 
 def set_up(session: Session, keeper: RunKeeper | None, engine: EngineConfig) -> None:
