@@ -27,6 +27,9 @@ class TrackingConfig(BaseModel):
         None, description="tracking server or database; default: a SQLite file in the run directory"
     )
     experiment: str = Field("hnm", description="MLflow experiment that the run is filed under")
+    parent_run: str | None = Field(
+        None, description="id of the MLflow run under which this one is shown, such as the folds of a cross-validation"
+    )
 
 
 class Tracker:
@@ -104,7 +107,8 @@ class Tracker:
         experiment_id = (
             experiment.experiment_id if experiment else client.create_experiment(self.config.experiment, artifacts)
         )
-        return str(client.create_run(experiment_id, run_name=self.folder.name).info.run_id)
+        tags = {"mlflow.parentRunId": self.config.parent_run} if self.config.parent_run else {}
+        return str(client.create_run(experiment_id, run_name=self.folder.name, tags=tags).info.run_id)
 
     def _log_params(self, params: dict[str, str]) -> None:
         from mlflow.entities import Param
