@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from launch.options import finish
+from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
 
 evidence_app = typer.Typer()
 
@@ -23,3 +23,38 @@ def compare(
     from launch.compare import run
 
     finish(lambda: run(run_a, run_b, json_file))
+
+
+@evidence_app.command()
+def crossval(
+    cohort: CohortArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, or to resume.")],
+    overrides: Overrides = None,
+    folds: Annotated[int, typer.Option("--folds", "-k", help="Folds, stratified, by patient; at least 3.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Draw the folds so many times, each with its own seed.")] = 1,
+    share: Annotated[
+        str | None,
+        typer.Option("--fold", metavar="I/N", help="Do only every N-th fold, from the I-th on (1 to N): array jobs."),
+    ] = None,
+    encoder: Annotated[
+        Path | None, typer.Option(help="Start every fold from this encoder, which must not have seen the cohort.")
+    ] = None,
+    encoders_of: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER", help="Start each fold from the encoder that OTHER, a crossval folder, pretrained."),
+    ] = None,
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    ranks: RanksOption = 0,
+) -> None:
+    """Cross-validate the whole way, pretraining included: a run directory per fold, mean and interval, leak checks.
+
+    The same command goes on where it stopped. Example: `hnm crossval cohort/ cv/ --folds 5 --config colon`
+    """
+    from launch.crossval import run
+    from launch.crossval_folder import Request
+
+    request = Request(
+        cohort, out, folds, repeats, share, config, preset, overrides or [], encoder, encoders_of, ranks
+    )
+    finish(lambda: run(request))

@@ -1,0 +1,192 @@
+"""The methods on colon, cross-validated, at equal optimizer steps and at equal seconds.
+
+    python -m benchmarks.colon [--folds 5] [--seeds 2] [--quick] [--data ../shared/data/colon] [--out colon-benchmark]
+
+hnm, its2clr, dsmil and end-to-end attention MIL, with the natural bags and with positive bags thinned to a witness rate of 0.05.
+A budget is what a method spends on the encoder after the pretraining that all share (of a fold, seed and witness rate):
+
+    hnm       sets both budgets: F optimizer steps, S seconds (embedding, aggregating and mining included)
+    its2clr   the same number of rounds; epochs so that its steps are nearest to F, and again so that its seconds are to S
+    dsmil     keeps the encoder frozen: it gets F more steps, or S more seconds, of pretraining
+    abmil     end to end from the same pretrained encoder: F steps (a pair of bags each), or S seconds
+
+Each is a `hnm crossval` (or benchmarks.end_to_end on its folds) below OUT; run again, the same command does what is missing.
+Seconds are those of the runs, with --jobs processes at a time, one thread each. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.about import about
+from benchmarks.colon_table import differences, rows_of, table
+
+NATURAL, RATES = "natural", ("natural", "0.05")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run, and how large."""
+
+    data: Path
+    out: Path
+    folds: int
+    seeds: int
+    rates: tuple[str, ...]
+    pretrain_epochs: int
+    rounds: int
+    epochs: int
+    jobs: int
+    overrides: tuple[str, ...]
+
+    @property
+    def cohort(self) -> Path:
+        return self.out / "cohort"
+
+    def common(self, rate: str) -> list[str]:
+        """Return the settings that all methods share at a witness rate."""
+        settings = [f"pretrain.epochs={self.pretrain_epochs}", "device=cpu", "tracking.enabled=false", *self.overrides]
+        return settings + ([] if rate == NATURAL else [f"data.witness_rate={rate}"])
+
+
+def command(module: str, *arguments: str, threads: int = 1) -> subprocess.CompletedProcess[bytes]:
+    """Run a module of ours in a process of its own; its output goes where ours goes."""
+    print("$ " + " ".join([module, *arguments]), flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.run([sys.executable, "-m", module, *arguments], check=False, env=environment, stdout=sys.stderr)
+
+
+def in_shares(plan: Plan, option: str, module: str, *arguments: str) -> None:
+    """Run a command --jobs times at once, each with its share of the folds; stop if one fails."""
+    with ThreadPoolExecutor(plan.jobs) as pool:
+        shares = [f"{job + 1}/{plan.jobs}" for job in range(plan.jobs)]
+        done = list(pool.map(lambda share: command(module, *arguments, option, share), shares))
+    if any(process.returncode for process in done):
+        raise SystemExit(f"error: {module} failed; the same command goes on where it was")
+
+
+def crossval(plan: Plan, name: str, preset: str, rate: str, overrides: list[str], encoders_of: Path | None = None) -> Path:
+    """Cross-validate one method, and return its folder."""
+    out = plan.out / rate / name
+    shared = ["--encoders-of", str(encoders_of)] if encoders_of else []
+    fixed = ["--folds", str(plan.folds), "--repeats", str(plan.seeds), "--config", "colon", "--preset", preset, "--ranks", "1"]
+    arguments = ["crossval", str(plan.cohort), str(out), *fixed, *shared, *plan.common(rate), *overrides]
+    if not (out / "metrics.json").is_file():
+        in_shares(plan, "--fold", "launch.cli", *arguments)
+        if command("launch.cli", *arguments).returncode:
+            raise SystemExit(f"error: {out} could not be summarised")
+    return out
+
+
+def end_to_end(plan: Plan, name: str, source: Path, rate: str, limit: tuple[str, float]) -> Path:
+    """Train end-to-end attention MIL on the folds of `source`, and return its folder."""
+    out = plan.out / rate / name
+    in_shares(plan, "--share", "benchmarks.end_to_end", str(source), str(out), f"--{limit[0]}", str(limit[1]))
+    return out
+
+
+def finetuning(rounds: int, epochs: int) -> list[str]:
+    """Return the schedule of a method's rounds; warm-up and constant rate take a round each, as in configs/colon.yaml."""
+    first = [f"finetune.warmup_epochs={epochs}", f"finetune.cosine_after_epoch={2 * epochs}"]
+    return [f"rounds.num_rounds={rounds}", f"finetune.epochs_per_round={epochs}", *first]
+
+
+def pretraining(folder: Path) -> tuple[float, float]:
+    """Return optimizer steps and seconds of one epoch of pretraining, the mean over the folds of a cross-validation.
+
+    The seconds are those between the ends of two epochs, so at least two are needed.
+    """
+    steps, seconds = [], []
+    for path in sorted(folder.glob("repeat-*/fold-*/events.jsonl")):
+        events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        ends = [event for event in events if event["event"] == "metrics" and event["phase"] == "pretrain"]
+        steps.append(ends[0]["step"])
+        seconds += [after["time"] - before["time"] for before, after in pairwise(ends)]
+    return sum(steps) / len(steps), sum(seconds) / len(seconds)
+
+
+def mean_cost(folder: Path) -> tuple[float, float]:
+    """Return encoder steps and seconds after the pretraining, the mean over the folds of a cross-validation."""
+    folds = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["folds"]
+    steps, seconds = (sum(fold[name] for fold in folds) / len(folds) for name in ("encoder_steps", "seconds"))
+    return steps, seconds
+
+
+def run_rate(plan: Plan, rate: str) -> dict[str, Any]:
+    """Run all methods at one witness rate and return their figures by budget and method."""
+    hnm = crossval(plan, "hnm", "hnm", rate, finetuning(plan.rounds, plan.epochs))
+    steps, seconds = mean_cost(hnm)
+    epoch_steps, epoch_seconds = pretraining(hnm)
+    # its2clr passes over all negatives in an epoch, hnm over a fifth: a fifth of the epochs to begin with
+    epochs = max(1, round(plan.epochs / 5))
+    first = crossval(plan, f"its2clr-{epochs}", "its2clr", rate, finetuning(plan.rounds, epochs), hnm)
+    its_steps, its_seconds = mean_cost(first)
+    by_budget: dict[str, dict[str, Path]] = {"steps": {"hnm": hnm}, "seconds": {"hnm": hnm}}
+    for budget, wanted in (("steps", epochs * steps / its_steps), ("seconds", epochs * seconds / its_seconds)):
+        fitting = max(1, round(wanted))
+        schedule = finetuning(plan.rounds, fitting)
+        by_budget[budget]["its2clr"] = crossval(plan, f"its2clr-{fitting}", "its2clr", rate, schedule, hnm)
+    frozen = crossval(plan, "dsmil-0", "dsmil", rate, [], hnm)  # no more pretraining: what aggregating costs by itself
+    spare = max(0.0, seconds - mean_cost(frozen)[1])
+    more = {"steps": round(steps / epoch_steps), "seconds": round(spare / epoch_seconds)}  # epochs of pretraining
+    for budget, epochs in more.items():
+        longer = [f"pretrain.epochs={plan.pretrain_epochs + epochs}"]
+        by_budget[budget]["dsmil"] = crossval(plan, f"dsmil-{epochs}", "dsmil", rate, longer) if epochs else frozen
+    by_budget["steps"]["abmil"] = end_to_end(plan, f"abmil-{round(steps)}-steps", hnm, rate, ("steps", round(steps)))
+    by_budget["seconds"]["abmil"] = end_to_end(plan, f"abmil-{round(seconds)}-s", hnm, rate, ("seconds", round(seconds)))
+    figures = {budget: rows_of(folders, plan.folds) for budget, folders in by_budget.items()}
+    for budget, epochs in more.items():
+        figures[budget]["dsmil"]["encoder_steps"] += epochs * epoch_steps
+        figures[budget]["dsmil"]["seconds"] += epochs * epoch_seconds
+    against = {budget: differences(folders, plan.folds) for budget, folders in by_budget.items()}
+    cost = {"encoder_steps": steps, "seconds": seconds, "pretrain_epoch_steps": epoch_steps}
+    return {"budget": {**cost, "pretrain_epoch_seconds": epoch_seconds}, "methods": figures, "hnm_minus": against}
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, print tables and one JSON line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/colon"))
+    parser.add_argument("--out", type=Path, default=Path("colon-benchmark"))
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=2, help="repeats, each with its own folds and seed")
+    parser.add_argument("--rates", nargs="+", default=list(RATES), help="witness rates; natural: as the bags are")
+    parser.add_argument("--pretrain-epochs", type=int, default=3, help="at least 2")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning a round, for hnm; its2clr gets as many steps")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="folds at a time")
+    parser.add_argument("--quick", action="store_true", help="3 folds, one seed, a tiny encoder: does it all run?")
+    parser.add_argument("overrides", nargs="*", default=["encoder.width=0.125"], help="section.key=value for all methods")
+    args = parser.parse_args()
+    plan = Plan(
+        args.data, args.out, args.folds, args.seeds, tuple(args.rates), args.pretrain_epochs, args.rounds, args.epochs,
+        args.jobs, tuple(args.overrides),
+    )  # fmt: skip
+    if args.quick:
+        small = ("encoder.width=0.03125", "aggregate.epochs=20")
+        plan = Plan(args.data, args.out, 3, 1, ("0.05",), 2, 1, 5, args.jobs, small)
+    begin = time.monotonic()
+    prepare: list[tuple[str, ...]] = [("benchmarks.prepare_colon", str(plan.data), str(plan.out))]
+    prepare += [("launch.cli", "tile", str(plan.out / "slides.csv"), str(plan.cohort), "--config", "colon")]
+    for arguments in [] if (plan.cohort / "cohort.json").is_file() else prepare:
+        if command(*arguments).returncode:
+            raise SystemExit(1)
+    results = {}
+    for rate in plan.rates:
+        results[rate] = run_rate(plan, rate)
+        print(table(rate, results[rate]), flush=True)
+    head = about("colon", args.quick, ("numpy", "torch"))
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(plan).items()}
+    print(json.dumps({**head, "plan": settings, "seconds_of_this_run": round(time.monotonic() - begin), "results": results}))
+
+
+if __name__ == "__main__":
+    main()

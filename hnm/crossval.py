@@ -1,0 +1,98 @@
+"""What the folds of a cross-validation say together: means with intervals, out-of-fold predictions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hnm.bootstrap import bootstrap_intervals
+from hnm.evaluate import read_metrics
+from hnm.folds import over_folds
+from hnm.metrics import auc
+from shards.files import whole_file
+
+SECTIONS = ("slide", "instance", "froc")
+
+
+def figures_of_run(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of one fold's metrics.json that are averaged, by "section name"; unknown ones are left out."""
+    figures: dict[str, float] = {}
+    for section in SECTIONS:
+        for name, value in (metrics.get(section) or {}).items():
+            if isinstance(value, int | float) and not name.startswith(("num_", "threshold")):
+                figures[f"{section} {name}"] = float(value)
+    return figures
+
+
+def summarise(runs: dict[tuple[int, int], Path], num_folds: int, seed: int) -> tuple[dict[str, Any], pa.Table]:
+    """Return what metrics.json says of a whole cross-validation, and the out-of-fold predictions.
+
+    Args:
+        runs: the evaluated run of each (repeat, fold).
+        num_folds: of one repeat.
+        seed: of the bootstrap.
+    """
+    metrics = {key: read_metrics(run) for key, run in runs.items()}
+    figures = {key: figures_of_run(its) for key, its in metrics.items()}
+    names = dict.fromkeys(name for its in figures.values() for name in its)
+    predictions = out_of_fold(runs, {key: its["threshold"] for key, its in metrics.items()})
+    rows = [
+        {
+            "repeat": repeat,
+            "fold": fold,
+            "chosen_round": metrics[repeat, fold]["chosen_round"],
+            "num_test_slides": metrics[repeat, fold]["num_test_slides"],
+            "encoder_steps": metrics[repeat, fold]["encoder_steps"],
+            "seconds": metrics[repeat, fold]["seconds"],
+            "figures": figures[repeat, fold],
+            "warnings": metrics[repeat, fold].get("warnings", []),
+        }
+        for repeat, fold in runs
+    ]
+    mean = {name: over_folds([its[name] for its in figures.values() if name in its], num_folds) for name in names}
+    return {"num_folds": num_folds, "mean": mean, "out_of_fold": pooled(predictions, seed), "folds": rows}, predictions
+
+
+def out_of_fold(runs: dict[tuple[int, int], Path], thresholds: dict[tuple[int, int], float]) -> pa.Table:
+    """Return each slide's prediction by the model that neither trained nor chose by it: a row per repeat and slide."""
+    tables = []
+    for (repeat, fold), run in runs.items():
+        table = pq.read_table(run / "predictions.parquet", filters=[("split", "==", "test")]).drop_columns(["split"])
+        constants = {
+            "repeat": np.full(len(table), repeat, np.int32),
+            "fold": np.full(len(table), fold, np.int32),
+            "threshold": np.full(len(table), thresholds[repeat, fold]),
+        }
+        for name, values in constants.items():
+            table = table.append_column(name, pa.array(values))
+        tables.append(table)
+    return pa.concat_tables(tables)
+
+
+def pooled(predictions: pa.Table, seed: int) -> dict[str, Any]:
+    """Return the AUC and accuracy of all out-of-fold predictions together: the mean over repeats, with intervals by patient.
+
+    Scores of different folds come from different models, each with its own scale: the pooled AUC is a little pessimistic,
+    and the mean over folds is the first figure to look at.
+    """
+    columns = {name: predictions[name].to_numpy() for name in ("repeat", "slide_id", "patient_id", "label", "score", "predicted")}
+    num_repeats = len(np.unique(columns["repeat"]))
+    order = np.lexsort([columns["slide_id"].astype(str), columns["repeat"]]).reshape(num_repeats, -1)  # (repeats, slides)
+    labels, patients = columns["label"][order[0]], columns["patient_id"][order[0]]
+    scores, right = columns["score"][order], (columns["predicted"] == columns["label"])[order]
+
+    def of_rows(rows: np.ndarray) -> dict[str, float | None]:
+        aucs = [value for its in scores if (value := auc(labels[rows], its[rows])) is not None]
+        return {"auc": float(np.mean(aucs)) if aucs else None, "accuracy": float(right[:, rows].mean())}
+
+    intervals = bootstrap_intervals(of_rows, labels, patients, seed=seed)
+    values = of_rows(np.arange(len(labels)))
+    return {name: {"value": value, **intervals[name]._asdict()} for name, value in values.items()}
+
+
+def write_predictions(path: Path, predictions: pa.Table) -> None:
+    """Write the out-of-fold predictions."""
+    with whole_file(path) as temporary:
+        pq.write_table(predictions, temporary)

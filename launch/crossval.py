@@ -1,0 +1,194 @@
+"""`hnm crossval`: the whole way, from pretraining on, once a fold; then what the folds say together.
+
+    OUT/crossval.json  config.yaml      what was asked for
+        cohort/                         the cohort with a split column for each fold; its tars stay where they are
+        repeat-0/fold-0/ ...            a run directory each: hnm train, leak check, hnm evaluate
+        metrics.json  predictions.parquet   mean and interval over folds; out-of-fold predictions
+
+A fold is done when its metrics.json is there: the same command does what is missing. Processes that share the work (array jobs,
+--fold I/N) need only the folder in common; each claims the fold that it is at.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hnm.config import Config, ConfigError, load_config
+from hnm.crossval import summarise, write_predictions
+from hnm.folds import require_clean_run, require_no_leak
+from hnm.study import open_study
+from hnm.tracking import Tracker
+from launch import verbs
+from launch.crossval_folder import (
+    Fold,
+    Request,
+    alone,
+    encoder_of_other,
+    open_folder,
+    require_foreign,
+    run_folder,
+    split_column,
+)
+from shards.claim import claimed
+from shards.cohort import Cohort
+from shards.errors import InputError
+from shards.files import write_json
+
+SHOWN = ("slide auc", "slide auprc", "slide accuracy", "slide balanced_accuracy", "slide f1", "slide brier",
+         "instance auc", "instance in_positive_auc", "froc score")  # fmt: skip
+
+
+def run(request: Request) -> int:
+    """Cross-validate; the exit code is 1 when a fold failed, 0 also when folds are left to other processes."""
+    if "RANK" in os.environ:
+        raise InputError("hnm crossval starts its ranks itself, fold by fold: leave torchrun out and give --ranks N")
+    mine = share_of_folds(request)
+    config = load_config(request.config, request.preset, request.overrides)
+    if config.data.encoder_splits != ["train"]:
+        raise InputError(
+            f"data.encoder_splits is {config.data.encoder_splits}: in a cross-validation no validation patch may train. "
+            "Add data.encoder_splits=[train]"
+        )
+    cohort = Cohort.open(request.cohort)
+    require_foreign(request.encoder, cohort)
+    with alone(request.out):
+        open_folder(request, config, cohort)
+        tracker = Tracker(request.out, config.tracking)
+        tracker.log_params({**config.model_dump(mode="json"), "folds": request.num_folds, "repeats": request.repeats})
+    failed: dict[Fold, str] = {}
+    status = "FAILED"
+    try:
+        for key in mine:
+            if (problem := run_fold(request, config, key, tracker.run_id)) is not None:
+                failed[key] = problem
+                print(f"repeat {key[0]}, fold {key[1]} failed: {problem}", file=sys.stderr, flush=True)
+        finish(request, config, tracker)
+        status = "FAILED" if failed else "FINISHED"
+    finally:
+        tracker.finish(status)
+    for (repeat, fold), problem in failed.items():
+        print(f"error: repeat {repeat}, fold {fold}: {problem}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def all_folds(request: Request) -> Iterator[Fold]:
+    """Yield every (repeat, fold)."""
+    for repeat in range(request.repeats):
+        for fold in range(request.num_folds):
+            yield repeat, fold
+
+
+def share_of_folds(request: Request) -> list[Fold]:
+    """Return the folds that this process is to do: all, or with --fold I/N every N-th from the I-th on.
+
+    Raises:
+        ConfigError: --fold is not I/N with I from 1 to N.
+    """
+    everything = list(all_folds(request))
+    if request.share is None:
+        return everything
+    number, _, count = request.share.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"--fold {request.share}: write I/N with I from 1 to N, such as $SLURM_ARRAY_TASK_ID/{len(everything)}")
+    return everything[int(number) - 1 :: int(count)]
+
+
+def run_fold(request: Request, config: Config, key: Fold, parent_run: str) -> str | None:
+    """Do one fold, if it is not done and no other process is at it; return what went wrong, None if nothing."""
+    folder = run_folder(request.out, key)
+    if (folder / "metrics.json").is_file():
+        return None
+    with claimed(request.out / "locks" / f"repeat-{key[0]}-fold-{key[1]}.json") as claim:
+        if claim is None:
+            print(f"repeat {key[0]}, fold {key[1]}: another process is at it", flush=True)
+            return None
+        print(f"repeat {key[0]}, fold {key[1]}", flush=True)
+        try:
+            train_and_evaluate(request, config, key, parent_run)
+        except (InputError, FloatingPointError, subprocess.CalledProcessError) as error:
+            return str(error)
+    return None
+
+
+def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: str) -> None:
+    """Pretrain, train and evaluate one fold, with the leak checks before and after the training."""
+    folder, view = run_folder(request.out, key), request.out / "cohort"
+    overrides = [*request.overrides, *fold_overrides(request, config, key, parent_run)]
+    fold_config = load_config(request.config, request.preset, overrides)
+    cohort = Cohort.open(view)
+    study = open_study(cohort, fold_config.data, fold_config.seed)
+    require_no_leak(study, cohort.slides["patient_id"].to_numpy())
+    encoder = request.encoder
+    if request.encoders_of is not None:
+        encoder = encoder_of_other(request.encoders_of, request.out, key)
+    if request.ranks == 1:
+        verbs.train(view, folder, encoder, request.config, request.preset, overrides, 1)
+    else:
+        named = [("--config", request.config), ("--preset", request.preset), ("--encoder", encoder)]
+        options = [str(word) for pair in named if pair[1] is not None for word in pair]
+        hnm("train", str(view), str(folder), *options, "--ranks", str(request.ranks), *overrides)
+    num_sampled = require_clean_run(folder, study)
+    print(f"leak check: none of the {num_sampled:,} patches that trained is of a validation or test slide", flush=True)
+    if request.ranks == 1:
+        verbs.evaluate(folder, None, 1)
+    else:
+        hnm("evaluate", str(folder), "--ranks", str(request.ranks))
+
+
+def fold_overrides(request: Request, config: Config, key: Fold, parent_run: str) -> list[str]:
+    """Return the settings of one fold: its split column, the repeat's seed, and a place below the parent's MLflow run."""
+    overrides = [f"data.split_column={split_column(key)}", f"seed={config.seed + key[0]}"]
+    if parent_run:
+        uri = config.tracking.uri or f"sqlite:///{(request.out / 'mlflow.db').resolve()}"
+        overrides += [f"tracking.uri={json.dumps(uri)}", f"tracking.parent_run={json.dumps(parent_run)}"]
+    return overrides
+
+
+def hnm(*arguments: str) -> None:
+    """Run an hnm command in processes of its own.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; it has said why.
+    """
+    subprocess.run([sys.executable, "-P", "-m", "launch.cli", *arguments], check=True)
+
+
+def finish(request: Request, config: Config, tracker: Tracker) -> None:
+    """Write and print what the folds say together, if all are there; else say how many are not."""
+    runs = {key: run_folder(request.out, key) for key in all_folds(request)}
+    missing = [key for key, folder in runs.items() if not (folder / "metrics.json").is_file()]
+    if missing:
+        print(f"{len(runs) - len(missing)} of {len(runs)} folds are done. The same command, without --fold, does the rest")
+        return
+    result, predictions = summarise(runs, request.num_folds, config.seed)
+    write_predictions(request.out / "predictions.parquet", predictions)
+    write_json(request.out / "metrics.json", result)
+    means = {f"mean/{name.replace(' ', '/')}": figure["mean"] for name, figure in result["mean"].items()}
+    tracker.log_metrics(means, 0)
+    for name in ("config.yaml", "metrics.json", "predictions.parquet"):
+        tracker.log_file(request.out / name)
+    print_summary(result, request)
+
+
+def print_summary(result: dict[str, Any], request: Request) -> None:
+    """Print the means with their intervals."""
+    console = Console(highlight=False)
+    table = Table(title=f"{request.num_folds} folds x {request.repeats}: mean and 95 % interval over folds")
+    for heading in ("figure", "mean", "interval"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    for name in SHOWN:
+        if (figure := result["mean"].get(name)) is not None:
+            interval = "" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
+            table.add_row(name, f"{figure['mean']:.3f}", interval)
+    console.print(table)
+    pooled = result["out_of_fold"]["auc"]
+    if pooled["value"] is not None and pooled["low"] is not None:
+        interval = f"{pooled['low']:.3f} to {pooled['high']:.3f} by patient"
+        console.print(f"AUC of all out-of-fold predictions: {pooled['value']:.3f} ({interval})", soft_wrap=True)
+    console.print(f"wrote {request.out / 'metrics.json'}, {request.out / 'predictions.parquet'}", soft_wrap=True)

@@ -1,0 +1,141 @@
+"""A cross-validation of the tiny cohort: stopped and resumed, shared between processes, joined, and refused where it leaks."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from hnm.config import load_config
+from hnm.metrics import auc
+from hnm.weights import load_weights
+from launch import crossval, verbs
+from launch.cli import app
+from launch.crossval_folder import Request, encoder_of_other, open_folder
+from shards.cohort import Cohort
+from shards.errors import InputError
+from tests.tiny import TINY
+
+CHANGED = ["rounds.num_rounds=1", "aggregate.epochs=2", "finetune.batch_size=8", "mining.neg_ratio=1.0"]
+SHORT = [text for text in TINY if text.partition("=")[0] not in {changed.partition("=")[0] for changed in CHANGED}] + CHANGED
+
+
+def request(cohort: Path, out: Path, *overrides: str, **changes: Any) -> Request:
+    values = {"num_folds": 3, "repeats": 1, "share": None, "config": None, "preset": "hnm", "encoder": None, "encoders_of": None}
+    return Request(cohort, out, overrides=[*SHORT, *overrides], ranks=1, **{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path) -> Path:
+    """A cross-validation of three folds: the first alone, the second failed, then all that was missing."""
+    out = tmp_path_factory.mktemp("crossval") / "cv"
+    real = verbs.train
+
+    def failing(cohort: Path, run: Path, *rest: Any) -> int:
+        if run.name == "fold-1":
+            raise InputError("the disk was full")
+        return real(cohort, run, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verbs, "train", failing)
+        assert crossval.run(request(tiny_cohort, out, share="1/3")) == 0
+        assert crossval.run(request(tiny_cohort, out, share="2/3")) == 1
+    first = out / "repeat-0" / "fold-0" / "metrics.json"
+    assert list(out.glob("repeat-0/fold-*/metrics.json")) == [first]
+    assert not (out / "metrics.json").exists()
+    done = first.stat().st_mtime_ns
+    assert crossval.run(request(tiny_cohort, out)) == 0
+    assert first.stat().st_mtime_ns == done
+    return out
+
+
+def test_every_slide_is_predicted_once_by_a_model_that_did_not_see_it(finished: Path, tiny_cohort: Path) -> None:
+    table = pq.read_table(finished / "predictions.parquet").to_pandas()
+    slides = pq.read_table(tiny_cohort / "slides.parquet").to_pandas()
+    assert sorted(table.slide_id) == sorted(slides.slide_id)
+    assert table.groupby("fold").size().tolist() == [4, 3, 3]
+    for row in table.itertuples():
+        run = pq.read_table(finished / f"repeat-0/fold-{row.fold}/predictions.parquet").to_pandas().set_index("slide_id")
+        assert run.split[row.slide_id] == "test"
+        assert run.score[row.slide_id] == row.score
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["out_of_fold"]["auc"]["value"] == auc(table.label.to_numpy(), table.score.to_numpy())
+    by_fold = [fold["figures"]["slide auc"] for fold in metrics["folds"]]
+    assert metrics["mean"]["slide auc"]["mean"] == pytest.approx(np.mean(by_fold))
+    assert metrics["mean"]["instance auc"]["num"] == 3
+
+
+def test_test_tars_of_a_fold_are_never_read_before_its_evaluation(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    cohort, out = tmp_path / "cohort", tmp_path / "cv"
+    shutil.copytree(tiny_cohort, cohort)
+    table = pq.read_table(finished / "predictions.parquet").to_pandas()
+    for slide in table.slide_id[table.fold == 0]:
+        (cohort / "shards" / f"{slide}-0000.tar").unlink()
+    assert crossval.run(request(cohort, out, share="1/3")) == 1  # trained, then failed at the evaluation
+    run = out / "repeat-0" / "fold-0"
+    assert (run / "round-001" / "mining.json").is_file()
+    for name in ("weights", "slide_scores"):
+        before = np.load(finished / f"repeat-0/fold-0/round-001/{name}.npy")
+        np.testing.assert_array_equal(np.load(run / "round-001" / f"{name}.npy"), before)
+
+
+def test_encoders_are_shared_with_another_method_on_the_same_folds(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dsmil"
+    overrides = [text for text in SHORT if not text.startswith("rounds.num")]
+    asked = Request(tiny_cohort, out, 3, 1, "1/3", None, "dsmil", overrides, None, finished, 1)
+    assert crossval.run(asked) == 0
+    ours, theirs = (load_weights(cv / "repeat-0/fold-0/encoder-start.safetensors")[0] for cv in (out, finished))
+    assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
+    with pytest.raises(InputError, match=r"--encoders-of .*folds are not those of"):
+        encoder_of_other(finished, make_other(tiny_cohort, tmp_path / "other"), (0, 0))
+
+
+def make_other(cohort: Path, out: Path) -> Path:
+    """Open a cross-validation with other folds, and do nothing."""
+    asked = request(cohort, out, num_folds=4)
+    open_folder(asked, load_config(None, "hnm", asked.overrides), Cohort.open(cohort))
+    return out
+
+
+def test_what_leaks_or_does_not_fit_is_refused(
+    finished: Path, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"encoder_splits is .*validation.*no validation patch may train"):
+        crossval.run(request(tiny_cohort, tmp_path / "a", preset="hnm-paper"))
+    own = finished / "repeat-0" / "fold-0" / "encoder-start.safetensors"
+    with pytest.raises(InputError, match=r"may have seen the test patches.*--encoders-of"):
+        crossval.run(request(tiny_cohort, tmp_path / "a", encoder=own))
+    with pytest.raises(InputError, match=r"other settings \(folds: 3 -> 4\)"):
+        crossval.run(request(tiny_cohort, finished, num_folds=4))
+    with pytest.raises(InputError, match=r"other settings \(.*neg_ratio: 1.0 -> 0.5\)"):
+        crossval.run(request(tiny_cohort, finished, "mining.neg_ratio=0.5"))
+    with pytest.raises(InputError, match=r"--folds 6: there are only 5 patients with a positive slide.*Give --folds 5"):
+        crossval.run(request(tiny_cohort, tmp_path / "b", num_folds=6))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="is no cross-validation of hnm"):
+        crossval.run(request(tiny_cohort, tmp_path / "full"))
+    with pytest.raises(InputError, match="write I/N with I from 1 to N"):
+        crossval.run(request(tiny_cohort, tmp_path / "c", share="4/3"))
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match="starts its ranks itself"):
+        crossval.run(request(tiny_cohort, tmp_path / "c"))
+
+
+def test_the_command_line_says_what_is_missing(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cv"
+    shutil.copytree(finished, out, symlinks=True)
+    shutil.rmtree(out / "repeat-0" / "fold-2")
+    options = ["-k", "3", "-p", "hnm", "-n", "1", *SHORT]
+    result = CliRunner().invoke(app, ["crossval", str(tiny_cohort), str(out), "--fold", "1/3", *options])
+    assert result.exit_code == 0, result.output
+    assert "2 of 3 folds are done. The same command, without --fold, does the rest" in result.output
+    result = CliRunner().invoke(app, ["crossval", str(tiny_cohort), str(finished), *options])
+    assert result.exit_code == 0, result.output
+    assert "3 folds x 1: mean and 95 % interval over folds" in result.output
+    result = CliRunner().invoke(app, ["compare", str(finished), str(finished)])
+    assert result.exit_code == 1
