@@ -113,7 +113,7 @@ def _aggregator_losses(axes: Axes, record: RunRecord) -> None:
     axes.set(title="Aggregator loss, a line per round", xlabel="epoch of the round", ylabel="loss")
     axes.set_ylim(bottom=0)
     if record.num_rounds <= MAX_ROUNDS:
-        axes.legend(ncols=2, fontsize=9, loc="lower left")
+        axes.legend(ncols=2, fontsize=9, loc="best")
     _say_if_empty(axes)
 
 
@@ -146,7 +146,7 @@ def _by_round(axes: Axes, record: RunRecord, figures: dict[str, Any]) -> None:
     axes.axvline(record.chosen, color=GREY, linestyle="--", linewidth=1.2, label="chosen round", zorder=0)
     axes.set_xticks(evenly_spread(record.num_rounds, 12))
     axes.set_xlabel("round")
-    axes.legend(loc="lower left")
+    axes.legend(loc="best")
     if len(axes.get_lines()) == 1:
         axes.text(
             0.5, 0.5, "not known: the cohort has no patch truth", transform=axes.transAxes, ha="center", color=GREY

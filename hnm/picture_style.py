@@ -37,7 +37,9 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "xtick.color": GREY,
     "ytick.color": GREY,
-    "legend.frameon": False,
+    "legend.frameon": True,
+    "legend.framealpha": 0.85,  # a line behind it is seen, and does not cross the words
+    "legend.edgecolor": "none",
     "legend.fontsize": 10.0,
     "lines.linewidth": 2.0,
     "text.color": INK,

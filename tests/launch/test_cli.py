@@ -55,11 +55,11 @@ assert not heavy, heavy
 """
     done = in_new_process(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    for verb in ("tile", "pretrain", "train", "evaluate", "demo", "doctor"):
+    for verb in ("tile", "pretrain", "train", "evaluate", "report", "predict", "export", "ui", "demo", "doctor"):
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["tile", "pretrain", "train", "evaluate", "demo", "doctor"])
+@pytest.mark.parametrize("verb", ["tile", "pretrain", "train", "evaluate", "report", "predict", "export", "ui", "demo", "doctor"])
 def test_each_verb_explains_itself(verb: str) -> None:
     result = hnm(verb, "--help")
     assert result.exit_code == 0
@@ -280,7 +280,7 @@ def test_a_second_evaluation_shows_the_first_and_reads_nothing(
     run, cohort = tmp_path / "run", tmp_path / "moved"
     shutil.copytree(finished_run, run)
     shutil.copytree(tiny_cohort, cohort)
-    first = hnm("evaluate", run, "--cohort", cohort, "--ranks", "1")
+    first = hnm("evaluate", run, "--cohort", cohort, "--ranks", "1", "--no-report")
     assert first.exit_code == 0
     assert f"wrote {run / 'metrics.json'}" in first.stdout
     before = results_of(run)
