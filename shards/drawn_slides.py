@@ -7,8 +7,8 @@
 
 A slide is drawn tile by tile and never held in memory, so 40,000 px a side are possible. Tissue comes from a bank of
 about a million pixels of H&E (see `shards.synthetic`), repeated over the islands; the tumour's bank lies where its
-outline says. Every slide also has a region of dense normal epithelium or of lymphocytes in another island, a negative
-slide has two of them: neither colour nor crowded nuclei tell positive from negative slides.
+outline says. Every slide, positive or not, has a region of dense normal epithelium or of lymphocytes in another island:
+crowded nuclei alone do not tell positive slides from negative ones.
 """
 
 import xml.etree.ElementTree
@@ -44,7 +44,7 @@ class DrawnSlide:
     Attributes:
         side_px: width and height, level-0 pixels.
         islands: outlines of the tissue, each (v, 2) float64 level-0 pixels.
-        regions: outlines of two dense places, each in an island of its own; of a positive slide the first is the tumour.
+        regions: outlines of the tumour of a positive slide, and of a dense normal place, each in an island of its own.
         tissue_bank: (h, w, 3) uint8 RGB of normal tissue, repeated without end.
         region_banks: likewise of what is in the regions.
         glass: (TIFF_TILE_PX, TIFF_TILE_PX, 3) uint8 RGB.
@@ -115,7 +115,7 @@ def design_slide(
         side_px: width and height, level-0 pixels.
         patch_px: see `make_whole_slides`.
         tissue_share: share of the slide.
-        region_share: share of the tissue that is tumour, and as much is of another dense kind.
+        region_share: share of the tissue that is tumour; as much is dense and normal.
         is_positive: whether there is a tumour.
         random: of this slide.
     """
@@ -126,9 +126,10 @@ def design_slide(
     centres = [(np.array(place) + 0.5) * cell + random.uniform(-slack, slack, 2) for place in places]
     islands = [_blob(centre, radius, random) for centre in centres]
     region_radius = side_px * np.sqrt(tissue_share * region_share / np.pi)  # at most 0.9 of the island's
-    regions = [_blob(centres[index], region_radius, random) for index in random.permutation(len(centres))[:2]]
-    normal = [int(kind) for kind in random.choice((EPITHELIUM, LYMPHOCYTES), 2)]
-    tissue_bank, *region_banks = _banks(side_px, patch_px, (TUMOUR if is_positive else normal[0], normal[1]), random)
+    kinds = [TUMOUR] * is_positive + [int(random.choice((EPITHELIUM, LYMPHOCYTES)))]
+    places_of_kinds = random.permutation(len(centres))[: len(kinds)]
+    regions = [_blob(centres[place], region_radius, random) for place in places_of_kinds]
+    tissue_bank, *region_banks = _banks(side_px, patch_px, kinds, random)
     glass = np.clip(GLASS + random.normal(0, 1.2, (TIFF_TILE_PX, TIFF_TILE_PX, 3)), 0, 255).astype(np.uint8)
     return DrawnSlide(side_px, islands, regions, tissue_bank, region_banks, glass)
 
@@ -214,13 +215,15 @@ def _blob(centre: np.ndarray, radius: float, random: np.random.Generator) -> np.
     return centre + (radius * (1 + wave))[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _banks(side_px: int, patch_px: int, kinds: tuple[int, int], random: np.random.Generator) -> list[np.ndarray]:
-    """Return three banks of one stain, parts of one drawing: mixed normal tissue, and tissue of each of `kinds`."""
+def _banks(side_px: int, patch_px: int, kinds: Sequence[int], random: np.random.Generator) -> list[np.ndarray]:
+    """Return banks of one stain, parts of one drawing: mixed normal tissue, and tissue of each of `kinds`."""
     tiles = max(4, min(BANK_PX, side_px * 2 // 3) // patch_px // 4 * 4)
-    tissue, half = lay_out_tissue(tiles, 0.05, False, random), tiles // 2
-    tissue[half:, :half], tissue[half:, half:] = kinds
-    drawing, half_px = np.asarray(draw_slide(tissue, patch_px, random)), half * patch_px
-    return [drawing[:half_px], drawing[half_px:, :half_px], drawing[half_px:, half_px:]]
+    half, width = tiles // 2, tiles // len(kinds)
+    tissue = lay_out_tissue(tiles, 0.05, False, random)
+    for number, kind in enumerate(kinds):
+        tissue[half:, number * width : (number + 1) * width] = kind
+    drawing = np.asarray(draw_slide(tissue, patch_px, random))
+    return [drawing[: half * patch_px], *np.split(drawing[half * patch_px :], len(kinds), axis=1)]
 
 
 def _jpeg_tiles(slide: DrawnSlide, level_px: int, downsample: int) -> Iterator[bytes]:

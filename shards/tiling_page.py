@@ -61,7 +61,8 @@ def write_page(
         _gallery(cells, len(slides), pictures, set(outliers)),
         _settings(settings),
     ]
-    page = f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>Tiling</title>\n{STYLE}\n"
+    head = "<meta charset=utf-8><meta name=viewport content='width=device-width'><title>Tiling</title>"
+    page = f"<!doctype html>\n<html lang=en>{head}\n{STYLE}\n"
     with whole_file(cohort / f"{name}.html") as temporary:
         temporary.write_text(page + "\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
@@ -120,7 +121,7 @@ def _histogram(counts: Sequence[int]) -> str:
         return ""
     edges = np.unique(np.linspace(0, max(counts), min(NUM_BARS, max(counts)) + 1).round().astype(int))
     heights, _ = np.histogram(counts, bins=edges)
-    width, height, left, bottom = 720, 200, 46, 40
+    width, height, left, top, bottom = 720, 200, 60, 24, 48
     step, tallest, median = (width - left) / len(heights), heights.max(), float(np.median(counts))
     bars = "".join(
         f'<rect x="{left + index * step + 1:.1f}" y="{height * (1 - number / tallest):.1f}" width="{step - 2:.1f}" '
@@ -130,18 +131,18 @@ def _histogram(counts: Sequence[int]) -> str:
     )
     at = left + (width - left) * median / edges[-1]
     ticks = "".join(
-        f'<text x="{left + (width - left) * share:.0f}" y="{height + 17}" text-anchor="{anchor}">'
+        f'<text x="{left + (width - left) * share:.0f}" y="{height + 19}" text-anchor="{anchor}">'
         f"{edges[-1] * share:,.0f}</text>"
         for share, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end"))
     )
     return (
-        f'<h2>Patches per slide</h2><svg viewBox="0 -14 {width} {height + bottom + 14}" role=img>{bars}{ticks}'
+        f'<h2>Patches per slide</h2><svg viewBox="0 {-top} {width} {height + bottom + top}" role=img>{bars}{ticks}'
         f'<line x1="{left}" x2="{width}" y1="{height}" y2="{height}"/>'
         f'<line class=median x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{height}"/>'
-        f'<text x="{at:.1f}" y="-3" text-anchor="middle">median {median:,.0f}</text>'
+        f'<text x="{at:.1f}" y="-5" text-anchor="middle">median {median:,.0f}</text>'
         f'<text x="{left - 6}" y="10" text-anchor="end">{tallest}</text>'
         f'<text x="{left - 6}" y="{height}" text-anchor="end">0</text>'
-        f'<text x="{(left + width) / 2:.0f}" y="{height + 35}" text-anchor="middle">patches of a slide</text></svg>'
+        f'<text x="{(left + width) / 2:.0f}" y="{height + 43}" text-anchor="middle">patches of a slide</text></svg>'
     )
 
 
@@ -217,11 +218,13 @@ h1{font-size:1.5em}h2{font-size:1.12em;margin:1.7em 0 .5em}
 table{border-collapse:collapse}
 td,th{text-align:left;padding:.25em .9em .25em 0;border-bottom:1px solid #e3e7eb;vertical-align:top}
 td{overflow-wrap:anywhere}
-td:first-child{white-space:nowrap}.failed{color:#a3161f}.empty{color:#7a5600}
+td:first-child{min-width:9em;max-width:26em}.failed{color:#a3161f}.empty{color:#7a5600}
 svg{max-width:760px;width:100%;font-size:11px;fill:#59636e}svg rect{fill:#3b7dd8}
 svg line{stroke:#9aa4ae}svg line.median{stroke:#c2410c;stroke-dasharray:4 3}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:14px;align-items:end}
 figure{margin:0;padding:6px;border-radius:8px}figure.outlier{background:#fff1d6}
 img{max-width:100%;display:block;margin:auto}
 figcaption{font-size:12px;color:#59636e;overflow-wrap:anywhere}figcaption b{color:#1b1f24}
+@media(max-width:600px){svg{font-size:20px}th{display:none}td{display:block;border:0;padding:.1em 0;max-width:none}
+td:first-child{font-weight:600}tr{display:block;border-bottom:1px solid #e3e7eb;padding:.3em 0}}
 </style>"""

@@ -1,17 +1,12 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from shards.annotations import Annotation
 from shards.drawn_slides import make_whole_slides
 from shards.errors import InputError
-from shards.picture import GREEN, RED, draw_survey
 from shards.preview import preview_slides
-from shards.sites import grid_sites
-from shards.survey import Survey
 from shards.tile import plan_cohort, tile_cohort
 from shards.tile_config import TileConfig
 
@@ -79,25 +74,3 @@ def test_a_preview_counts_what_the_tiling_would_keep_and_cuts_nothing(
     for key in ("slide-000", "slide-003"):
         preview, tiled = (tmp_path / "looked/preview" / f"{key}.jpg", tmp_path / "cohort/thumbnails" / f"{key}.jpg")
         assert preview.read_bytes() == tiled.read_bytes()
-
-
-def test_the_picture_frames_what_was_kept_and_greys_the_rest() -> None:
-    import shapely
-
-    sites = grid_sites(64, 64, 16, 16)
-    sites.truth[:] = 0
-    sites.truth[5] = 1
-    pixels = np.full((64, 64, 3), (200, 120, 180), np.uint8)
-    mask = np.ones((64, 64), bool)
-    annotation = Annotation(shapely.box(16, 16, 32, 32))
-    survey = Survey(0.5, "header", 16, sites, np.arange(16), pixels, 1.0, mask, None)
-    picture = draw_survey(survey, np.array([0, 5]))
-    scale = len(picture) / 64
-    middle = [round(scale * at) for at in (8, 24, 40)]
-    assert picture[0, middle[0]].tolist() == list(GREEN)
-    assert picture[round(16 * scale), middle[1]].tolist() == list(RED)
-    assert picture[middle[0], middle[0]].tolist() == [200, 120, 180]  # kept: as it is
-    assert picture[middle[1], middle[1], 0] > picture[middle[1], middle[1], 1] + 60  # positive: tinted
-    assert np.ptp(picture[middle[2], middle[2]].astype(int)) == 0  # left out: grey
-    drawn = draw_survey(Survey(0.5, "header", 16, sites, np.arange(16), pixels, 1.0, mask, annotation), np.array([0]))
-    assert (drawn == (255, 214, 0)).all(axis=2).sum() > 100  # the outline
