@@ -16,3 +16,5 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # NCCL says why it fails, in a few lines
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+# the agents of torchrun part in any order; one that finds the other gone prints a page about it after a good end
+export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}

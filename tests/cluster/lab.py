@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from typer.testing import CliRunner, Result
+
 from launch import slurm
+from launch.cli import app
+from launch.submissions import read_jobs
 
 HERE = Path(__file__).parent
 SETTINGS = {"SLURM_LAB_NODES": "2", "SLURM_LAB_CPUS": "8", "SLURM_LAB_GPUS": "2"}
@@ -53,6 +57,22 @@ def lab() -> Iterator[None]:
             subprocess.run([HERE / "cluster-down.sh", "--purge"], capture_output=True, timeout=300, check=False)
         os.environ.clear()
         os.environ.update(before)
+
+
+def hnm(*arguments: str | Path) -> Result:
+    """Run the command in this process; exceptions that are no messages to the user are raised."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def submitted(*arguments: str | Path, folder: Path) -> str:
+    """Submit, and return the number of the last job of `folder`."""
+    result = hnm("submit", *arguments)
+    if result.exit_code != 0:
+        raise RuntimeError(result.output)
+    return read_jobs(folder)[-1].job_id
 
 
 def node(action: str, name: str) -> str:

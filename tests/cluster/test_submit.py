@@ -5,19 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from launch import slurm
-from launch.cli import app
+from tests.cluster.lab import hnm
 from tests.tiny import TINY
-
-
-def hnm(*arguments: str | Path) -> Result:
-    """Run the command in this process; exceptions that are no messages to the user fail the test."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def queue() -> list[str]:
