@@ -22,6 +22,7 @@ from rich.table import Table
 from hnm.config import Config, ConfigError, load_config
 from hnm.crossval import summarise, write_predictions
 from hnm.folds import require_clean_run, require_no_leak
+from hnm.journal import Journal
 from hnm.study import open_study
 from hnm.tracking import Tracker
 from launch import verbs
@@ -35,11 +36,13 @@ from launch.crossval_folder import (
     run_folder,
     split_column,
 )
+from launch.distributed import single_world
 from shards.claim import claimed
 from shards.cohort import Cohort
 from shards.errors import InputError
 from shards.files import write_json
 
+RESULT_FILES = ("config.yaml", "metrics.json", "predictions.parquet")  # also stored with MLflow
 SHOWN = ("slide auc", "slide auprc", "slide accuracy", "slide balanced_accuracy", "slide f1", "slide brier",
          "instance auc", "instance in_positive_auc", "froc score")  # fmt: skip
 
@@ -59,8 +62,8 @@ def run(request: Request) -> int:
     require_foreign(request.encoder, cohort)
     with alone(request.out):
         open_folder(request, config, cohort)
-        tracker = Tracker(request.out, config.tracking)
-        tracker.log_params({**config.model_dump(mode="json"), "folds": request.num_folds, "repeats": request.repeats})
+        params = {**config.model_dump(mode="json"), "folds": request.num_folds, "repeats": request.repeats}
+        tracker = Tracker(request.out, config.tracking, params)
     failed: dict[Fold, str] = {}
     status = "FAILED"
     try:
@@ -68,10 +71,10 @@ def run(request: Request) -> int:
             if (problem := run_fold(request, config, key, tracker.run_id)) is not None:
                 failed[key] = problem
                 print(f"repeat {key[0]}, fold {key[1]} failed: {problem}", file=sys.stderr, flush=True)
-        finish(request, config, tracker)
+        finish(request, config)
         status = "FAILED" if failed else "FINISHED"
     finally:
-        tracker.finish(status)
+        tracker.finish(status, [(request.out / name, None) for name in RESULT_FILES if (request.out / name).is_file()])
     for (repeat, fold), problem in failed.items():
         print(f"error: repeat {repeat}, fold {fold}: {problem}", file=sys.stderr)
     return 1 if failed else 0
@@ -159,7 +162,7 @@ def hnm(*arguments: str) -> None:
     subprocess.run([sys.executable, "-P", "-m", "launch.cli", *arguments], check=True)
 
 
-def finish(request: Request, config: Config, tracker: Tracker) -> None:
+def finish(request: Request, config: Config) -> None:
     """Write and print what the folds say together, if all are there; else say how many are not."""
     runs = {key: run_folder(request.out, key) for key in all_folds(request)}
     missing = [key for key, folder in runs.items() if not (folder / "metrics.json").is_file()]
@@ -169,10 +172,9 @@ def finish(request: Request, config: Config, tracker: Tracker) -> None:
     result, predictions = summarise(runs, request.num_folds, config.seed)
     write_predictions(request.out / "predictions.parquet", predictions)
     write_json(request.out / "metrics.json", result)
-    means = {f"mean/{name.replace(' ', '/')}": figure["mean"] for name, figure in result["mean"].items()}
-    tracker.log_metrics(means, 0)
-    for name in ("config.yaml", "metrics.json", "predictions.parquet"):
-        tracker.log_file(request.out / name)
+    journal = Journal(request.out, single_world())  # the tracker sends what is in its events.jsonl
+    journal.metrics("mean", 0, **{name.replace(" ", "/"): figure["mean"] for name, figure in result["mean"].items()})
+    journal.close()
     print_summary(result, request)
 
 

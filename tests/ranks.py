@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 
 from launch.distributed import World, join_world, leave_world, single_world
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 
 
 def _free_port() -> int:
