@@ -144,11 +144,13 @@ def main() -> None:
     """Parse the command line, measure, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer patches, under a minute")
+    parser.add_argument("--px", type=int, choices=(224, 96), help="only this patch size")
     parser.add_argument("--colon", type=Path, default=Path("../shared/data/colon"), help="H&E images for the texture")
     parser.add_argument("--folder", type=Path, default=None, help="where the test files go for the time of the run")
     args = parser.parse_args()
     torch.set_num_threads(1)  # nothing here is computed by torch; its threads would only take cores from the workers
     num_patches_of_px = {224: 2000, 96: 6000} if args.quick else {224: 40_000, 96: 40_000}
+    num_patches_of_px = {px: num for px, num in num_patches_of_px.items() if args.px in (None, px)}
     effort = (1, 2.0) if args.quick else (3, 10.0)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         result = run(num_patches_of_px, effort, args.colon, Path(folder))
