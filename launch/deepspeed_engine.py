@@ -200,7 +200,7 @@ def _import_deepspeed(world: World) -> Any:
     import deepspeed.ops
     from deepspeed.utils import logger
 
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)  # it warns of every optimizer but Adam, and that is tested here
     # DeepSpeed 0.19 calls what torch 2.13 has renamed, at every step.
     warnings.filterwarnings("ignore", r"`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprecated")
     # An alternative to gloo within one machine, which would be compiled for 80 s at the first start on a CPU. The table is
