@@ -55,7 +55,7 @@ def epoch(cohort: Cohort, ratio: float, batch_size: int) -> tuple[float, int, in
     with PatchReader(cohort, config.reader) as reader:
         session = Session(study, reader, config.seed, world, Journal(None, world))
         start = time.perf_counter()
-        steps = finetune(model, mined, config.finetune, config.mining, round_=1, num_rounds=2, session=session)
+        _, steps = finetune(model, mined, config.finetune, config.mining, round_=1, num_rounds=2, session=session)
         return time.perf_counter() - start, steps, len(mined.negatives)
 
 

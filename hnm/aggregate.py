@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional
 
-from hnm.aggregator import DSMIL, Packed, pack, segment_argmax, segment_top_mean
+from hnm.aggregator import Packed, pack, segment_argmax, segment_top_mean
+from hnm.aggregators import Aggregator, Kind, build_aggregator
 from hnm.bags import Bags
+from hnm.baselines import clam_losses
 from hnm.score import slide_logits
 from hnm.session import Session
 from hnm.training import Progress, train_epoch
@@ -31,6 +33,11 @@ class AggregateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    kind: Kind = Field(
+        "dsmil",
+        description="the aggregator: dsmil (the method's), or to compare with: abmil, abmil_gated (Ilse et al.), clam_sb, "
+        "max, mean",
+    )
     epochs: int = Field(
         200, ge=1, description="epochs; an epoch pairs positive with negative slides until one list ends"
     )
@@ -40,13 +47,17 @@ class AggregateConfig(BaseModel):
         75.0, gt=0, description="the learning rate is halved each time this many epochs passed"
     )
     bag_weight: float = Field(0.5, ge=0, description="weight of the loss on the bag logit")
-    max_weight: float = Field(0.5, ge=0, description="weight of the loss on the highest instance logit")
+    max_weight: float = Field(0.5, ge=0, description="weight of the loss on the highest instance logit (dsmil only)")
     ranking_weight: float = Field(
         0.1, ge=0, description="weight of the ranking loss between the slides of a pair; 0 = off"
     )
     ranking_top_k: int = Field(10, ge=1, description="the ranking loss compares the means of the K highest patches")
     ranking_on: Literal["logits", "scores"] = Field(
         "logits", description="rank by instance logits (released code) or by their sigmoid (paper)"
+    )
+    clam_weight: float = Field(0.3, ge=0, description="weight of CLAM's loss on the patches (clam_sb only)")
+    clam_top_k: int = Field(
+        8, ge=1, description="patches of highest and of lowest attention that CLAM gives pseudo labels (clam_sb only)"
     )
     pairs_per_step: int = Field(1, ge=1, description="slide pairs in one optimizer step, over all ranks")
     select: Literal["last", "validation"] = Field(
@@ -59,7 +70,7 @@ def pair_losses(model: nn.Module, pairs: Packed, pos_weight: float, config: Aggr
     """Return the loss of each (positive, negative) pair, (pairs,).
 
     Args:
-        model: DSMIL, or an engine's model of it.
+        model: the aggregator, or an engine's model of it.
         pairs: 2 p bags: first the p positive ones, then their p negative partners.
         pos_weight: number of negative over number of positive training slides. As in the released program, whose
             losses golden/ranking_pair.npz records, it scales the cross-entropy of both slides of a pair.
@@ -73,8 +84,12 @@ def pair_losses(model: nn.Module, pairs: Packed, pos_weight: float, config: Aggr
         loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return pos_weight * loss.view(2, -1).mean(0)
 
-    highest = prediction.instance_logits[segment_argmax(prediction.instance_logits, pairs.bag, num_bags)]
-    loss = config.bag_weight * of_pair(prediction.bag_logits) + config.max_weight * of_pair(highest)
+    loss = config.bag_weight * of_pair(prediction.bag_logits)
+    if config.kind == "dsmil":  # its highest instance logit is a second opinion on the bag
+        highest = prediction.instance_logits[segment_argmax(prediction.instance_logits, pairs.bag, num_bags)]
+        loss = loss + config.max_weight * of_pair(highest)
+    if config.kind == "clam_sb":
+        loss = loss + config.clam_weight * clam_losses(prediction, pairs, targets == 1, config.clam_top_k).view(2, -1).mean(0)
     if config.ranking_weight:
         ranked = prediction.instance_logits
         ranked = ranked.sigmoid() if config.ranking_on == "scores" else ranked
@@ -92,11 +107,11 @@ def pair_slides(
     return [pairs[i : i + pairs_per_step] for i in range(0, count, pairs_per_step)]
 
 
-def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: Session) -> DSMIL:
+def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: Session) -> Aggregator:
     """Return a fresh aggregator trained on the bags of round `round_`. Every rank must call it; all get the same one."""
     world, journal, seed, study = session.world, session.journal, session.seed, session.study
     with seeded_torch(seed, "aggregator", round_):
-        model = DSMIL(bags.dim)
+        model = build_aggregator(config.kind, bags.dim)
     # Bags differ in size: each would be compiled anew.
     engine_config = session.engine.model_copy(update={"compile": False})
     engine = wrap(copy.deepcopy(model), partial(make_optimizer, config), engine_config, world)

@@ -61,13 +61,29 @@ def segment_argmax(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> to
     return rows.new_full((num_bags,), len(values)).scatter_reduce(0, bag, rows, "amin")
 
 
-def segment_top_mean(values: torch.Tensor, bag: torch.Tensor, sizes: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the mean of the min(k, size) highest `values` (n,) in each bag, (bags,)."""
+def segment_softmax(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> torch.Tensor:
+    """Return the softmax of `values` (n,) within each bag, (n,)."""
+    highest = values.detach().new_full((num_bags,), -math.inf).scatter_reduce(0, bag, values.detach(), "amax")
+    weights = torch.exp(values - highest[bag])
+    return weights / segment_sum(weights, bag, num_bags)[bag]
+
+
+def segment_top(values: torch.Tensor, bag: torch.Tensor, sizes: torch.Tensor, k: torch.Tensor | int) -> torch.Tensor:
+    """Return the rows of the min(k, size) highest `values` (n,) in each bag, by bag, highest first.
+
+    Args:
+        k: one number, or one for each bag, (bags,) int64.
+    """
     order = torch.argsort(values.detach(), descending=True, stable=True)
     order = order[torch.argsort(bag[order], stable=True)]  # by bag, highest first within each
     starts = torch.cumsum(sizes, 0) - sizes
     place = torch.arange(len(values), device=values.device) - starts[bag]
-    chosen = order[place < k]
+    return order[place < (k if isinstance(k, int) else k[bag])]
+
+
+def segment_top_mean(values: torch.Tensor, bag: torch.Tensor, sizes: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the mean of the min(k, size) highest `values` (n,) in each bag, (bags,)."""
+    chosen = segment_top(values, bag, sizes, k)
     return segment_sum(values[chosen], bag[chosen], len(sizes)) / sizes.clamp(max=k)
 
 
@@ -77,6 +93,9 @@ class DSMIL(nn.Module):
     Args:
         dim: feature dimension of the patches.
     """
+
+    two_streams = True
+    bag_is_highest = False
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -102,6 +121,16 @@ class DSMIL(nn.Module):
         """Return h (n, dim) and the queries (n, 128) of patches (n, dim)."""
         hidden = torch.relu_(self.hidden(features))  # in place: no gradient needs what was before
         return hidden, torch.tanh_(self.query(hidden))
+
+    def weigh(self, features: torch.Tensor, critical: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return exponents (n,) and values h (n, dim) of patches (n, dim), whose softmax-weighted mean is to be classified.
+
+        Args:
+            features: patches of one bag, or some of them.
+            critical: (1, dim) the bag's critical patch.
+        """
+        hidden, query = self.attend(features)
+        return query @ self.attend(critical)[1][0] / math.sqrt(QUERY_DIM), hidden
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the bag logits (bags,) of the attention-weighted means of h, (bags, dim)."""

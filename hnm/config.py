@@ -123,9 +123,16 @@ def check_config(tree: Tree, origin: dict[str, str]) -> Config:
         ConfigError: all that is wrong, a line each.
     """
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
+    for name, chunk_size in (("pretrain", config.pretrain.chunk_size), ("finetune", config.finetune.chunk_size)):
+        if chunk_size and config.encoder.norm == "batch":
+            raise ConfigError(
+                f"{name}.chunk_size is {chunk_size}, but encoder.norm is batch, whose statistics would be those of a chunk "
+                f"instead of the batch. Set {name}.chunk_size to 0, or encoder.norm to instance"
+            )
+    return config
 
 
 def dump_config(config: Config) -> str:
@@ -140,7 +147,7 @@ def read_config(path: Path) -> Config:
 
 def difference(old: Config, new: Config) -> list[str]:
     """Return "key: old value -> new value" for every key in which two configurations differ."""
-    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     return [f"{key}: {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
 
 
@@ -215,9 +222,9 @@ def _nearest(name: str, known: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def flat(tree: Tree, prefix: str = "") -> Tree:
-    """Return nested sections as {"section.key": value}."""
-    leaves: Tree = {}
+def flatten(tree: Tree, prefix: str = "") -> Tree:
+    """Return nested sections as one level of dotted keys: {"mining": {"ties": "exact"}} is {"mining.ties": "exact"}."""
+    flat: Tree = {}
     for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return leaves
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hnm.augment import AugmentConfig, augment, draw
 from hnm.encoder import EncoderConfig, ProjectionHead, build_encoder, use_global_batch_norm
+from hnm.grad_cache import backward_in_chunks, count_chunks
 from hnm.weights import load_encoder, load_weights, save_weights
 from launch.distributed import World
 from launch.engine import Computed, Engine, EngineConfig, MakeOptimizer, wrap
@@ -64,7 +65,7 @@ def start_training(
 ) -> Engine:
     """Return an engine that trains the model, with batch norms over all ranks. Every rank must call it.
 
-    Bring the trained weights back with `model.load_state_dict(engine.full_weights())`.
+    The trained weights are in `engine.full_weights()`; the model itself is not to be used afterwards.
     """
     model.to(world.device)
     model.encoder = use_global_batch_norm(model.encoder, world.size)  # type: ignore[assignment]
@@ -101,15 +102,27 @@ def two_views(
     )
 
 
-def forward_backward(engine: Engine, views: Tensor, ids: np.ndarray, loss_of: Callable[[Tensor], Tensor]) -> Computed:
+def forward_backward(
+    engine: Engine,
+    views: Tensor,
+    ids: np.ndarray,
+    sizes: list[int],
+    chunk_size: int,
+    loss_of: Callable[[Tensor], Tensor],
+) -> Computed:
     """Project the views, compute the loss of the projections and its gradients. Every rank must call it.
 
     Args:
         engine: trains a ContrastiveModel.
         views: (2 * local patches, 3, h, w), as `two_views` returns them.
         ids: (local patches,) their ids.
+        sizes: patches on every rank.
+        chunk_size: patches in a forward pass; 0 = all at once.
         loss_of: the loss of features (local patches, 2, dim).
     """
+    num_chunks = count_chunks(sizes, chunk_size)
+    if num_chunks > 1:
+        return Computed(*backward_in_chunks(engine, views, num_chunks, loss_of), ids)
     projections: Tensor = engine.model(views)
     features = torch.stack(projections.chunk(2), dim=1)
     loss = loss_of(features)

@@ -16,12 +16,14 @@ from hnm.bags import Bags
 from hnm.config import Config
 from hnm.contrastive_model import load_model
 from hnm.coordinator import read_decision
+from hnm.detect import froc_part
 from hnm.embed import embed
-from hnm.metrics import auc, bootstrap_interval, instance_metrics, scores_at, youden_threshold
+from hnm.measure import instance_part, require_scores, round_rows, slide_part, warnings_of
 from hnm.phase import phase, read_state
 from hnm.rounds import choose_round, encoder_of_round, load_aggregator, round_folder
 from hnm.score import gather_scores, score_slides, slide_scores
 from hnm.session import Session
+from hnm.study import Study
 from launch.distributed import barrier
 from shards.errors import InputError
 from shards.files import whole_file, write_array, write_json
@@ -38,10 +40,7 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
     """
     study, world = session.study, session.world
     if len(study.test) == 0:
-        raise InputError(
-            f"{study.cohort.root / 'slides.parquet'}: no slide of column {config.data.split_column!r} is 'test'. Name the "
-            "column that has test slides: data.split_column"
-        )
+        raise InputError(_why_no_test_slide(config, study))
     last = round_folder(run, config.rounds.num_rounds)
     if not (last / "mining.json").is_file():
         raise InputError(
@@ -95,53 +94,30 @@ def measure(
     Args:
         by_slide: (S,) slide scores.
         by_patch: (N,) patch scores.
+
+    Raises:
+        InputError: a score is NaN.
     """
-    study = session.study
-    decisions = [read_decision(round_folder(run, r)) for r in range(config.rounds.num_rounds + 1)]
-    threshold = decisions[chosen]["validation"]["threshold"]
-    labels, scores = study.labels[study.test], by_slide[study.test]
+    study, seed = session.study, session.seed
+    require_scores(by_slide, by_patch, study)
+    folders = [round_folder(run, r) for r in range(config.rounds.num_rounds + 1)]
+    decisions = [read_decision(folder) for folder in folders]
+    validation = decisions[chosen]["validation"]
     patients = study.cohort.slides["patient_id"].to_numpy()[study.test]
-    interval = bootstrap_interval(auc, labels, scores, patients, seed=session.seed)
     phases = read_state(run)["phases"]
     return {
         "chosen_round": chosen,
-        "threshold": threshold,
+        "threshold": validation["threshold"],
         "num_test_slides": len(study.test),
-        "slide": scores_at(labels, scores, threshold),
-        "slide_auc_interval": interval._asdict(),
-        "instance": instance_part(by_patch, session),
-        "validation": decisions[chosen]["validation"],
-        "rounds": [
-            {
-                "round": r,
-                "validation_auc": d["validation"]["auc"],
-                "validation_loss": d["validation"]["loss"],
-                "validation_instance_auc": d["validation_instance_auc"],
-                "witness_rate_candidates": d["witness_rate_candidates"],
-                "witness_rate_self_paced": d["witness_rate_self_paced"],
-                "num_hard_negatives": d["num_hard_negatives"],
-                "num_candidates": d["num_candidates"],
-            }
-            for r, d in enumerate(decisions)
-        ],
+        **slide_part(study.labels[study.test], by_slide[study.test], patients, validation["threshold"], seed),
+        "instance": instance_part(by_patch, study),
+        "froc": froc_part(by_patch, study, seed),
+        "validation": validation,
+        "rounds": round_rows(decisions, folders, study),
         "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
+        "warnings": warnings_of(study),
     }
-
-
-def instance_part(by_patch: np.ndarray, session: Session) -> dict[str, Any] | None:
-    """Return the instance metrics of the test patches, None where no patch truth is known.
-
-    The threshold of F1 is chosen on the validation patches with known truth.
-    """
-    study, patches = session.study, session.study.cohort.patches
-    validation, test = study.patches_of(study.validation), study.patches_of(study.test)
-    known = validation[patches.truth[validation] >= 0]
-    if len(np.unique(patches.truth[known])) < 2 or not np.any(patches.truth[test] >= 0):
-        return None
-    threshold = youden_threshold(patches.truth[known], by_patch[known])
-    in_positive = study.labels[patches.slide[test]] == 1
-    return {"threshold": threshold, **instance_metrics(patches.truth[test], by_patch[test], in_positive, threshold)}
 
 
 def write_predictions(path: Path, by_slide: np.ndarray, threshold: float, session: Session) -> None:
@@ -162,6 +138,20 @@ def write_predictions(path: Path, by_slide: np.ndarray, threshold: float, sessio
     )
     with whole_file(path) as temporary:
         pq.write_table(table, temporary)
+
+
+def _why_no_test_slide(config: Config, study: Study) -> str:
+    table, data = study.cohort.root / "slides.parquet", config.data
+    num_test = int(np.count_nonzero(study.cohort.splits(data.split_column) == "test"))
+    if num_test:
+        return (
+            f"{table}: {num_test} slides of column {data.split_column!r} are 'test', but none has a label (column "
+            f"{data.label_column!r}) and a patch. There is nothing to measure: fill in their labels and tile again"
+        )
+    return (
+        f"{table}: no slide of column {data.split_column!r} is 'test'. Name the column that has test slides: "
+        "data.split_column"
+    )
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

@@ -37,6 +37,12 @@ class FinetuneConfig(BaseModel):
     )
     warmup_epochs: int = Field(5, ge=0, description="first epochs of the run, with negative-anchored steps only")
     batch_size: int = Field(512, ge=4, description="patches in a global batch, over all ranks; each gives two views")
+    chunk_size: int = Field(
+        0,
+        ge=0,
+        description="patches in a forward pass, per rank; 0 = all at once. Fewer take less memory and a third more time, for "
+        "the same loss and gradients; not with encoder.norm=batch",
+    )
     lr: float = Field(0.01, gt=0, description="SGD's learning rate (no momentum)")
     weight_decay: float = Field(1e-4, ge=0, description="SGD's weight decay")
     cosine_after_epoch: int = Field(10, ge=0, description="epochs of constant rate; from then on cosine to zero")
@@ -99,17 +105,17 @@ def finetune(
     round_: int,
     num_rounds: int,
     session: Session,
-) -> int:
-    """Fine-tune `model` in place for one round. Every rank must call it.
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Fine-tune `model` for one round. Every rank must call it.
 
     Args:
-        model: encoder and head; all ranks end with the same weights.
+        model: encoder and head; not to be used afterwards (ZeRO 3 cuts it up).
         mined: the round's decision, the same on all ranks.
         round_: 0-based round; the epochs of the run go on from round to round.
         num_rounds: rounds of the run, for the schedules.
 
     Returns:
-        The number of optimizer steps taken.
+        The trained weights, the same on all ranks, and the number of optimizer steps taken.
 
     Raises:
         FloatingPointError: loss or gradient is not finite on some rank; no rank takes that step.
@@ -129,8 +135,7 @@ def finetune(
         batches = journal.progress(session.reader.batches(mine), label, len(steps), progress.step, epochs_left)
         train_epoch(engine, batches, compute, progress, session)
         journal.metrics("finetune", epoch, **{f"{kind}_loss": loss for kind, loss in progress.end_epoch().items()})
-    model.load_state_dict(engine.full_weights())
-    return progress.num_steps
+    return engine.full_weights(), progress.num_steps
 
 
 def make_optimizer(config: FinetuneConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
@@ -168,4 +173,4 @@ def compute_step(
             mining.mask_uncertain_negatives,
         )
 
-    return step.pairs, forward_backward(engine, views, ids, loss_of)
+    return step.pairs, forward_backward(engine, views, ids, sizes, config.chunk_size, loss_of)

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from hnm.aggregate import bag_loss, train_aggregator
-from hnm.aggregator import DSMIL
+from hnm.aggregators import Aggregator, build_aggregator
 from hnm.bags import Bags, features_complete
 from hnm.broken import note_broken
 from hnm.config import Config
-from hnm.contrastive_model import ContrastiveModel, load_model, save_model
+from hnm.contrastive_model import ContrastiveModel, load_model
 from hnm.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.embed import embed
 from hnm.finetune import finetune
@@ -100,7 +100,7 @@ def forget_features(folder: Path, config: Config, session: Session) -> None:
         shutil.rmtree(folder / "features", ignore_errors=True)
 
 
-def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session: Session) -> DSMIL:
+def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session: Session) -> Aggregator:
     """Return the round's aggregator, trained now or read from its file. Every rank must call it."""
     path = round_folder(run, round_) / "aggregator.safetensors"
     if main_says(path.is_file(), session.world):
@@ -109,7 +109,7 @@ def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session:
         aggregator = train_aggregator(bags, config.aggregate, round_, session)
         record.keep()
         if session.world.is_main:
-            save_weights(path, aggregator, {"round": str(round_)})
+            save_weights(path, aggregator, {"round": str(round_), "kind": config.aggregate.kind})
     return aggregator
 
 
@@ -119,9 +119,10 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     with phase("finetune", round_, run, session) as record:
         mined = share_mined(folder, session.world)
         num_rounds = config.rounds.num_rounds
-        record.keep(steps=finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session))
+        weights, num_steps = finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session)
+        record.keep(steps=num_steps)
         if session.world.is_main:
-            save_model(folder / "encoder.safetensors", model, {"round": str(round_)})
+            save_weights(folder / "encoder.safetensors", weights, {"round": str(round_)})
         barrier(session.world)
 
 
@@ -157,10 +158,11 @@ def encoder_of_round(run: Path, round_: int) -> Path:
     return round_folder(run, round_ - 1) / "encoder.safetensors" if round_ else run / START_ENCODER
 
 
-def load_aggregator(path: Path, dim: int, session: Session) -> DSMIL:
-    """Return a saved aggregator on the session's device."""
-    aggregator = DSMIL(dim)
-    aggregator.load_state_dict(load_weights(path)[0])
+def load_aggregator(path: Path, dim: int, session: Session) -> Aggregator:
+    """Return a saved aggregator on the session's device; the file says of what kind it is."""
+    weights, metadata = load_weights(path)
+    aggregator = build_aggregator(metadata.get("kind", "dsmil"), dim)
+    aggregator.load_state_dict(weights)
     return aggregator.to(session.world.device)
 
 

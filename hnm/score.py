@@ -1,12 +1,11 @@
 """Score: slides by both streams of the aggregator, patches by its instance stream, each rank its own range of ids."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from hnm.aggregator import DSMIL, QUERY_DIM
+from hnm.aggregators import Aggregator
 from hnm.bags import Bags
 from hnm.session import Session
 from hnm.study import Study
@@ -28,7 +27,7 @@ class Part(NamedTuple):
     ids: slice
 
 
-def score_slides(model: DSMIL, bags: Bags, slides: np.ndarray, session: Session) -> tuple[torch.Tensor, Part]:
+def score_slides(model: Aggregator, bags: Bags, slides: np.ndarray, session: Session) -> tuple[torch.Tensor, Part]:
     """Score the embedded slides and all their patches. Every rank must call it.
 
     Args:
@@ -50,8 +49,8 @@ def score_slides(model: DSMIL, bags: Bags, slides: np.ndarray, session: Session)
 
 
 @torch.no_grad()
-def slide_logits(model: DSMIL, bags: Bags, slides: np.ndarray, world: World) -> torch.Tensor:
-    """Return (2, s): the bag logit and the highest instance logit of each slide. Every rank must call it."""
+def slide_logits(model: Aggregator, bags: Bags, slides: np.ndarray, world: World) -> torch.Tensor:
+    """Return (2, s): both streams' logits of each slide (see `predict_bag`). Every rank must call it."""
     logits = torch.zeros(2, len(slides))
     share = rows_of_rank(len(slides), world.rank, world.size)
     for i in range(*share.indices(len(slides))):
@@ -60,11 +59,11 @@ def slide_logits(model: DSMIL, bags: Bags, slides: np.ndarray, world: World) -> 
 
 
 @torch.no_grad()
-def predict_bag(model: DSMIL, bags: Bags, start: int, stop: int, chunk: int = 8192) -> torch.Tensor:
+def predict_bag(model: Aggregator, bags: Bags, start: int, stop: int, chunk: int = 8192) -> torch.Tensor:
     """Return (2,): the bag logit and the highest instance logit of feature rows [start, stop), one bag.
 
-    The rows are read twice, chunk by chunk: first for the critical patch, then for the attention to it. Memory holds one
-    chunk, however large the slide.
+    The rows are read twice, chunk by chunk: first for the critical patch, then for the attention. Memory holds one chunk,
+    however large the slide. An aggregator of one stream gives its bag logit twice: it is all that it says of a slide.
     """
     begins = range(start, stop, chunk)
     highest, critical = torch.tensor(-torch.inf), torch.empty(0)
@@ -74,24 +73,30 @@ def predict_bag(model: DSMIL, bags: Bags, start: int, stop: int, chunk: int = 81
         best = int(logits.argmax())
         if logits[best] > highest:  # the first of equals
             highest, critical = logits[best], rows[best : best + 1].clone()
-    query = model.attend(critical)[1]  # (1, 128)
-    weight, total = torch.zeros(1, device=query.device), torch.zeros(bags.dim, device=query.device)
+    if model.bag_is_highest:
+        return torch.stack([highest, highest])
+    top, weight, total = highest.new_tensor(-torch.inf), highest.new_zeros(()), highest.new_zeros(1)
     for begin in begins:
-        hidden, queries = model.attend(bags.rows(begin, min(begin + chunk, stop)))
-        # Queries lie in (-1, 1): the exponent is below sqrt(128) = 11.4 and needs no maximum taken off.
-        attention = torch.exp(queries @ query[0] / math.sqrt(QUERY_DIM))
-        weight += attention.sum()
-        total += attention @ hidden
-    return torch.stack([model.classify((total / weight)[None])[0], highest])
+        exponents, values = model.weigh(bags.rows(begin, min(begin + chunk, stop)), critical)
+        new_top = torch.maximum(top, exponents.max())
+        attention, shrink = torch.exp(exponents - new_top), torch.exp(top - new_top)
+        weight = shrink * weight + attention.sum()
+        total = shrink * total + attention @ values
+        top = new_top
+    bag = model.classify((total / weight)[None])[0]
+    return torch.stack([bag, highest if model.two_streams else bag])
 
 
 def slide_scores(logits: torch.Tensor) -> np.ndarray:
-    """Return (s,) float64 slide probabilities: the mean of the two streams' sigmoids (DSMIL, eq. 7)."""
+    """Return (s,) float64 slide probabilities: the mean of the two streams' sigmoids (DSMIL, eq. 7).
+
+    Where the aggregator has one stream, both logits are the same (`predict_bag`), and it is its sigmoid.
+    """
     return logits.double().sigmoid().mean(0).numpy()
 
 
 @torch.no_grad()
-def score_patches(model: DSMIL, bags: Bags, start: int, stop: int, chunk: int = 65536) -> np.ndarray:
+def score_patches(model: Aggregator, bags: Bags, start: int, stop: int, chunk: int = 65536) -> np.ndarray:
     """Return the instance scores (sigmoid of the instance logit) of feature rows [start, stop), float32."""
     scores = np.empty(stop - start, np.float32)
     for row in range(start, stop, chunk):

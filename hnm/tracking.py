@@ -4,7 +4,8 @@
 
 So a number that MLflow did not take (no answer, database locked, process killed) is sent later: every ten minutes it is tried
 again, at the end, and when the command is run again. What is sent twice is one point: its time stands in the file. The
-run id is kept in the run directory (mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run.
+run id is kept in the run directory (mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run;
+if that file is lost, the run is found by its tags (see hnm/tracking_run.py).
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hnm.tracking_run import artifact_location, find_run, follow_move, tags_of_code, tags_of_new_run, tracking_uri
 from shards.files import whole_file, write_json
 
 FLUSH_AT = 200  # metrics a call: a call costs 10 to 20 ms, whatever it carries
@@ -36,6 +38,9 @@ class TrackingConfig(BaseModel):
         None, description="tracking server or database; default: a SQLite file in the run directory"
     )
     experiment: str = Field("hnm", description="MLflow experiment that the run is filed under")
+    parent_run: str | None = Field(
+        None, description="id of the MLflow run under which this one is shown, such as the folds of a cross-validation"
+    )
 
 
 class Tracker:
@@ -72,14 +77,20 @@ class Tracker:
         """Set tags of the run; those of the same name are replaced."""
         self._guarded(lambda: self._set_tags(tags))
 
-    def finish(self, status: str, files: list[Path], tags: dict[str, str] | None = None) -> None:
-        """Send what is left, store `files` and `tags` with the run and mark it FINISHED, FAILED or KILLED."""
+    def finish(self, status: str, files: list[tuple[Path, str | None]], tags: dict[str, str] | None = None) -> None:
+        """Send what is left, store files and tags with the run and mark it FINISHED, FAILED or KILLED.
+
+        Args:
+            status: MLflow's word.
+            files: each with its artifact folder; None is the artifacts' root.
+            tags: set at the end.
+        """
 
         def all_of_it() -> None:
             self._send()
             self._set_tags(tags or {})
-            for path in files:
-                self.client.log_artifact(self.run_id, str(path))
+            for path, target in files:
+                self.client.log_artifact(self.run_id, str(path), target)
             self.client.set_terminated(self.run_id, status)
 
         self._guarded(all_of_it)
@@ -94,27 +105,34 @@ class Tracker:
         for chatty in ("alembic", "mlflow"):  # after the import, which sets its own levels
             logging.getLogger(chatty).setLevel(logging.WARNING)
 
-        uri = self.config.uri or f"sqlite:///{(self.folder / 'mlflow.db').resolve()}"
-        client = MlflowClient(uri)
+        if self.config.uri is None:
+            follow_move(self.folder)
+        client = MlflowClient(tracking_uri(self.folder, self.config.uri))
         id_file = self.folder / "mlflow_run_id.txt"
         if id_file.is_file():
             self.run_id = id_file.read_text(encoding="utf-8").strip()
             client.update_run(self.run_id, status="RUNNING")
         else:
-            self.run_id = self._create(client)
+            self.run_id = self._find_or_create(client)
             with whole_file(id_file) as temporary:
                 temporary.write_text(self.run_id + "\n", encoding="utf-8")
+        for name, value in tags_of_code(self.folder).items():
+            client.set_tag(self.run_id, name, value)
         self._log_params(client)
         self.client = client
 
-    def _create(self, client: Any) -> str:
+    def _find_or_create(self, client: Any) -> str:
+        """Return the run of this directory: one that has its tag (the id's file was lost), else a new one."""
         experiment = client.get_experiment_by_name(self.config.experiment)
-        local = self.config.uri is None
-        artifacts = (self.folder / "mlartifacts").resolve().as_uri() if local else None
+        artifacts = artifact_location(tracking_uri(self.folder, self.config.uri))
         experiment_id = (
             experiment.experiment_id if experiment else client.create_experiment(self.config.experiment, artifacts)
         )
-        return str(client.create_run(experiment_id, run_name=self.folder.name).info.run_id)
+        if (found := find_run(client, experiment_id, self.folder)) is not None:
+            client.update_run(found, status="RUNNING")
+            return found
+        tags = tags_of_new_run(self.folder, self.config.parent_run)
+        return str(client.create_run(experiment_id, run_name=self.folder.name, tags=tags).info.run_id)
 
     def _log_params(self, client: Any) -> None:
         from mlflow.entities import Param

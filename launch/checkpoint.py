@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hnm.training import Progress
 from hnm.weights import load_weights, save_weights
+from shards.errors import InputError
 from shards.files import fsync_folder, write_json
 
 FORMAT = 1
@@ -90,11 +91,20 @@ def write_progress(folder: Path, progress: Progress) -> None:
 
 
 def read_progress(folder: Path, progress: Progress) -> None:
-    """Fill `progress` from a checkpoint that `check` has found whole."""
-    counters = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    for key, value in counters.items():
-        setattr(progress, key, value)
-    progress.losses = {kind: (total, number) for kind, (total, number) in progress.losses.items()}
+    """Fill `progress` from a checkpoint that `check` has found whole.
+
+    Raises:
+        InputError: the file is not of this program.
+    """
+    try:
+        counters = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        counters["losses"] = {kind: (total, number) for kind, (total, number) in counters["losses"].items()}
+        known = {entry.name for entry in fields(Progress)} - {"best"}
+        if counters.keys() != known:
+            raise ValueError(f"has {sorted(counters)}, not {sorted(known)}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{folder / PROGRESS}: refused, not the counters of a training ({error})") from error
+    vars(progress).update(counters)
     progress.best = load_weights(folder / BEST)[0] if (folder / BEST).is_file() else {}
 
 

@@ -12,7 +12,10 @@ from typing import Annotated
 import typer
 
 from launch.cohort_cli import cohort_app
-from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
+from launch.evidence_cli import evidence_app
+from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
+from launch.predict_cli import predict_app
+from launch.report_cli import report_app
 from launch.run_cli import status
 from launch.submit_cli import cancel, logs, submit_app
 
@@ -31,7 +34,10 @@ app = typer.Typer(
 )
 
 app.add_typer(cohort_app, name="cohort")
+app.add_typer(evidence_app)
 app.command()(status)
+app.add_typer(predict_app)
+app.add_typer(report_app)
 
 
 @app.command()
@@ -110,6 +116,7 @@ def pretrain(
 
     Example: `hnm pretrain cohort/ pretrained/ --config colon --ranks 2`
     """
+    run_in_ranks(ranks)
     from launch import verbs
 
     finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks))
@@ -140,6 +147,7 @@ def train(
     saves and ends with exit code 75. Example:
     `hnm train cohort/ run/ --encoder pretrained/encoder.safetensors --config colon --ranks 2`
     """
+    run_in_ranks(ranks)
     from launch import verbs
 
     finish(lambda: verbs.train(cohort, run, encoder, config, preset, overrides or [], ranks, restart, yes))
@@ -150,14 +158,16 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     ranks: RanksOption = 0,
     cohort: Annotated[Path | None, typer.Option(help="Where the cohort is now, if it has moved.")] = None,
+    report: Annotated[bool, typer.Option(help="Also draw the pictures and write report.html and model/.")] = True,
 ) -> None:
-    """Read the test split, once: metrics.json and predictions.parquet. Choices are made on validation slides.
+    """Read the test split, once: metrics.json, predictions.parquet, report.html. Choices are made on validation slides.
 
     Example: `hnm evaluate run/`
     """
+    run_in_ranks(ranks)
     from launch import verbs
 
-    finish(lambda: verbs.evaluate(run, cohort, ranks))
+    finish(lambda: verbs.evaluate(run, cohort, ranks, report))
 
 
 app.add_typer(submit_app(tile, pretrain, train, evaluate), name="submit")

@@ -16,10 +16,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from hnm.weights import load_weights, save_weights
+from launch.deepspeed_config import resolve_deepspeed
 from launch.distributed import World, sum_over_ranks
 from shards.errors import InputError
 
@@ -34,7 +35,11 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["ddp"] = Field("ddp", description="ddp: torch's DistributedDataParallel")
+    deepspeed: dict[str, Any] | None = Field(
+        None,
+        description="train with DeepSpeed: zero0, zero1, zero2, zero3, the path of a JSON file, or its content; null = torch's "
+        "DistributedDataParallel",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="bf16: autocast in the forward pass, half the memory and twice the speed where the chip has it; "
@@ -53,6 +58,14 @@ class EngineConfig(BaseModel):
         False, description="torch.compile the contrastive model: a minute of compiling first, then faster steps"
     )
 
+    @field_validator("deepspeed", mode="before")
+    @classmethod
+    def _resolve(cls, value: Any) -> Any:
+        """Put the content in the place of a name: the run's config.yaml then says all."""
+        from hnm.config import config_folder
+
+        return None if value is None else resolve_deepspeed(value, config_folder() / "deepspeed")
+
 
 class Engine(Protocol):
     """What a training loop may ask for. Every rank must make the same calls in the same order.
@@ -69,14 +82,14 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, averaged over the ranks, to those since the last step."""
 
+    def accumulate(self) -> AbstractContextManager[object]:
+        """Return a context whose forward and backward passes are not the step's last: gradients are averaged with that."""
+
     def squared_norm(self) -> Tensor:
         """Return this rank's share of the squared L2 norm of the gradients: the ranks' shares sum to it."""
 
     def step(self, scale: float = 1.0) -> None:
         """Multiply the gradients by `scale`, let the optimizer take its step, and forget the gradients."""
-
-    def forget_gradients(self) -> None:
-        """Drop the gradients without a step."""
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state into `folder`."""
@@ -101,7 +114,11 @@ def wrap(module: nn.Module, make_optimizer: MakeOptimizer, config: EngineConfig,
         module: on the CPU or on the world's device, with its batch norms made global already.
         make_optimizer: gets the parameters and returns the optimizer; its rate is set by `set_rate` before each step.
     """
-    return DDPEngine(module, make_optimizer, config, world)
+    if config.deepspeed is None:
+        return DDPEngine(module, make_optimizer, config, world)
+    from launch.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(module, make_optimizer, config, world)
 
 
 class Forward(nn.Module):
@@ -155,6 +172,11 @@ class DDPEngine:
         """See `Engine`."""
         loss.backward()
 
+    def accumulate(self) -> AbstractContextManager[object]:
+        """See `Engine`."""
+        ddp = self.model
+        return ddp.no_sync() if isinstance(ddp, nn.parallel.DistributedDataParallel) else nullcontext()
+
     def squared_norm(self) -> Tensor:
         """See `Engine`."""
         return nn.utils.get_total_norm(self._gradients()).double().square() / self.world.size
@@ -164,10 +186,6 @@ class DDPEngine:
         if scale != 1.0:
             torch._foreach_mul_(self._gradients(), scale)
         self.optimizer.step()
-        self.forget_gradients()
-
-    def forget_gradients(self) -> None:
-        """See `Engine`."""
         self.optimizer.zero_grad()
 
     def save(self, folder: Path) -> None:
@@ -179,7 +197,8 @@ class DDPEngine:
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
-        weights, state = read_state(folder, self.module)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
+        weights, state = read_state(folder, shapes)
         self.module.load_state_dict(weights)
         numbers = {name: index for index, (name, _) in enumerate(self.module.named_parameters())}
         groups = self.optimizer.state_dict()["param_groups"]
@@ -232,7 +251,6 @@ def take_step(engine: Engine, computed: Computed, where: str, clip_norm: float |
     losses, num_broken = figures[: world.size], figures[world.size : -1]
     norm = math.sqrt(figures[-1]) if figures[-1] >= 0 else math.nan
     if not figures.isfinite().all() or num_broken.any():
-        engine.forget_gradients()
         bad_ranks = num_broken > 0 if num_broken.any() else ~losses.isfinite()
         raise FloatingPointError(_explain(computed, losses, norm, bad_ranks, where, world))
     too_long = clip_norm is not None and norm > clip_norm
@@ -275,22 +293,26 @@ def write_state(folder: Path, weights: Mapping[str, Tensor], state: Mapping[str,
     save_weights(folder / OPTIMIZER_FILE, moments, {"holds": "optimizer state"})
 
 
-def read_state(folder: Path, module: nn.Module) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Read what `write_state` wrote for `module`.
+def read_state(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Read what `write_state` wrote.
+
+    Args:
+        shapes: of all tensors of the module, by name.
 
     Raises:
-        InputError: a file is not whole, or has other names or shapes than the module.
+        InputError: a file is not whole, or has other names or shapes.
     """
     weights = load_weights(folder / WEIGHTS_FILE)[0]
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    if {name: tensor.shape for name, tensor in weights.items()} != shapes:
+    if {name: tuple(tensor.shape) for name, tensor in weights.items()} != dict(shapes):
         raise InputError(
             f"{folder / WEIGHTS_FILE}: of another network than the configuration's. Set encoder.* as it was"
         )
     state: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_weights(folder / OPTIMIZER_FILE)[0].items():
         name, _, entry = key.rpartition("/")
-        if name not in shapes or tensor.shape not in ((), shapes[name]):
+        if name not in shapes or tuple(tensor.shape) not in ((), shapes[name]):
             raise InputError(f"{folder / OPTIMIZER_FILE}: {key} belongs to another network. Set encoder.* as it was")
         state.setdefault(name, {})[entry] = tensor
     return weights, state

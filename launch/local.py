@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launch.preemption import SAME_REQUEST_S, STOP_SIGNALS, TRY_AGAIN
+from launch.preemption import SAME_REQUEST_S, STOP_SIGNALS, STOPPING, TRY_AGAIN
 
 PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 POLL_S = 0.1
@@ -81,9 +81,9 @@ def _wait(ranks: Ranks, signals: list[tuple[float, signal.Signals]]) -> int:
     """Wait for all ranks; when one has ended badly or has saved and left, for the others no longer than a grace time."""
     passed_on: signal.Signals | None = None
     ending, deadline = 0, float("inf")
-    while any(process.poll() is None for process in ranks):
+    while None in [process.poll() for process in ranks]:
         if signals and passed_on is None:
-            print("stopping when the step is done and saved; once more to leave at once", file=sys.stderr, flush=True)
+            print(STOPPING.decode(), end="", file=sys.stderr, flush=True)
             passed_on = signals[0][1] if signals[0][1] != signal.SIGINT else signal.SIGTERM  # ranks ignore INT
             for process in ranks:
                 process.send_signal(passed_on)
@@ -111,6 +111,7 @@ def _first_ending(ranks: Ranks, passed_on: signal.Signals | None) -> int:
             name = signal.Signals(-code).name
             print(f"rank {rank} was killed by {name}{why}; the same command goes on where it last saved", file=sys.stderr)
             return 128 - code
+    for code in codes:  # after those that were killed: the others fail because one is gone
         if code is not None and code > 0 and code != TRY_AGAIN:
             return code
     return TRY_AGAIN if any(code == TRY_AGAIN or (code is not None and code < 0) for code in codes) else 0

@@ -29,6 +29,18 @@ Overrides = Annotated[
 CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder that `hnm tile` wrote.")]
 
 
+def run_in_ranks(ranks: int) -> None:
+    """Start this very command in several processes and end with their exit code; return if this one is to do the work.
+
+    Nothing heavy is imported here: the launcher only waits.
+    """
+    if ranks < 2 or "RANK" in os.environ:  # torchrun, srun or ourselves started this process
+        return
+    from launch.local import run_ranks
+
+    raise typer.Exit(run_ranks(ranks, sys.argv[1:]))
+
+
 def finish(action) -> None:  # type: ignore[no-untyped-def]
     """Run a verb and end the process with its exit code; what the user can mend is said without a traceback."""
     from hnm.config import ConfigError

@@ -17,6 +17,7 @@ from typing import Any
 
 TRY_AGAIN = 75
 STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+STOPPING = b"stopping when the step is done and saved; once more to leave at once\n"
 SAME_REQUEST_S = 1.0  # a batch system and our launcher may both pass on one request
 
 
@@ -37,6 +38,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
         self.previous: dict[signal.Signals, Any] = {}
+        self._reader: threading.Thread | None = None
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is not threading.main_thread():
@@ -54,7 +56,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self.previous:
+        if self._reader is None:
             return
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self.previous.items():
@@ -70,6 +72,8 @@ class StopSignals(AbstractContextManager["StopSignals"]):
                     continue
                 if self.requested is None:
                     first, self.requested = time.monotonic(), signal.Signals(byte[0])
+                    if os.environ.get("RANK", "0") == "0" and "HNM_RENDEZVOUS" not in os.environ:  # our launcher has said it
+                        os.write(sys.stderr.fileno(), STOPPING)
                 elif time.monotonic() - first > SAME_REQUEST_S:
                     os.write(sys.stderr.fileno(), b"asked to stop again: left at once\n")
                     os._exit(128 + byte[0])

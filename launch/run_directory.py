@@ -146,10 +146,10 @@ def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
 def attempt_tags(run: Path) -> dict[str, str]:
     """Return the attempts of state.json as tags for MLflow: their number, and a line each."""
     attempts = json.loads((run / "state.json").read_text(encoding="utf-8"))["attempts"]
-    tags = {"attempts": str(len(attempts))}
+    tags = {"hnm.attempts": str(len(attempts))}
     for number, attempt in enumerate(attempts, start=1):
         where = f"job {attempt['job']} on {attempt['nodes']}" if "job" in attempt else attempt["host"]
-        tags[f"attempt.{number:03d}"] = (
+        tags[f"hnm.attempt.{number:03d}"] = (
             f"{attempt['verb']}, {where}, {attempt['ranks']} rank(s): {attempt['how'] or 'at work'}"
         )
     return tags

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hnm.broken import warn_of_broken
-from hnm.config import Config, flat
+from hnm.config import Config, flatten
 from hnm.journal import Journal
 from hnm.session import Session
 from hnm.study import Study, open_study
 from hnm.tracking import Tracker
+from hnm.tracking_run import files_of_run
 from launch.checkpoint import settings_digest, sweep
 from launch.distributed import World, join_world, leave_world, main_says
 from launch.heartbeat import Heartbeat, forget_beats
@@ -21,7 +22,7 @@ from launch.keeper import RunKeeper
 from launch.preemption import Preempted, StopSignals
 from launch.run_directory import FREE_SETTINGS, alone_in, attempt_tags, begin_attempt, end_attempt, remove_leftovers
 from launch.staging import stage
-from launch.timeouts import told_when_lost
+from launch.timeouts import is_of_collective, told_when_lost
 from shards.cohort import Cohort
 from shards.reader import PatchReader
 
@@ -133,7 +134,7 @@ def _make_keeper(opening: Opening, signals: StopSignals, journal: Journal) -> Ru
 
     settings = {
         key: value
-        for key, value in flat(config.model_dump(mode="json")).items()
+        for key, value in flatten(config.model_dump(mode="json")).items()
         if key.startswith(opening.settings) and not key.startswith(FREE_SETTINGS)
     }
     identity = {"cohort": opening.cohort.fingerprint, "seed": config.seed, "settings": settings_digest(settings)}
@@ -151,21 +152,16 @@ def _ending_noted(folder: Path, tracker: Tracker | None, world: World) -> Iterat
         status, how = "KILLED", "stopped as asked"
         raise
     except BaseException as error:
-        how = f"failed ({type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]})"
+        lost = isinstance(error, RuntimeError) and is_of_collective(error)
+        text = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"
+        how = "failed (another rank was gone or did not answer)" if lost else f"failed ({text})"
         raise
     finally:
         if world.is_main:
             with suppress(OSError):  # a full disk is what it may be about
                 end_attempt(folder, how)
             if tracker is not None:
-                tracker.finish(status, _small_files(folder), attempt_tags(folder))
-
-
-def _small_files(folder: Path) -> list[Path]:
-    """Return the small files of a run, which are stored with MLflow."""
-    names = ("config.yaml", "environment.json", "metrics.json", "predictions.parquet")
-    decisions = sorted(folder.glob("round-*/mining.json"))[-1:]
-    return [path for path in (*(folder / name for name in names), *decisions) if path.is_file()]
+                tracker.finish(status, files_of_run(folder), attempt_tags(folder))
 
 
 def _say_stalled(journal: Journal) -> Callable[[str], None]:

@@ -122,7 +122,7 @@ def describe(attempts: list[dict[str, Any]], beats: list[Beat], done: str | None
 def place(beats: list[Beat]) -> str:
     """Return where rank 0 is, how fast all ranks are, and the time left in the work that it is at."""
     if not beats:
-        return "at the start"
+        return "the start"
     beat = beats[0]
     where = beat["doing"]
     if beat["round"] is not None and not where.startswith("round"):

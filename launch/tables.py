@@ -47,6 +47,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(_test_table(metrics))
     console.print(_rounds_table(metrics))
+    for warning in metrics.get("warnings", []):
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
 def _test_table(metrics: dict[str, Any]) -> Table:
@@ -60,8 +62,12 @@ def _test_table(metrics: dict[str, Any]) -> Table:
     table.add_row("slide AUC", _figure(slide["auc"]))
     if interval["low"] is not None:
         table.add_row("  95 % interval", f"{_figure(interval['low'])} to {_figure(interval['high'])}")
-    for name in ("accuracy", "f1"):
-        table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide[name]))
+    table.add_row("slide AUPRC", _figure(slide.get("auprc")))
+    for name in ("accuracy", "balanced accuracy", "f1", "sensitivity", "specificity"):
+        table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide[name.replace(" ", "_")]))
+    table.add_row("slide Brier score", _figure(slide.get("brier")))
+    if (froc := metrics.get("froc")) is not None:
+        table.add_row(f"FROC of {froc['num_lesions']} lesions ({', '.join(froc['lesions_from'])})", _figure(froc["score"]))
     instance = metrics["instance"]
     if instance is not None:
         for name, value in instance.items():

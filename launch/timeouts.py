@@ -1,5 +1,6 @@
 """How long a rank waits for the others, and what it says when one does not answer."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -48,7 +49,7 @@ def told_when_lost(log_folder: Path) -> Iterator[None]:
     except RuntimeError as error:  # gloo raises it; NCCL's is a DistBackendError, which is one
         if not is_of_collective(error):
             raise
-        why = str(error).strip().splitlines()[0][:300]
+        why = re.sub(r"^\[\S+\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]  # without gloo's source line
         raise RankLostError(
             f"another rank is gone or did not answer in time ({why}). Last reports: "
             f"{last_words(read_beats(log_folder), time())}. What is saved stays; the same command goes on there"

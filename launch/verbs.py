@@ -20,6 +20,7 @@ from hnm.study import open_study
 from hnm.weights import load_encoder
 from launch.distributed import World, barrier, is_started_again, main_says
 from launch.local import run_ranks
+from launch.report_verbs import numbers_of, write_results
 from launch.run_directory import PRETRAIN_SETTINGS, check_cohort, open_run, read_run, remove_run
 from launch.session import Opening, session_of
 from launch.tables import print_metrics
@@ -99,7 +100,7 @@ def train(
     return 0
 
 
-def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
+def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: bool = True) -> int:
     """Read the test split of a finished run and print the metrics; a second time, print what was read then."""
     config, recorded_folder = read_run(run)
     if (run / "metrics.json").is_file():
@@ -119,6 +120,9 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int) -> int:
             session.journal.say(
                 f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
             )
+            session.journal.metrics("test", metrics["chosen_round"], **numbers_of(metrics))
+            if with_report:
+                write_results(config, run, session)
     return 0
 
 

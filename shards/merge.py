@@ -233,6 +233,7 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
         "first_patch": pa.array(first_patch_of, pa.int64()),
         "status": pa.array([unit.status for unit in units], pa.string()),
         "mpp_from": pa.array([unit.mpp_from for unit in units], pa.string()),
+        "annotation": pa.array([str(slide.annotation) if slide.annotation else None for slide in slides], pa.string()),
     }
     return pa.table(columns)
 

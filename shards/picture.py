@@ -37,7 +37,7 @@ def draw_survey(survey: Survey, kept: np.ndarray) -> np.ndarray:
     _outline_mask(picture, survey.mask)
     _frame(picture, boxes, survey.sites.truth[kept])
     if survey.annotation is not None:
-        _draw_annotation(picture, survey.annotation.area, px_per_level0)
+        draw_area(picture, survey.annotation.area, px_per_level0)
         for x_level0, y_level0 in survey.annotation.points_level0:
             cv2.circle(picture, (round(x_level0 * px_per_level0), round(y_level0 * px_per_level0)), 3, YELLOW, -1)
     return picture
@@ -80,7 +80,8 @@ def _frame(picture: np.ndarray, boxes: np.ndarray, truth: np.ndarray) -> None:
             cv2.rectangle(picture, (left, top), (max(left, right - 1), max(top, bottom - 1)), colour, 1)
 
 
-def _draw_annotation(picture: np.ndarray, area: shapely.Geometry, px_per_level0: float) -> None:
+def draw_area(picture: np.ndarray, area: shapely.Geometry, px_per_level0: float) -> None:
+    """Draw the outlines of `area` (level-0 pixels) into a picture, yellow on black: seen on any ground."""
     rings = [
         np.rint(shapely.get_coordinates(ring) * px_per_level0).astype(np.int32)
         for polygon in shapely.get_parts(area)

@@ -102,6 +102,7 @@ class PatchReader:
         self.num_read = 0
         self._files = self._open_shards()
         self._process = os.getpid()
+        self._buffers = self._new_buffers()
 
     def __enter__(self) -> Self:
         return self
@@ -113,11 +114,12 @@ class PatchReader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: a worker process that gets a pickled copy opens its own."""
-        return {**self.__dict__, "_files": None, "_process": -1}
+        return {**self.__dict__, "_files": None, "_buffers": None, "_process": -1}
 
     def close(self) -> None:
-        """Close the open files; reading again opens them again."""
+        """Close the open files and let the batch memory go; reading again opens and takes them again."""
         self._shards.close()
+        self._buffers = self._new_buffers()
 
     @cached_property
     def image_shape(self) -> tuple[int, int]:
@@ -161,16 +163,16 @@ class PatchReader:
         Raises:
             UnreadablePatchError: as by `read`, when the batch's turn comes.
         """
+        self._renew_after_fork()
         rows = iter(plan_rows)
         pending: deque[tuple[np.ndarray, Future[torch.Tensor]]] = deque()
         # Pinned memory belongs to the current GPU, which a new thread would not know.
         set_up = partial(torch.cuda.set_device, torch.cuda.current_device()) if _may_pin() else None
         pool = ThreadPoolExecutor(self._config.threads, "patch-reader", set_up)
-        buffers = BatchBuffers(self._config.prefetch_batches + 3)  # those, one in use, one just replaced, one spare
         try:
             while True:
                 while len(pending) <= self._config.prefetch_batches and (ids := next(rows, None)) is not None:
-                    pending.append((ids, pool.submit(self._fill, ids, buffers)))
+                    pending.append((ids, pool.submit(self._fill, ids, self._buffers)))
                 if not pending:
                     return
                 ids, images = pending.popleft()
@@ -214,10 +216,19 @@ class PatchReader:
 
     @property
     def _shards(self) -> LocalShards | RemoteShards:
-        if self._process != os.getpid():  # after a fork, too: locks may be held by threads that were left behind
-            self._files = self._open_shards()
-            self._process = os.getpid()
+        self._renew_after_fork()
         return self._files
+
+    def _renew_after_fork(self) -> None:
+        if self._process != os.getpid():  # locks may be held by threads that were left behind
+            self._files = self._open_shards()
+            self._buffers = self._new_buffers()
+            self._process = os.getpid()
+
+    def _new_buffers(self) -> BatchBuffers:
+        # Kept from epoch to epoch: an epoch of a few batches would else spend a fifth of its time on fresh pages.
+        # The batches ahead, one in use, one just replaced, one spare.
+        return BatchBuffers(self._config.prefetch_batches + 3)
 
     def _open_shards(self) -> LocalShards | RemoteShards:
         config, names = self._config, self._cohort.info["shards"]

@@ -76,6 +76,18 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
 
 def kept_patches(slide: SlideReader, survey: Survey, config: TileConfig) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (number of the site, (patch_px, patch_px, 3) uint8 RGB) of the candidates that pass the patch filters."""
+    cut = patch_cutter(slide, survey, config)
+    for number in survey.candidates.tolist():
+        patch = cut(number)
+        if patch is not None:
+            yield number, patch
+
+
+def patch_cutter(slide: SlideReader, survey: Survey, config: TileConfig) -> Callable[[int], np.ndarray | None]:
+    """Return the function that cuts the patch of a site, (patch_px, patch_px, 3) uint8 RGB, or None: it is background.
+
+    Several threads may call it at once, as long as the slide is open.
+    """
     thresholds = {
         "edge_energy": config.min_edge_energy,
         "white_fraction": config.max_white_fraction,
@@ -83,11 +95,13 @@ def kept_patches(slide: SlideReader, survey: Survey, config: TileConfig) -> Iter
     }
     tests = [(PATCH_FILTERS[name], thresholds[name]) for name in config.filters if name in PATCH_FILTERS]
     normalise = _normaliser(survey, config)
-    for number in survey.candidates.tolist():
+
+    def cut(number: int) -> np.ndarray | None:
         x_level0, y_level0 = int(survey.sites.x_level0[number]), int(survey.sites.y_level0[number])
         patch = slide.read(x_level0, y_level0, survey.patch_level0, config.patch_px)
-        if all(is_tissue(patch, threshold) for is_tissue, threshold in tests):
-            yield number, normalise(patch)
+        return normalise(patch) if all(is_tissue(patch, threshold) for is_tissue, threshold in tests) else None
+
+    return cut
 
 
 def why_empty(survey: Survey, slide: SlideReader, config: TileConfig) -> str:

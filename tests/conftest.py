@@ -1,5 +1,6 @@
 """What all tests share: one thread a process, and a small drawn cohort with a finished run, each made once."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,4 +37,13 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path) ->
     """A run of two rounds on one rank, not evaluated. Copy it before you change it."""
     run = tmp_path_factory.mktemp("runs") / "run"
     assert verbs.train(tiny_cohort, run, None, None, "hnm", TINY, ranks=1) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def evaluated_run(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
+    """A copy of that run, evaluated by the verb, with its report and model. Copy it before you change it."""
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(finished_run, run)
+    assert verbs.evaluate(run, None, ranks=1) == 0
     return run

@@ -40,7 +40,8 @@ def tiny_session(world: World, cohort: Path, config: Config, journal: Journal | 
 
 def results_of(run: Path) -> dict[str, bytes]:
     """Return the bytes of every file of a run that must not depend on the clock: all but logs, times and MLflow's."""
-    clocked = {"state.json", "events.jsonl", "environment.json", "mlflow.db", "mlflow_run_id.txt", "mlflow_sent.json"}
+    clocked = {"state.json", "events.jsonl", "environment.json", "run_id.txt"}
+    clocked |= {"mlflow.db", "mlflow_run_id.txt", "mlflow_sent.json"}
     files = (path for path in sorted(run.rglob("*")) if path.is_file() and path.name not in clocked)
     names = {str(path.relative_to(run)): path for path in files}
     return {name: path.read_bytes() for name, path in names.items() if not name.startswith(("log/", "mlartifacts/", "slurm/"))}

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm.aggregator import DSMIL, pack, segment_argmax, segment_sum, segment_top_mean
+from hnm.aggregator import DSMIL, pack, segment_argmax, segment_softmax, segment_sum, segment_top_mean
 from tests.paths import GOLDEN
 
 OUR_NAMES = {
@@ -55,6 +55,8 @@ def test_segments_agree_with_a_loop_over_bags(sizes: list[int], k: int, seed: in
     assert segment_argmax(values, bag, len(bags)).tolist() == argmax
     top = torch.stack([b.sort(descending=True).values[:k].mean() for b in bags])
     torch.testing.assert_close(segment_top_mean(values, bag, counts, k), top)
+    softmax = torch.cat([torch.softmax(500 * b, 0) for b in bags])
+    torch.testing.assert_close(segment_softmax(500 * values, bag, len(bags)), softmax)
 
 
 def test_attention_sums_to_one_in_each_bag_also_for_large_features() -> None:

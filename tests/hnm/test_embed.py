@@ -55,3 +55,49 @@ def test_an_interrupted_embedding_leaves_nothing_that_looks_finished(tiny_cohort
             )
     assert not features_complete(tmp_path / "features")
     assert list((tmp_path / "features").iterdir()) == []
+
+
+class StopAfter:
+    """A keeper that ends the run when it has been asked so often whether to stop."""
+
+    def __init__(self, num_batches: int) -> None:
+        self.left = num_batches
+
+    def stop_if_asked(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise InterruptedError
+
+
+def test_a_stopped_embedding_goes_on_after_its_last_whole_file(
+    tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnm.embed.MIN_BATCHES_PER_FILE", 2)
+    monkeypatch.setattr("hnm.embed.FILES_PER_RANK", 4)
+    config = tiny_config("reader.broken=skip", "reader.max_broken_share=1")
+    cohort = tmp_path / "cohort"
+    shutil.copytree(tiny_cohort, cohort)
+    with tiny_session(single_world(), cohort, config) as session:
+        slides, encoder = session.study.embedded_slides, fresh_model(config.encoder, seed=1).encoder
+        with open(session.study.cohort.shard_path(0), "r+b") as shard:  # the first patch of the first slide
+            shard.seek(int(session.study.cohort.patches.offset[0]))
+            shard.write(bytes(int(session.study.cohort.patches.nbytes[0])))
+        embed(encoder, slides, 16, tmp_path / "whole", session)
+        expected = Bags(tmp_path / "whole", torch.device("cpu")).rows(0, 128)
+    stopped = tmp_path / "stopped"
+    for num_batches, num_files in ((5, 2), (3, 3)):  # 8 batches, 2 a file
+        with tiny_session(single_world(), cohort, config) as session:
+            object.__setattr__(session, "keeper", StopAfter(num_batches))
+            with pytest.raises(InterruptedError):
+                embed(encoder, slides, 16, stopped, session)
+        assert len([path for path in stopped.glob("rows-*.npy") if "broken" not in path.name]) == num_files
+        assert not features_complete(stopped)
+    (stopped / "rows-000000000000-000000000099.npy").write_bytes(b"of another number of ranks")
+    called: list[bool] = []
+    with tiny_session(single_world(), cohort, config) as session:
+        embed(encoder, slides, 16, stopped, session, lambda: called.append(features_complete(stopped)))
+        assert session.reader.num_read == 32  # the last file alone
+        assert session.reader.broken.ids.tolist() == [0]  # met before the stops, and not forgotten
+    assert called == [False]
+    assert torch.equal(Bags(stopped, torch.device("cpu")).rows(0, 128), expected)
+    assert len(list(stopped.glob("rows-*"))) == 4

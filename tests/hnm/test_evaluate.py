@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hnm.evaluate import evaluate, instance_part, read_metrics
-from hnm.metrics import auc, scores_at, youden_threshold
+from hnm.evaluate import evaluate, read_metrics
+from hnm.measure import slide_figures
+from hnm.metrics import auc, youden_threshold
 from hnm.phase import read_state
 from hnm.rounds import round_folder
 from hnm.session import Session
@@ -45,7 +47,7 @@ def test_metrics_are_those_of_the_predictions(evaluated: tuple[Path, dict[str, A
     test, validation = (table[table.split == name] for name in ("test", "validation"))
     threshold = youden_threshold(validation.label.to_numpy(), validation.score.to_numpy())
     assert metrics["threshold"] == threshold
-    assert metrics["slide"] == scores_at(test.label.to_numpy(), test.score.to_numpy(), threshold)
+    assert metrics["slide"] == slide_figures(test.label.to_numpy(), test.score.to_numpy(), threshold)
     np.testing.assert_array_equal(table.predicted, table.score >= threshold)
     assert metrics["num_test_slides"] == 2
 
@@ -106,27 +108,45 @@ def test_an_unfinished_run_and_a_cohort_without_test_slides_are_refused(
             InputError, match=r"training is not finished \(round-002 has no mining\.json\).*same hnm train"
         ):
             evaluate(config, run, session)
-        without = replace(session, study=replace(session.study, test=np.empty(0, np.int64)))
+        without = without_test_slides(session, "split", ["train"] * 10)
         with pytest.raises(InputError, match=r"slides\.parquet.*'test'.*data\.split_column"):
             evaluate(config, run, without)
     assert not (run / "metrics.json").exists()
 
 
-def with_truth(session: Session, truth: np.ndarray) -> Session:
-    study = session.study
-    return replace(
-        session, study=replace(study, cohort=replace(study.cohort, patches=replace(study.cohort.patches, truth=truth)))
-    )
+def test_lesions_histograms_and_calibration_are_in_the_metrics(
+    evaluated: tuple[Path, dict[str, Any]], tiny_cohort: Path
+) -> None:
+    _, metrics = evaluated
+    froc, truth = metrics["froc"], pq.read_table(tiny_cohort / "patches.parquet").to_pandas()
+    assert (froc["num_slides"], froc["num_slides_left_out"], froc["lesions_from"]) == (2, 0, ["patches"])
+    assert 1 <= froc["num_lesions"] <= int((truth.truth[truth.slide == 1] == 1).sum())
+    assert froc["score"] == pytest.approx(np.mean(list(froc["sensitivity_at"].values())))
+    assert 0 <= froc["score"] <= 1
+    assert sum(part["num"] for part in metrics["calibration"]["bins"]) == 2
+    assert set(metrics["slide_intervals"]) == set(metrics["slide"])
+    assert metrics["slide_intervals"]["auc"] == metrics["slide_auc_interval"]
+    for row in metrics["rounds"]:
+        histogram = row["score_histogram"]["train"]
+        assert (sum(histogram["negative_slides"]), sum(histogram["positive_slides"])) == (48, 48)
+        assert sum(histogram["positive_patches"]) > 0
+    assert metrics["warnings"] == []
 
 
-def test_instance_metrics_need_truth_on_validation_and_test(tiny_cohort: Path) -> None:
-    scores = np.random.default_rng(0).random(160)
-    with tiny_session(single_world(), tiny_cohort, tiny_config()) as session:
-        truth, validation = session.study.cohort.patches.truth, session.study.patches_of(session.study.validation)
-        figures = instance_part(scores, session)
-        assert figures is not None
-        assert figures["threshold"] == youden_threshold(truth[validation], scores[validation])
-        for slides in (session.study.validation, session.study.test):
-            unknown = truth.copy()
-            unknown[session.study.patches_of(slides)] = -1
-            assert instance_part(scores, with_truth(session, unknown)) is None
+def test_test_slides_without_labels_are_a_clear_word(finished_run: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    config = tiny_config()
+    labels = [None if s in TEST_SLIDES else s % 2 for s in range(10)]
+    with tiny_session(single_world(), tiny_cohort, config) as session:
+        without = without_test_slides(session, "label", labels)
+        with pytest.raises(InputError, match=r"2 slides of column 'split' are 'test', but none has a label"):
+            evaluate(config, run, without)
+
+
+def without_test_slides(session: Session, column: str, values: list[Any]) -> Session:
+    """Return the session of a cohort whose column gives no slide to test."""
+    study, slides = session.study, session.study.cohort.slides
+    changed = slides.set_column(slides.column_names.index(column), column, pa.array(values))
+    cohort = replace(study.cohort, slides=changed)
+    return replace(session, study=replace(study, cohort=cohort, test=np.empty(0, np.int64)))

@@ -3,24 +3,38 @@
 import logging
 import shutil
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from hnm.journal import Journal
 from hnm.tracking import Tracker, TrackingConfig
 from launch import verbs
+from launch.distributed import single_world
 from tests.tiny import TINY, results_of
 
 
+def tracked(folder: Path, tracker: Tracker) -> Journal:
+    """Return a journal whose metrics the tracker follows."""
+    return Journal(folder, single_world(), tracker.metrics_written)
+
+
+def points(folder: Path, uri: str, name: str) -> list[tuple[int, float]]:
+    """Return (step, value) of every point that MLflow has of a metric, in the order of the steps."""
+    run_id = (folder / "mlflow_run_id.txt").read_text().strip()
+    history = MlflowClient(uri).get_metric_history(run_id, name)
+    return sorted((metric.step, metric.value) for metric in history)
+
+
 def test_a_run_is_made_filled_and_found_again(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("attempt\n")
     for attempt in (0, 1):
-        tracker = Tracker(tmp_path, TrackingConfig())
-        tracker.log_params({"seed": 3, "mining": {"neg_ratio": 0.05 + attempt, "ties": "exact"}, "long": "x" * 9000})
-        tracker.log_metrics({"round/auc": 0.5 + attempt / 4}, step=attempt)
-        (tmp_path / "config.yaml").write_text(f"attempt: {attempt}\n")
-        tracker.log_file(tmp_path / "config.yaml")
-        tracker.finish("FINISHED" if attempt else "FAILED")
+        params = {"seed": 3, "mining": {"neg_ratio": 0.05 + attempt, "ties": "exact"}, "long": "x" * 9000}
+        tracker = Tracker(tmp_path, TrackingConfig(), params)
+        tracked(tmp_path, tracker).metrics("round", attempt, auc=0.5 + attempt / 4)
+        tracker.finish("FINISHED" if attempt else "FAILED", [tmp_path / "config.yaml"])
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (experiment,) = [found for found in client.search_experiments() if found.name == "hnm"]
     (run,) = client.search_runs([experiment.experiment_id])
@@ -29,19 +43,25 @@ def test_a_run_is_made_filled_and_found_again(tmp_path: Path) -> None:
     assert run.data.params["mining.neg_ratio"] == "0.05"  # MLflow's parameters cannot change: the first attempt's stay
     assert run.data.params["mining.ties"] == "exact"
     assert len(run.data.params["long"]) == 6000
-    history = client.get_metric_history(run.info.run_id, "round/auc")
-    assert [(metric.step, metric.value) for metric in history] == [(0, 0.5), (1, 0.75)]
+    assert points(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", "round/auc") == [(0, 0.5), (1, 0.75)]
     artifact = client.download_artifacts(run.info.run_id, "config.yaml", str(tmp_path))
-    assert Path(artifact).read_text() == "attempt: 1\n"
+    assert Path(artifact).read_text() == "attempt\n"
 
 
-def test_many_metrics_all_arrive(tmp_path: Path, finished_tracking_db: str) -> None:
-    tracker = Tracker(tmp_path, TrackingConfig(uri=finished_tracking_db, experiment="many"))
+def test_many_metrics_all_arrive_once_however_often_they_are_sent(tmp_path: Path, finished_tracking_db: str) -> None:
+    config = TrackingConfig(uri=finished_tracking_db, experiment="many")
+    tracker = Tracker(tmp_path, config, {})
+    journal = tracked(tmp_path, tracker)
     for step in range(450):
-        tracker.log_metrics({"loss": step / 2}, step)
-    tracker.finish("FINISHED")
-    history = MlflowClient(finished_tracking_db).get_metric_history(tracker.run_id, "loss")
-    assert sorted(metric.step for metric in history) == list(range(450))
+        journal.metrics("x", step, loss=step / 2)
+    tracker.finish("FINISHED", [])
+    (tmp_path / "mlflow_sent.json").unlink()  # a process that died after it had sent and before it had noted that
+    with open(tmp_path / "events.jsonl", "a") as file:
+        file.write('{"time": 1.5, "event": "metr')  # and that was writing a line
+    tracker = Tracker(tmp_path, config, {})
+    tracked(tmp_path, tracker).metrics("x", 450, loss=225.0)
+    tracker.finish("FINISHED", [])
+    assert points(tmp_path, finished_tracking_db, "x/loss") == [(step, step / 2) for step in range(451)]
 
 
 @pytest.fixture(scope="module")
@@ -56,40 +76,49 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def use_all_of(tracker: Tracker, folder: Path) -> None:
-    tracker.log_params({"seed": 1})
-    tracker.log_metrics({"loss": 1.0}, 0)
-    tracker.log_file(folder / "config.yaml")
-    tracker.finish("FINISHED")
-
-
-def test_a_server_that_does_not_answer_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_a_dead_server_did_not_take_is_sent_when_the_command_runs_again(
+    tmp_path: Path, finished_tracking_db: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     with caplog.at_level(logging.WARNING, "hnm"):
-        tracker = Tracker(tmp_path, TrackingConfig(uri=f"http://127.0.0.1:{closed_port()}"))
-        use_all_of(tracker, tmp_path)
+        tracker = Tracker(tmp_path, TrackingConfig(uri=f"http://127.0.0.1:{closed_port()}"), {"seed": 1})
+        tracked(tmp_path, tracker).metrics("x", 0, loss=1.0)
+        tracker.finish("FINISHED", [])
     (record,) = [record for record in caplog.records if record.name == "hnm"]
-    assert "MLflow tracking stopped" in record.getMessage()
+    assert "MLflow does not take the metrics" in record.getMessage()
     assert str(tmp_path / "events.jsonl") in record.getMessage()
     assert not (tmp_path / "mlflow_run_id.txt").exists()
+    again = Tracker(tmp_path, TrackingConfig(uri=finished_tracking_db), {"seed": 1})
+    tracked(tmp_path, again).metrics("x", 1, loss=0.5)
+    again.finish("FINISHED", [])
+    assert points(tmp_path, finished_tracking_db, "x/loss") == [(0, 1.0), (1, 0.5)]
 
 
-def test_a_store_that_fails_midway_is_said_once(
-    tmp_path: Path, finished_tracking_db: str, caplog: pytest.LogCaptureFixture
+def test_what_a_locked_database_did_not_take_is_sent_at_the_end(
+    tmp_path: Path, finished_tracking_db: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = Tracker(tmp_path, TrackingConfig(uri=finished_tracking_db, experiment="midway"))
+    monkeypatch.setattr("hnm.tracking.FLUSH_AT", 1)
+    tracker = Tracker(tmp_path, TrackingConfig(uri=f"{finished_tracking_db}?timeout=0.2"), {})
+    journal = tracked(tmp_path, tracker)
+    other = sqlite3.connect(finished_tracking_db.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")  # another program writes, and does not end
     with caplog.at_level(logging.WARNING, "hnm"):
-        tracker.log_file(tmp_path / "no such file")
-        use_all_of(tracker, tmp_path)
-    assert sum(record.name == "hnm" for record in caplog.records) == 1
+        journal.metrics("x", 0, loss=1.0)
+        journal.metrics("x", 1, loss=0.5)
+    other.execute("ROLLBACK")
+    other.close()
+    (record,) = [record for record in caplog.records if record.name == "hnm"]
+    assert "locked" in record.getMessage()
+    tracker.finish("FINISHED", [])
+    assert points(tmp_path, finished_tracking_db, "x/loss") == [(0, 1.0), (1, 0.5)]
 
 
 def test_tracking_can_be_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = Tracker(tmp_path, TrackingConfig(enabled=False))
-    use_all_of(tracker, tmp_path)
+    tracker = Tracker(tmp_path, TrackingConfig(enabled=False), {})
+    tracker.metrics_written({"x/loss": 1.0}, 0)
+    tracker.flush()
+    tracker.finish("FINISHED", [tmp_path / "config.yaml"])
     assert list(tmp_path.iterdir()) == []
     assert not caplog.records
 
@@ -124,7 +153,7 @@ def test_a_resumed_training_goes_on_in_its_mlflow_run(tmp_path: Path, tiny_cohor
     (tracked,) = client.search_runs([experiment.experiment_id])
     assert tracked.info.status == "FINISHED"
     assert tracked.data.params["finetune.batch_size"] == "16"
-    steps = [metric.step for metric in client.get_metric_history(tracked.info.run_id, "round/validation_auc")]
-    assert steps == [1, 2, 2]  # round 2 was done by both
+    steps = [step for step, _ in points(run, f"sqlite:///{run / 'mlflow.db'}", "round/validation_auc")]
+    assert steps == [0, 1, 1, 2, 2, 2]  # as in events.jsonl: also those of the first process, which did not track
     names = {file.path for file in client.list_artifacts(tracked.info.run_id)}
     assert names == {"config.yaml", "environment.json", "mining.json"}

@@ -1,5 +1,7 @@
-"""Progress, and a training that is left at any step boundary and gone on with: the same weights to the bit."""
+"""Progress, and a training that is left at step boundaries and gone on with: the same weights to the bit."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +13,39 @@ from hnm.bags import Bags
 from hnm.config import Config
 from hnm.contrastive_model import fresh_model
 from hnm.finetune import finetune
+from hnm.mining import Mined
 from hnm.simclr import pretrain
 from hnm.training import Progress
 from hnm.weights import load_weights
 from launch.distributed import World, barrier
 from launch.engine import Engine
 from tests.hnm.worlds import mine_and_share, session_with_features
-from tests.ranks import on_ranks
+from tests.ranks import on_new_process, on_ranks
 from tests.tiny import tiny_config, tiny_session
+
+Weights = dict[str, torch.Tensor]
+# Below its threshold ZeRO 3 keeps parameters whole: here all are to be cut up.
+ZERO3 = "engine.deepspeed={zero_optimization: {stage: 3, stage3_param_persistence_threshold: 0}}"
+ENGINES = {
+    "ddp": [],
+    "zero1": ["engine.deepspeed=zero1"],
+    "zero2": ["engine.deepspeed=zero2"],
+    "zero3": [ZERO3],
+    "zero2 bf16": ["engine.deepspeed=zero2", "engine.precision=bf16"],
+}
+# two stops: in the middle of an epoch, and at the end of one
+PHASES = {"pretrain": (1, 2), "finetune": (5, 8), "aggregate": (4, 6)}
 
 
 class StoppedError(Exception):
     """Raised at the step boundary where a test leaves a training."""
 
 
-class StopAfter:
-    """A keeper that ends the training after `num_steps` steps, and brings it back there the next time."""
+class StopAt:
+    """A keeper that ends the training after each of `stops` steps, and brings it back there the next time."""
 
-    def __init__(self, num_steps: int, folder: Path, world: World) -> None:
-        self.num_steps, self.folder, self.world = num_steps, folder, world
+    def __init__(self, stops: tuple[int, ...], folder: Path, world: World) -> None:
+        self.stops, self.folder, self.world = list(stops), folder, world
         self.kept: dict[str, Any] = {}
 
     def resume(self, engine: Engine, progress: Progress) -> None:
@@ -38,7 +54,8 @@ class StopAfter:
             vars(progress).update(self.kept)
 
     def step_taken(self, engine: Engine, progress: Progress) -> None:
-        if progress.num_steps == self.num_steps and not self.kept:
+        if self.stops and progress.num_steps == self.stops[0]:
+            self.stops.pop(0)
             engine.save(self.folder)
             barrier(self.world)
             self.kept = dict(vars(progress))
@@ -54,44 +71,61 @@ def test_progress_counts_steps_and_averages_the_losses_of_an_epoch() -> None:
     assert progress == Progress("finetune", round=1, epoch=5, step=0, num_steps=3)
 
 
-def weights_of(phase: str, keeper: StopAfter | None, config: Config, world: World, cohort: str, folder: Path) -> Any:
+def train_phase(phase: str, keeper: StopAt | None, config: Config, world: World, cohort: str, folder: Path) -> Weights:
     """Run one phase and return what it made."""
     if phase == "aggregate":
-        session = session_with_features(world, str(folder / "bags"))
-        object.__setattr__(session, "keeper", keeper)
+        session = replace(session_with_features(world, str(folder)), engine=config.engine, keeper=keeper)
         settings = AggregateConfig(epochs=4, pairs_per_step=2, validate_every=2, select="validation")
         return train_aggregator(Bags(session.features, world.device), settings, 1, session).state_dict()
-    with tiny_session(world, Path(cohort), config) as session:
-        mined = mine_and_share(session, folder / "mined")
-        object.__setattr__(session, "keeper", keeper)
+    with tiny_session(world, Path(cohort), config) as plain:
+        session_, out = replace(plain, keeper=keeper), folder / "encoder.safetensors"
         if phase == "pretrain":
-            pretrain(config.encoder, config.pretrain, folder / "encoder.safetensors", session)
-            return load_weights(folder / "encoder.safetensors")[0]
+            assert pretrain(config.encoder, config.pretrain, out, session_) == 4
+            return load_weights(out)[0]
+        mined: Mined = mine_and_share(plain, folder / "mined")
         model = fresh_model(config.encoder, seed=1)
-        assert finetune(model, mined, config.finetune, config.mining, 1, 2, session) == 16
-        return model.state_dict()
+        weights, num_steps = finetune(model, mined, config.finetune, config.mining, 1, 2, session_)
+        assert num_steps == 16
+        return weights
 
 
-def stop_and_go_on(world: World, cohort: str, folder: str) -> dict[str, bool]:
-    """Return, by phase and step, whether a stop there changed nothing."""
-    config = tiny_config("pretrain.epochs=2", "finetune.epochs_per_round=2", "finetune.augment.recipe=histology")
+def stop_twice(world: World, cohort: str, folder: str, engines: list[str]) -> dict[str, bool]:
+    """Return, by engine and phase, whether two stops changed nothing."""
     same = {}
-    for phase, steps in {"pretrain": (3, 4), "finetune": (5, 8), "aggregate": (4, 6, 12)}.items():
-        place = Path(folder) / phase
-        expected = weights_of(phase, None, config, world, cohort, place)
-        for num_steps in steps:  # in the middle of an epoch, and at the end of one
-            keeper = StopAfter(num_steps, place / str(num_steps), world)
-            with pytest.raises(StoppedError):
-                weights_of(phase, keeper, config, world, cohort, place)
-            again = weights_of(phase, keeper, config, world, cohort, place)
-            same[f"{phase} {num_steps}"] = all(torch.equal(again[name], expected[name]) for name in expected)
+    for name in engines:
+        settings = ["pretrain.epochs=2", "pretrain.batch_size=48", "finetune.augment.recipe=histology"]
+        config = tiny_config(*settings, "finetune.epochs_per_round=2", *ENGINES[name])
+        for phase, stops in PHASES.items():
+            place = Path(folder) / name / phase
+            keeper = StopAt(stops, place / "kept", world)
+
+            def train(
+                keeper: StopAt | None, phase: str = phase, place: Path = place, config: Config = config
+            ) -> Weights:
+                return train_phase(phase, keeper, config, world, cohort, place)
+
+            expected, again = train(None), train_with_stops(train, keeper, len(stops))
+            same[f"{name}: {phase}"] = all(torch.equal(again[key], expected[key]) for key in expected)
     return same
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_a_training_left_at_a_step_boundary_goes_on_to_the_same_bits(
-    size: int, tiny_cohort: Path, tmp_path: Path
-) -> None:
-    for result in on_ranks(size, stop_and_go_on, str(tiny_cohort), str(tmp_path)):
-        assert len(result) == 7
+def train_with_stops(train: Callable[[StopAt], Weights], keeper: StopAt, num_stops: int) -> Weights:
+    for _ in range(num_stops):
+        with pytest.raises(StoppedError):
+            train(keeper)
+    return train(keeper)
+
+
+def check(results: list[dict[str, bool]], engines: list[str]) -> None:
+    for result in results:
+        assert list(result) == [f"{name}: {phase}" for name in engines for phase in PHASES]
         assert all(result.values()), result
+
+
+def test_a_training_stopped_twice_ends_with_the_same_bits(tiny_cohort: Path, tmp_path: Path) -> None:
+    check(on_ranks(2, stop_twice, str(tiny_cohort), str(tmp_path), list(ENGINES)), list(ENGINES))
+
+
+def test_so_it_does_on_one_rank(tiny_cohort: Path, tmp_path: Path) -> None:
+    engines = ["ddp", "zero1"]  # a process joins DeepSpeed once: not this one
+    check(on_new_process(stop_twice, str(tiny_cohort), str(tmp_path), engines), engines)

@@ -144,8 +144,8 @@ def finetuned(
     """Fine-tune a fresh model in `dtype` for an epoch of both kinds of steps; return their number and its weights."""
     model = fresh_model(config.encoder, seed=1)
     model = in_float64(model) if dtype == torch.float64 else model
-    num_steps = finetune(model, mined, config.finetune, config.mining, 1, 2, session)
-    return num_steps, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    weights, num_steps = finetune(model, mined, config.finetune, config.mining, 1, 2, session)
+    return num_steps, weights
 
 
 def finetune_with_nan_on_last_rank(mined: Mined, config: Config, session: Session) -> tuple[str, bool]:

@@ -16,6 +16,7 @@ from launch.distributed import (
     gather_to_main,
     join_world,
     main_says,
+    max_over_ranks,
     single_world,
     sum_over_ranks,
 )
@@ -49,6 +50,7 @@ def exchange(world: World) -> dict[str, Any]:
     distributed.CHUNK_BYTES = whole
     results["main_says"] = [main_says(world.is_main, world), main_says(not world.is_main, world)]
     results["sum"] = sum_over_ranks(torch.tensor([1.0, float(world.rank)]), world)
+    results["max"] = [max_over_ranks(5 * world.rank, world), max_over_ranks(-world.rank, world)]
     barrier(world)
     results["rows"] = rows_and_gradient(world)
     return results
@@ -109,6 +111,10 @@ def test_rank_0_decides(ranks: list[dict[str, Any]]) -> None:
 def test_sums(ranks: list[dict[str, Any]]) -> None:
     expected = [float(len(ranks)), float(sum(range(len(ranks))))]
     assert all(result["sum"].tolist() == expected for result in ranks)
+
+
+def test_the_largest_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
+    assert all(result["max"] == [5 * (len(ranks) - 1), 0] for result in ranks)
 
 
 def test_gathered_rows_bring_back_the_gradient_of_all_ranks(ranks: list[dict[str, Any]]) -> None:

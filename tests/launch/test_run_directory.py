@@ -1,7 +1,11 @@
 """A run directory belongs to one cohort and one configuration."""
 
 import json
+import os
 import shutil
+import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +13,15 @@ import numpy as np
 import pytest
 
 from hnm.config import read_config
-from launch.run_directory import check_cohort, describe_environment, open_run, read_run
+from launch.run_directory import (
+    alone_in,
+    check_cohort,
+    describe_environment,
+    open_run,
+    read_run,
+    remove_leftovers,
+    remove_run,
+)
 from shards.cohort import Cohort
 from shards.errors import InputError
 from tests.tiny import tiny_config
@@ -78,3 +90,55 @@ def test_the_environment_holds_versions_and_no_secrets(monkeypatch: pytest.Monke
     described = describe_environment()
     assert described["packages"].keys() >= {"torch", "numpy", "mlflow", "hnm"}
     assert "do-not-write-me" not in json.dumps(described)
+
+
+def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from launch.run_directory import alone_in\n"
+    code += "with alone_in(Path(sys.argv[1])):\n    print('in', flush=True)\n    sys.stdin.read()\n"
+    root = Path(__file__).parents[2]
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(InputError, match=rf"process {other.pid} on .* works there\. Wait for its end"), alone_in(tmp_path, 0.1):
+        pass
+    other.kill()
+    other.wait()
+    with alone_in(tmp_path, 0.1) as claim:
+        assert claim.is_file()
+    assert not claim.exists()
+
+
+def test_leftovers_of_killed_processes_go(tmp_path: Path) -> None:
+    (tmp_path / "round-000" / ".step-000004.tmp").mkdir(parents=True)
+    for name in (".scores.npy.77.tmp", "round-000/.mining.json.77.tmp", "round-000/mining.json"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mining.json"]
+    assert not (tmp_path / "round-000" / ".step-000004.tmp").exists()
+
+
+def test_a_run_is_removed_only_for_those_who_are_sure(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    remove_run(run, is_sure=True)  # nothing there: nothing to do
+    shutil.copytree(finished_run, run)
+    with pytest.raises(InputError, match=r"would remove .*run with 3 finished round\(s\)\. .* add --yes"):
+        remove_run(run, is_sure=False)
+    assert (run / "round-002" / "mining.json").is_file()
+    remove_run(run, is_sure=True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(InputError, match=r"no run directory"):
+        remove_run(tmp_path / "thesis", is_sure=True)
+    assert (tmp_path / "thesis").is_dir()
+
+
+def test_files_of_a_run_have_the_users_umask(tiny_cohort: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        open_run(tmp_path / "run", Cohort.open(tiny_cohort), tiny_config())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o750
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").iterdir()} == {0o640}

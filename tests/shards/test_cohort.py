@@ -1,5 +1,9 @@
 import json
+import os
+import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,3 +80,23 @@ def test_a_cohort_of_another_version(tmp_path: Path) -> None:
     (root / "cohort.json").write_text(json.dumps(info | {"format_version": 99}))
     with pytest.raises(InputError, match=r"format_version is 99, this hnm reads 1\. Tile the slides again"):
         Cohort.open(root)
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("name", ["cohort.json", "slides.parquet", "patches.parquet"])
+def test_a_pickle_bomb_in_a_cohort_does_not_go_off(tiny_cohort: Path, tmp_path: Path, name: str) -> None:
+    cohort = tmp_path / "cohort"
+    shutil.copytree(tiny_cohort, cohort, ignore=shutil.ignore_patterns("shards"))
+    (cohort / name).write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+    with pytest.raises(InputError, match=name):
+        Cohort.open(cohort)
+    assert not (tmp_path / "boom").exists()
+    pickle.loads((cohort / name).read_bytes())  # it is a real one
+    assert (tmp_path / "boom").is_dir()

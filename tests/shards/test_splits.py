@@ -101,5 +101,7 @@ def test_a_patient_is_in_one_fold_and_folds_are_even(
     fold_of = fold_patients(labels, num_folds, seed)
     assert len(fold_of) == len(labels)  # one fold each, so all slides of a patient share their columns
     assert np.ptp(np.bincount(fold_of, minlength=num_folds)) <= 1
-    positives = np.bincount([fold for fold, its in zip(fold_of, labels, strict=True) if its[0] == 1], minlength=num_folds)
+    positives = np.bincount(
+        [fold for fold, its in zip(fold_of, labels, strict=True) if its[0] == 1], minlength=num_folds
+    )
     assert np.ptp(positives) <= 1

@@ -1,0 +1,87 @@
+"""Bootstrap intervals: whole patients are drawn with replacement, for slides of one patient are no independent evidence."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from hnm.metrics import Figures, checked
+from shards.seeding import numpy_generator
+
+Metric = Callable[[np.ndarray, np.ndarray], float | None]
+
+
+class Interval(NamedTuple):
+    """A bootstrap confidence interval; low and high are None where no resample defined the figure."""
+
+    low: float | None
+    high: float | None
+    num_skipped: int
+
+
+def bootstrap_intervals(
+    figures_of: Callable[[np.ndarray], Figures],
+    labels: np.ndarray,
+    groups: np.ndarray,
+    num: int = 1000,
+    *,
+    seed: int,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Return the percentile intervals of figures over resampled groups; every figure sees the same resamples.
+
+    Args:
+        figures_of: from row numbers (drawn ones repeat) to figures by name, such as the metrics of a model, or the
+            differences between two models on the same rows.
+        labels: (n,) 1 or 0; a resample of one class only is skipped.
+        groups: (n,) the patient of each row, of any sortable type.
+        num: resamples.
+        seed: the same seed gives the same intervals.
+        level: coverage.
+
+    Returns:
+        By figure the interval, and how many resamples were skipped because they held one class or did not define it.
+    """
+    positive = np.asarray(labels) == 1
+    numbers, group_of_row = np.unique(groups, return_inverse=True)
+    order = np.argsort(group_of_row, kind="stable")
+    rows_of_group = np.split(order, np.cumsum(np.bincount(group_of_row))[:-1])
+    random = numpy_generator(seed, "bootstrap")
+    values: dict[str, list[float]] = {name: [] for name in figures_of(np.arange(len(positive)))}
+    for _ in range(num):
+        drawn = random.integers(len(numbers), size=len(numbers))
+        rows = np.concatenate([rows_of_group[group] for group in drawn])
+        if positive[rows].any() and not positive[rows].all():
+            for name, value in figures_of(rows).items():
+                if value is not None:
+                    values[name].append(value)
+    return {name: _interval(known, num, level) for name, known in values.items()}
+
+
+def bootstrap_interval(
+    metric: Metric,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray,
+    num: int = 1000,
+    *,
+    seed: int,
+    level: float = 0.95,
+) -> Interval:
+    """Return the percentile interval of one metric of (labels, scores), such as `auc`; see `bootstrap_intervals`.
+
+    Raises:
+        InputError: a label is not 0 or 1, or a score is NaN.
+    """
+    checked(labels, scores)
+    intervals = bootstrap_intervals(
+        lambda rows: {"metric": metric(labels[rows], scores[rows])}, labels, groups, num, seed=seed, level=level
+    )
+    return intervals["metric"]
+
+
+def _interval(known: list[float], num: int, level: float) -> Interval:
+    if not known:
+        return Interval(None, None, num)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), num - len(known))

@@ -1,0 +1,125 @@
+"""Compare two evaluated runs on the same test slides: both with intervals, their differences, DeLong's test."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from hnm.bootstrap import bootstrap_intervals
+from hnm.delong import delong
+from hnm.evaluate import read_metrics
+from hnm.measure import slide_figures
+from hnm.metrics import Figures
+from shards.errors import InputError
+
+MAX_LISTED = 3  # slides that an error names
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a run says of its test slides, in the order of their names.
+
+    Attributes:
+        run: its folder.
+        slide_ids: (n,) names.
+        patients: (n,) whose slide it is.
+        labels: (n,) 1 or 0.
+        scores: (n,) float in [0, 1].
+        threshold: the run's own, chosen on its validation slides.
+        metrics: the run's metrics.json.
+    """
+
+    run: Path
+    slide_ids: np.ndarray
+    patients: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    threshold: float
+    metrics: dict[str, Any]
+
+
+def read_test_scores(run: Path) -> Tested:
+    """Read the predictions of an evaluated run.
+
+    Raises:
+        InputError: the run is not evaluated, or none of its test slides has a label.
+    """
+    if not (run / "predictions.parquet").is_file() or not (run / "metrics.json").is_file():
+        raise InputError(f"{run}: no metrics.json and predictions.parquet here. Evaluate the run first: hnm evaluate {run}")
+    table = pq.read_table(run / "predictions.parquet")
+    if "repeat" in table.column_names:
+        raise InputError(f"{run}: a cross-validation. Give two runs, such as the same fold of two cross-validations")
+    slide_ids, patients, splits, labels, scores = (
+        table[name].to_numpy() for name in ("slide_id", "patient_id", "split", "label", "score")
+    )
+    rows = np.flatnonzero((splits == "test") & (labels >= 0))
+    if len(rows) == 0:
+        raise InputError(f"{run / 'predictions.parquet'}: no test slide with a label, so there is nothing to compare")
+    rows = rows[np.argsort(slide_ids[rows])]
+    metrics = read_metrics(run)
+    return Tested(run, slide_ids[rows], patients[rows], labels[rows], scores[rows], metrics["threshold"], metrics)
+
+
+def compare(a: Tested, b: Tested, seed: int = 0) -> dict[str, Any]:
+    """Compare two runs.
+
+    Args:
+        a: a run's test slides.
+        b: another's, the same slides.
+        seed: of the bootstrap.
+
+    Returns:
+        `num_slides`, `delong_p` (None where a class has fewer than two slides), and by figure its `a`, `b`, `difference`
+        (b - a) and the 95 % intervals of the three over resampled patients, the same resamples for both runs.
+
+    Raises:
+        InputError: the slides, their labels or patients differ, or a score is NaN.
+    """
+    require_same_slides(a, b)
+
+    def of_rows(rows: np.ndarray) -> Figures:
+        both = [slide_figures(run.labels[rows], run.scores[rows], run.threshold) for run in (a, b)]
+        figures: Figures = {}
+        for name in both[0]:
+            first, second = both[0][name], both[1][name]
+            difference = None if first is None or second is None else second - first
+            figures |= {f"{name}/a": first, f"{name}/b": second, f"{name}/difference": difference}
+        return figures
+
+    values = of_rows(np.arange(len(a.labels)))
+    intervals = bootstrap_intervals(of_rows, a.labels, a.patients, seed=seed)
+    figures: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        name, _, which = key.partition("/")
+        figures.setdefault(name, {})[which] = value
+        figures[name][f"{which}_interval"] = intervals[key]._asdict()
+    p = delong(a.labels, a.scores, b.scores).p
+    return {"a": str(a.run), "b": str(b.run), "num_slides": len(a.labels), "delong_p": p, "figures": figures}
+
+
+def require_same_slides(a: Tested, b: Tested) -> None:
+    """Refuse runs that were not tested on the same slides with the same labels and patients.
+
+    Raises:
+        InputError: naming some that differ.
+    """
+    only_a, only_b = np.setdiff1d(a.slide_ids, b.slide_ids), np.setdiff1d(b.slide_ids, a.slide_ids)
+    for run, only in ((a.run, only_a), (b.run, only_b)):
+        if len(only):
+            raise InputError(
+                f"{a.run} has {len(a.slide_ids)} test slides, {b.run} has {len(b.slide_ids)}; {len(only)} are in {run} only, "
+                f"such as {_some(only)}. Compare runs that were tested on the same slides"
+            )
+    for what, of_a, of_b in (("labels", a.labels, b.labels), ("patients", a.patients, b.patients)):
+        if (of_a != of_b).any():
+            differ = a.slide_ids[of_a != of_b]
+            raise InputError(
+                f"{a.run} and {b.run}: {len(differ)} test slides have other {what} in one than in the other, such as "
+                f"{_some(differ)}. Compare runs of the same question (data.label_column)"
+            )
+
+
+def _some(names: np.ndarray) -> str:
+    return ", ".join(repr(str(name)) for name in names[:MAX_LISTED])

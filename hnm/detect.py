@@ -1,0 +1,102 @@
+"""The FROC of a run's test slides: what the peaks of each slide's patch scores meet.
+
+    patch scores of a slide ──local maxima──▶ detections ─┐
+    annotation, or else the patches' truth ──▶ lesions ───┴─▶ Hits of the slide ──all test slides──▶ FROC
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hnm.bootstrap import bootstrap_intervals
+from hnm.froc import RATES, Counts, Hits, Lesions, count_hits, curve_of, froc_score, hits_of, no_lesions, sensitivities
+from hnm.lesions import lesions_of_area, lesions_of_patches, local_maxima
+from hnm.study import Study
+from shards.annotations import read_annotation
+from shards.mpp import level0_px
+
+
+def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] | None:
+    """Return the FROC of the test slides; None where the lesions of no positive slide are known.
+
+    Args:
+        by_patch: (N,) patch scores.
+        study: the cohort and its parts.
+        seed: of the bootstrap.
+
+    Returns:
+        The score (mean sensitivity) with its bootstrap interval by patient, the sensitivity at each rate, the curve, and
+        how many slides were left out: positive ones whose lesions are unknown.
+    """
+    found = [(slide, *lesions_of_slide(study, slide)) for slide in study.test.tolist()]
+    known = [(slide, lesions, source) for slide, lesions, source in found if lesions is not None]
+    hits = [hits_of_slide(study, slide, by_patch, lesions) for slide, lesions, _ in known]
+    if not any(len(its.lesions) for its in hits):
+        return None
+    slides = np.array([slide for slide, _, _ in known])
+    return {
+        **froc_figures(count_hits(hits), study.labels[slides], _patients(study, slides), seed),
+        "num_slides": len(slides),
+        "num_slides_left_out": len(found) - len(known),
+        "lesions_from": sorted({source for _, _, source in known if source}),
+    }
+
+
+def froc_figures(counts: Counts, labels: np.ndarray, patients: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return score, interval, sensitivities and curve of slides' counts; labels and patients (slides,) for the bootstrap."""
+    per_slide, sensitivity = curve_of(counts)
+    intervals = bootstrap_intervals(lambda rows: {"score": froc_score(counts, rows)}, labels, patients, seed=seed)
+    at_rates = zip(RATES, sensitivities(per_slide, sensitivity).tolist(), strict=True)
+    return {
+        "score": froc_score(counts),
+        "interval": intervals["score"]._asdict(),
+        "sensitivity_at": {f"{rate:g}": value for rate, value in at_rates},
+        "num_lesions": int(counts.num_lesions.sum()),
+        "curve": {"false_positives_per_slide": per_slide.tolist(), "sensitivity": sensitivity.tolist()},
+    }
+
+
+def lesions_of_slide(study: Study, slide: int) -> tuple[Lesions | None, str]:
+    """Return a slide's lesions, None if unknown, and where they come from: "annotations", "patches" or "" (it has none).
+
+    An annotation counts where slides.parquet names its file and the file is there; else connected positive patches do.
+    """
+    if study.labels[slide] == 0:
+        return no_lesions(), ""
+    cohort, settings = study.cohort, study.cohort.info.get("settings", {})
+    row = cohort.slides.slice(slide, 1).to_pylist()[0]
+    annotation = Path(row.get("annotation") or "")
+    if annotation.is_file():
+        groups = settings.get("negative_groups", []), settings.get("positive_groups")
+        area = read_annotation(annotation, *groups, skip_bad_outlines=True).area
+        if not area.is_empty:
+            return lesions_of_area(area, row["source_mpp"]), "annotations"
+    own, patches = _patches(study, slide), cohort.patches
+    if not np.any(patches.truth[own] == 1):
+        return None, ""
+    places = patches.x_level0[own], patches.y_level0[own]
+    return lesions_of_patches(*places, patches.truth[own], patch_side(study, slide)), "patches"
+
+
+def hits_of_slide(study: Study, slide: int, by_patch: np.ndarray, lesions: Lesions) -> Hits:
+    """Return what the local maxima of a slide's patch scores, at the patches' centres, meet."""
+    own, side = _patches(study, slide), patch_side(study, slide)
+    x, y, scores = study.cohort.patches.x_level0[own], study.cohort.patches.y_level0[own], by_patch[own]
+    peaks = local_maxima(x, y, scores, side)
+    return hits_of(x[peaks] + side / 2, y[peaks] + side / 2, scores[peaks], lesions)
+
+
+def patch_side(study: Study, slide: int) -> int:
+    """Return the side of a slide's patches, level-0 pixels."""
+    settings = study.cohort.info["settings"]
+    return level0_px(settings["patch_px"], settings["mpp"], study.cohort.slides["source_mpp"][slide].as_py())
+
+
+def _patches(study: Study, slide: int) -> slice:
+    return slice(*study.cohort.patch_bounds[slide : slide + 2].tolist())
+
+
+def _patients(study: Study, slides: np.ndarray) -> np.ndarray:
+    patients: np.ndarray = study.cohort.slides["patient_id"].to_numpy()[slides]
+    return patients
