@@ -57,7 +57,9 @@ def rank_main(rank: int, port: int, num_patches: int, selection: str, folder: st
     mined = share_mined(run, world)
     barrier(world)
     times.append(time.perf_counter())
-    seconds = dict(zip(("gather_and_rank", "label_and_write", "broadcast"), np.diff(times).round(3).tolist(), strict=True))
+    seconds = dict(
+        zip(("gather_and_rank", "label_and_write", "broadcast"), np.diff(times).round(3).tolist(), strict=True)
+    )
     figures = {
         "seconds": round(times[-1] - times[0], 3),
         "seconds_by_phase": seconds,

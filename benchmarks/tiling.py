@@ -165,9 +165,9 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         if arguments.quick:
-            figures = measure(Path(folder), side_px=2048, num_rounds=1, num_slides=2)
+            figures = measure(Path(folder), side_px=2048, num_rounds=1, num_slides=4)
         else:
-            figures = measure(Path(folder), side_px=20_000, num_rounds=arguments.rounds, num_slides=2)
+            figures = measure(Path(folder), side_px=20_000, num_rounds=arguments.rounds, num_slides=4)
     figures["bars"] = BARS
     print(json.dumps(figures))
     if arguments.out:

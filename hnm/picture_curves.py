@@ -3,13 +3,14 @@
 labels, scores, patients (n,) ──resampled by patient──▶ curves on one grid ──▶ 95 % band
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from hnm.bootstrap import Metric, bootstrap_interval
 from hnm.metrics import auc, auprc
 from hnm.picture_style import BLUE, GREY, INK, LIGHT_GREY, VERMILLION, figure_of
 from shards.errors import InputError
@@ -21,7 +22,14 @@ LEVEL = 0.95
 
 
 def draw_curves(
-    path: Path, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, threshold: float, split: str, seed: int
+    path: Path,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    patients: np.ndarray,
+    threshold: float,
+    split: str,
+    seed: int,
+    intervals: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Draw ROC and precision-recall side by side.
 
@@ -33,6 +41,7 @@ def draw_curves(
         threshold: of a positive slide; marked on both curves.
         split: its name, for the title.
         seed: of the bootstrap.
+        intervals: by figure ("auc", "auprc") what metrics.json says: low and high. None: none are told.
 
     Raises:
         InputError: the slides are of one class: neither curve is defined.
@@ -43,12 +52,12 @@ def draw_curves(
     recall = (called & positive).sum() / positive.sum()
     with figure_of(path, 4.8, 1, 2) as (_, ((roc, pr),)):
         fpr, tpr, _ = roc_curve(labels, scores)
-        roc.plot(fpr, tpr, color=BLUE, label=_figure("AUC", auc, labels, scores, patients, seed))
+        roc.plot(fpr, tpr, color=BLUE, label=_figure("AUC", auc(labels, scores), (intervals or {}).get("auc")))
         roc.plot([0, 1], [0, 1], color=LIGHT_GREY, linestyle=":", label="chance")
         roc.plot((called & ~positive).sum() / (~positive).sum(), recall, "o", **_MARK, label=_threshold(threshold))
         roc.set(xlabel="false positive rate (1 - specificity)", ylabel="sensitivity", title=f"ROC, {split} slides")
         precision, sensitivity, _ = precision_recall_curve(labels, scores)
-        pr.plot(sensitivity, precision, color=BLUE, label=_figure("AUPRC", auprc, labels, scores, patients, seed))
+        pr.plot(sensitivity, precision, color=BLUE, label=_figure("AUPRC", auprc(labels, scores), (intervals or {}).get("auprc")))
         prevalence = positive.mean()
         pr.axhline(prevalence, color=LIGHT_GREY, linestyle=":", label=f"chance, {prevalence:.2f}")
         if called.any():
@@ -164,10 +173,11 @@ def _threshold(threshold: float) -> str:
     return f"at the threshold, {threshold:.3f}"
 
 
-def _figure(name: str, metric: Metric, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, seed: int) -> str:
-    interval = bootstrap_interval(metric, labels, scores, patients, seed=seed)  # the very one of metrics.json
-    text = f"{name} {metric(labels, scores):.3f}"
-    return text if interval.low is None else f"{text} ({interval.low:.2f} to {interval.high:.2f})"
+def _figure(name: str, value: float | None, interval: Mapping[str, Any] | None) -> str:
+    text = f"{name} {value:.3f}"
+    if interval is None or interval["low"] is None:
+        return text
+    return f"{text} ({interval['low']:.2f} to {interval['high']:.2f})"
 
 
 def _matrix(axes: Axes, counts: np.ndarray, threshold: float, split: str) -> None:

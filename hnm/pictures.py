@@ -14,6 +14,7 @@ import torch
 
 from hnm.heatmap import ScoredPatches, draw_heatmap
 from hnm.record import RunRecord
+from shards.annotations import read_annotation
 from shards.errors import InputError
 from shards.files import whole_file
 from shards.mpp import level0_px
@@ -60,7 +61,7 @@ def draw_pictures(record: RunRecord, reader: PatchReader, device: torch.device, 
             "ROC, precision and recall",
             "The bands are where 95 % of curves lie when patients are drawn anew (bootstrap). The threshold was chosen "
             "on validation slides.",
-            lambda path: picture_curves.draw_curves(path, labels, scores, patients, threshold, split, seed),
+            lambda path: picture_curves.draw_curves(path, labels, scores, patients, threshold, split, seed, record.intervals),
         ),
         (
             "confusion",
@@ -139,14 +140,28 @@ def scored_patches(record: RunRecord, slide: int) -> ScoredPatches:
 
 
 def _true_area(record: RunRecord, slide: int) -> shapely.Geometry | None:
-    """Return the union of the truly positive patches, level-0 pixels; None where the truth is not known."""
+    """Return what was annotated, else the union of the truly positive patches, level-0 pixels; None: neither is known."""
     cohort, patches = record.study.cohort, scored_patches(record, slide)
+    if (annotated := _annotated_area(record, slide)) is not None:
+        return annotated
     truth = cohort.patches.truth[slice(*cohort.patch_bounds[slide : slide + 2].tolist())]
     if not np.any(truth >= 0):
         return None
     left, top = (at[truth == 1].astype(np.float64) for at in (patches.x_level0, patches.y_level0))
     area = shapely.union_all(shapely.box(left, top, left + patches.size_level0, top + patches.size_level0))
     return area if area.geom_type in ("Polygon", "MultiPolygon") else shapely.MultiPolygon()
+
+
+def _annotated_area(record: RunRecord, slide: int) -> shapely.Geometry | None:
+    """Return the area of a slide's annotation file, None if it has none or the file is gone."""
+    cohort, tile = record.study.cohort, record.config.tile
+    if "annotation" not in cohort.slides.column_names or not (name := cohort.slides["annotation"][slide].as_py()):
+        return None
+    try:
+        area = read_annotation(Path(name), tile.negative_groups, tile.positive_groups, skip_bad_outlines=True).area
+    except InputError:
+        return None
+    return None if area.is_empty else area  # a file of points has no area
 
 
 def _ground(record: RunRecord, slide: int, patches: ScoredPatches) -> tuple[np.ndarray, float]:

@@ -69,6 +69,12 @@ class RunRecord:
         return patch_threshold(self.config, self.metrics)
 
     @property
+    def intervals(self) -> dict[str, Any]:
+        """By figure of the slides the bootstrap interval in metrics.json; empty before `hnm evaluate`."""
+        metrics = self.metrics or {}
+        return {"auc": metrics.get("slide_auc_interval"), **metrics.get("slide_intervals", {})}
+
+    @property
     def judged(self) -> tuple[str, np.ndarray]:
         """The name and the slide numbers of the split that shows how good the model is: test, once it has been read."""
         if self.metrics is not None:

@@ -67,6 +67,9 @@ def _unfinished(record: RunRecord) -> list[str]:
 def _judged_slides(record: RunRecord) -> list[str]:
     split, slides = record.judged
     labels = record.study.labels[slides]
+    told = [str(text)[:1].upper() + str(text)[1:] for text in (record.metrics or {}).get("warnings", [])]
+    if told:
+        return told
     num_positive, num_negative = int((labels == 1).sum()), int((labels == 0).sum())
     if min(num_positive, num_negative) == 0:
         word = "positive" if num_negative == 0 else "negative"

@@ -43,6 +43,8 @@ def follow_move(folder: Path) -> None:
     if not database.is_file():
         return
     with closing(sqlite3.connect(database, timeout=10)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return  # made, and not filled yet
         rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         for (place,) in rows:
             if place and place.startswith("file:") and place.endswith("/mlartifacts") and place != here:

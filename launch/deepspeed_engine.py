@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from launch.distributed import World
-from launch.engine import EngineConfig, Forward, MakeOptimizer, on_device, read_state, write_state
+from launch.engine import EngineConfig, Forward, MakeOptimizer, on_device
+from launch.engine_files import read_state, write_state
 
 # One loss a step, nothing of DeepSpeed's own clipping, printing or choice of optimizers: these are the engine's tasks.
 FIXED: dict[str, Any] = {

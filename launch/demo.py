@@ -33,11 +33,12 @@ def run(folder: Path, ranks: int) -> int:
         if done.returncode:
             return done.returncode
     console.print(
-        f"\nthe demo took {time.monotonic() - begin:.0f} s. What to try next:\n"
+        f"\nthe demo took {time.monotonic() - begin:.0f} s. Look at {folder}/run/report.html. What to try next:\n"
         f"  hnm train {folder}/cohort {folder}/its2clr --preset its2clr --config demo --ranks {ranks} "
         f"--encoder {folder}/pretrained/encoder.safetensors\n"
         f"  hnm evaluate {folder}/its2clr\n"
-        f"  mlflow ui --backend-store-uri sqlite:///{(folder / 'run' / 'mlflow.db').resolve()}\n"
+        f"  hnm predict {folder}/run {folder}/slides/images/*.png --out {folder}/predictions\n"
+        f"  hnm ui {folder}/run     (the same figures in MLflow)\n"
         "  hnm tile slides.csv cohort/     (your own slides: columns slide_id, path, label)"
     )
     return 0

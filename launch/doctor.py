@@ -12,7 +12,7 @@ from importlib import metadata
 # package on the index: what fails without it (None: an option)
 NEEDED = ("torch", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg", "webdataset", "safetensors", "pydantic",
           "pyarrow", "pyyaml", "typer", "rich", "fsspec", "openslide-python", "openslide-bin", "opencv-python-headless",
-          "shapely", "tifffile", "imagecodecs")  # fmt: skip
+          "matplotlib", "shapely", "tifffile", "imagecodecs")  # fmt: skip
 OPTIONAL = {"mlflow": "tracking; without it set tracking.enabled=false or read events.jsonl"}
 LOW_DISK_GB = 10.0
 

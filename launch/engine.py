@@ -8,7 +8,7 @@ ranks is read on three.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from hnm.weights import load_weights, save_weights
 from launch.deepspeed_config import resolve_deepspeed
 from launch.distributed import World, sum_over_ranks
-from shards.errors import InputError
+from launch.engine_files import read_state, write_state
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
-WEIGHTS_FILE, OPTIMIZER_FILE = "weights.safetensors", "optimizer.safetensors"
 NUM_NAMED = 8  # items that the message of a stop names
 
 
@@ -279,40 +277,3 @@ def _explain(computed: Computed, losses: Tensor, norm: float, bad_ranks: Tensor,
         if bad_ranks[rank] or not bad_ranks.any()
     ]
     return f"{what} at {where} ({'; '.join(ranks)}); lower the learning rate, raise tau, or set engine.clip_norm"
-
-
-def write_state(folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write weights and optimizer state, {parameter: {"exp_avg": tensor, ...}}, as safetensors. Call it on rank 0 only."""
-    moments = {
-        f"{name}/{key}": torch.as_tensor(value)
-        for name, entry in state.items()
-        for key, value in entry.items()
-        if value is not None
-    }
-    save_weights(folder / WEIGHTS_FILE, weights, {"holds": "weights"})
-    save_weights(folder / OPTIMIZER_FILE, moments, {"holds": "optimizer state"})
-
-
-def read_state(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Read what `write_state` wrote.
-
-    Args:
-        shapes: of all tensors of the module, by name.
-
-    Raises:
-        InputError: a file is not whole, or has other names or shapes.
-    """
-    weights = load_weights(folder / WEIGHTS_FILE)[0]
-    if {name: tuple(tensor.shape) for name, tensor in weights.items()} != dict(shapes):
-        raise InputError(
-            f"{folder / WEIGHTS_FILE}: of another network than the configuration's. Set encoder.* as it was"
-        )
-    state: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_weights(folder / OPTIMIZER_FILE)[0].items():
-        name, _, entry = key.rpartition("/")
-        if name not in shapes or tuple(tensor.shape) not in ((), shapes[name]):
-            raise InputError(f"{folder / OPTIMIZER_FILE}: {key} belongs to another network. Set encoder.* as it was")
-        state.setdefault(name, {})[entry] = tensor
-    return weights, state

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.cohort_table import write_slides_csv
+from shards.cohort_table import write_csv
 from shards.errors import InputError
 from shards.files import whole_file
 from shards.slides import Row, read_rows
@@ -79,7 +79,7 @@ def write_camelyon16(
     ]
     header = ("slide_id", "path", "label", "patient_id", "split", "annotation")
     return CamelyonSummary(
-        write_slides_csv(out / "slides.csv", header, rows),
+        write_csv(out / "slides.csv", header, rows),
         {split: list(split_of.values()).count(split) for split in ("train", "validation", "test")},
         sum(name in outlines for name in names),
         [name for name in names if label_of[name] == 1 and name not in outlines],

@@ -7,7 +7,8 @@
 
 A slide is drawn tile by tile and never held in memory, so 40,000 px a side are possible. Tissue comes from a bank of
 about a million pixels of H&E (see `shards.synthetic`), repeated over the islands; the tumour's bank lies where its
-outline says. A negative slide has a region of dense normal epithelium instead: colour alone does not tell them apart.
+outline says. Every slide also has a region of dense normal epithelium or of lymphocytes in another island, a negative
+slide has two of them: neither colour nor crowded nuclei tell positive from negative slides.
 """
 
 import xml.etree.ElementTree
@@ -19,13 +20,12 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from shards.cohort_table import write_slides_csv
+from shards.cohort_table import write_csv
 from shards.errors import InputError
 from shards.files import whole_file
 from shards.resample import resize
-from shards.seeding import derive_seed, numpy_generator
-from shards.splits import split_patients
-from shards.synthetic import EPITHELIUM, TUMOUR, draw_slide, lay_out_tissue
+from shards.seeding import numpy_generator
+from shards.synthetic import EPITHELIUM, LYMPHOCYTES, TUMOUR, draw_slide, lay_out_tissue, name_slides
 
 TIFF_TILE_PX = 256
 NUM_LEVELS = 4
@@ -44,17 +44,17 @@ class DrawnSlide:
     Attributes:
         side_px: width and height, level-0 pixels.
         islands: outlines of the tissue, each (v, 2) float64 level-0 pixels.
-        region: outline of the tumour, or of the epithelium of a negative slide.
+        regions: outlines of two dense places, each in an island of its own; of a positive slide the first is the tumour.
         tissue_bank: (h, w, 3) uint8 RGB of normal tissue, repeated without end.
-        region_bank: likewise of what is in the region.
+        region_banks: likewise of what is in the regions.
         glass: (TIFF_TILE_PX, TIFF_TILE_PX, 3) uint8 RGB.
     """
 
     side_px: int
     islands: list[np.ndarray]
-    region: np.ndarray
+    regions: list[np.ndarray]
     tissue_bank: np.ndarray
-    region_bank: np.ndarray
+    region_banks: list[np.ndarray]
     glass: np.ndarray
 
 
@@ -79,7 +79,7 @@ def make_whole_slides(
         seed: another seed, another cohort.
         mpp: microns per pixel written into the resolution tags.
         tissue_share: share of the slide that is tissue, up to 0.6.
-        tumour_share: share of a positive slide's tissue that is tumour, up to 0.15.
+        tumour_share: share of a positive slide's tissue that is tumour, up to 0.2.
 
     Returns:
         The path of slides.csv.
@@ -88,22 +88,17 @@ def make_whole_slides(
         InputError: a number is out of its range.
     """
     _check(side_px, patch_px, tissue_share, tumour_share)
-    names = [f"slide-{index:03d}" for index in range(num_slides)]
-    labels = [index % 2 for index in range(num_slides)]
-    patients = [f"patient-{index:03d}" for index in range(num_slides)]
-    splits = split_patients(patients, labels, seed=derive_seed(seed, "drawn splits"))
-    rows: list[Sequence[object]] = []
-    for index, (name, label) in enumerate(zip(names, labels, strict=True)):
+    rows: list[tuple[object, ...]] = []
+    for name, label, patient, split in name_slides(num_slides, seed):
         slide = design_slide(side_px, patch_px, tissue_share, tumour_share, label == 1, numpy_generator(seed, name))
         with whole_file(folder / "slides" / f"{name}.tiff") as temporary:
             write_pyramid(temporary, slide, mpp)
         annotation = ""
         if label == 1:
             annotation = f"annotations/{name}.xml"
-            write_asap(folder / annotation, [("Tumor", slide.region)])
-        rows.append((name, f"slides/{name}.tiff", label, patients[index], splits[index], annotation))
-    header = ("slide_id", "path", "label", "patient_id", "split", "annotation")
-    return write_slides_csv(folder / "slides.csv", header, rows)
+            write_asap(folder / annotation, [("Tumor", slide.regions[0])])
+        rows.append((name, f"slides/{name}.tiff", label, patient, split, annotation))
+    return write_csv(folder / "slides.csv", ("slide_id", "path", "label", "patient_id", "split", "annotation"), rows)
 
 
 def design_slide(
@@ -120,8 +115,8 @@ def design_slide(
         side_px: width and height, level-0 pixels.
         patch_px: see `make_whole_slides`.
         tissue_share: share of the slide.
-        region_share: share of the tissue that is tumour, or epithelium.
-        is_positive: which of the two.
+        region_share: share of the tissue that is tumour, and as much is of another dense kind.
+        is_positive: whether there is a tumour.
         random: of this slide.
     """
     cell = side_px / NUM_ISLANDS_A_SIDE
@@ -130,11 +125,12 @@ def design_slide(
     slack = max(0.0, cell / 2 - 1.12 * radius)
     centres = [(np.array(place) + 0.5) * cell + random.uniform(-slack, slack, 2) for place in places]
     islands = [_blob(centre, radius, random) for centre in centres]
-    region_radius = side_px * np.sqrt(tissue_share * region_share / np.pi)  # 0.78 radii at most: inside the island
-    region = _blob(centres[int(random.integers(len(centres)))], region_radius, random)
-    tissue_bank, region_bank = _banks(side_px, patch_px, TUMOUR if is_positive else EPITHELIUM, random)
+    region_radius = side_px * np.sqrt(tissue_share * region_share / np.pi)  # at most 0.9 of the island's
+    regions = [_blob(centres[index], region_radius, random) for index in random.permutation(len(centres))[:2]]
+    normal = [int(kind) for kind in random.choice((EPITHELIUM, LYMPHOCYTES), 2)]
+    tissue_bank, *region_banks = _banks(side_px, patch_px, (TUMOUR if is_positive else normal[0], normal[1]), random)
     glass = np.clip(GLASS + random.normal(0, 1.2, (TIFF_TILE_PX, TIFF_TILE_PX, 3)), 0, 255).astype(np.uint8)
-    return DrawnSlide(side_px, islands, region, tissue_bank, region_bank, glass)
+    return DrawnSlide(side_px, islands, regions, tissue_bank, region_banks, glass)
 
 
 def write_pyramid(path: Path, slide: DrawnSlide, mpp: float) -> None:
@@ -169,9 +165,10 @@ def draw_tile(slide: DrawnSlide, x_level: int, y_level: int, downsample: int) ->
     if not tissue.any():
         return None
     picture = _from_bank(slide.tissue_bank, x_level, y_level, downsample)
-    region = _coverage([slide.region], x_level, y_level, downsample)
-    if region.any():
-        picture = _blend(picture, _from_bank(slide.region_bank, x_level, y_level, downsample), region)
+    for outline, bank in zip(slide.regions, slide.region_banks, strict=True):
+        region = _coverage([outline], x_level, y_level, downsample)
+        if region.any():
+            picture = _blend(picture, _from_bank(bank, x_level, y_level, downsample), region)
     return _blend(slide.glass, picture, tissue)
 
 
@@ -204,8 +201,8 @@ def _check(side_px: int, patch_px: int, tissue_share: float, tumour_share: float
         raise InputError(f"patch_px is {patch_px}: give a multiple of 16")
     if side_px < 8 * patch_px:
         raise InputError(f"side_px is {side_px}: give at least 8 patches, {8 * patch_px}")
-    if not (0 <= tissue_share <= 0.6 and 0 < tumour_share <= 0.15):
-        raise InputError(f"tissue_share is {tissue_share} (0 to 0.6), tumour_share {tumour_share} (up to 0.15)")
+    if not (0 <= tissue_share <= 0.6 and 0 < tumour_share <= 0.2):
+        raise InputError(f"tissue_share is {tissue_share} (0 to 0.6), tumour_share {tumour_share} (up to 0.2)")
 
 
 def _blob(centre: np.ndarray, radius: float, random: np.random.Generator) -> np.ndarray:
@@ -217,14 +214,13 @@ def _blob(centre: np.ndarray, radius: float, random: np.random.Generator) -> np.
     return centre + (radius * (1 + wave))[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _banks(side_px: int, patch_px: int, kind: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return (mixed normal tissue, tissue of `kind`) banks of one stain: the two halves of one drawing."""
-    tiles = max(4, min(BANK_PX, side_px) // patch_px // 4 * 4)
-    tissue = lay_out_tissue(tiles, 0.05, False, random)
-    tissue[tiles // 2 :] = kind
-    drawing = np.asarray(draw_slide(tissue, patch_px, random))
-    half = len(drawing) // 2
-    return drawing[:half], drawing[half:]
+def _banks(side_px: int, patch_px: int, kinds: tuple[int, int], random: np.random.Generator) -> list[np.ndarray]:
+    """Return three banks of one stain, parts of one drawing: mixed normal tissue, and tissue of each of `kinds`."""
+    tiles = max(4, min(BANK_PX, side_px * 2 // 3) // patch_px // 4 * 4)
+    tissue, half = lay_out_tissue(tiles, 0.05, False, random), tiles // 2
+    tissue[half:, :half], tissue[half:, half:] = kinds
+    drawing, half_px = np.asarray(draw_slide(tissue, patch_px, random)), half * patch_px
+    return [drawing[:half_px], drawing[half_px:, :half_px], drawing[half_px:, half_px:]]
 
 
 def _jpeg_tiles(slide: DrawnSlide, level_px: int, downsample: int) -> Iterator[bytes]:

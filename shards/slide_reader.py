@@ -39,20 +39,7 @@ class PlainImage:
         return self.pixels.shape[0]
 
     def read(self, x_level0: int, y_level0: int, size_level0: int, size_px: int) -> np.ndarray:
-        """Return the square whose top left pixel is (x_level0, y_level0).
-
-        Args:
-            x_level0: left edge, level-0 pixels.
-            y_level0: top edge, level-0 pixels.
-            size_level0: side, level-0 pixels.
-            size_px: side of the result, pixels.
-
-        Returns:
-            (size_px, size_px, 3) uint8 RGB, contiguous.
-
-        Raises:
-            ValueError: the square is not wholly inside the image.
-        """
+        """Return a square of the image, as `Pyramid.read` does of a pyramid."""
         require_inside(x_level0, y_level0, size_level0, self.width, self.height)
         square = self.pixels[y_level0 : y_level0 + size_level0, x_level0 : x_level0 + size_level0]
         return resize(np.ascontiguousarray(square), size_px, size_px)

@@ -21,7 +21,8 @@ from shards.tissue import PATCH_FILTERS, glass_free, otsu_saturation, shares
 from shards.truth import truth_of
 from shards.unit import SlideJob
 
-THUMBNAIL_PX = 2048  # a patch of 448 level-0 px on a slide 100,000 px wide is 9 px of it
+THUMBNAIL_PX = 2048  # longest side; a patch of 448 level-0 px on a slide 100,000 px wide is 9 px of it
+MAX_PATCH_PX = 64  # of the thumbnail: more tells nothing of how much of a patch is tissue, and is read in vain
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,21 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
     annotation = _annotation(slide, job, config)
     if job.points is None:
         sites = replace(sites, truth=_truth(sites, annotation, patch_level0, job, config))
-    thumbnail, level0_per_px = slide.thumbnail(THUMBNAIL_PX)
+    thumbnail, level0_per_px = slide.thumbnail(thumbnail_px(max(slide.width, slide.height), patch_level0))
     mask, least_share = _tissue_mask(thumbnail, config)
     share = shares(mask, level0_per_px, sites.x_level0, sites.y_level0, patch_level0)
     candidates = np.flatnonzero(share >= least_share)
     return Survey(source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation)
+
+
+def thumbnail_px(longest_level0: int, patch_level0: int) -> int:
+    """Return the longest side of a slide's thumbnail, pixels.
+
+    Args:
+        longest_level0: longest side of the slide, level-0 pixels.
+        patch_level0: side of a patch, level-0 pixels.
+    """
+    return min(THUMBNAIL_PX, -(-longest_level0 * MAX_PATCH_PX // patch_level0))
 
 
 def kept_patches(slide: SlideReader, survey: Survey, config: TileConfig) -> Iterator[tuple[int, np.ndarray]]:

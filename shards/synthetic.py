@@ -13,14 +13,13 @@ its own amount of these and its own stain, a small connected part of a positive 
 has as much more epithelium.
 """
 
-import csv
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from shards.cohort_table import write_csv
 from shards.errors import InputError
 from shards.files import whole_file
 from shards.seeding import derive_seed, numpy_generator
@@ -60,7 +59,7 @@ NUCLEI = {
     STROMA: Nuclei(2.2, (1.8, 2.6), (2.2, 4.0), (0.6, 1.0), 0.05, 0.10, 1.3),
     LYMPHOCYTES: Nuclei(14.0, (2.2, 2.8), (1.0, 1.2), (1.0, 1.5), 0.03, 0.10, 0.95),
     EPITHELIUM: Nuclei(8.0, (2.7, 3.4), (1.1, 1.5), (0.6, 0.9), 0.04, 0.15, 0.95),
-    TUMOUR: Nuclei(4.6, (3.4, 5.0), (1.1, 1.8), (0.65, 1.15), 0.13, 0.30, 0.85),
+    TUMOUR: Nuclei(3.4, (4.2, 6.2), (1.1, 1.8), (0.65, 1.15), 0.16, 0.35, 0.85),
 }
 
 
@@ -84,24 +83,28 @@ def make_cohort_images(
         InputError: a number is out of its range.
     """
     _check(num_slides, tiles_per_side, patch_px, tumour_share)
-    names = [f"slide-{slide:03d}" for slide in range(num_slides)]
-    patients = [f"patient-{slide:03d}" for slide in range(num_slides)]
-    labels = [slide % 2 for slide in range(num_slides)]
-    splits = split_patients(patients, labels, seed=derive_seed(seed, "synthetic splits"))
-    points: list[tuple[str, float, float, str]] = []
-    for slide, name in enumerate(names):
-        random = numpy_generator(seed, "synthetic slide", slide)
-        tissue = lay_out_tissue(tiles_per_side, tumour_share, bool(labels[slide]), random)
+    rows: list[tuple[object, ...]] = []
+    points: list[tuple[object, ...]] = []
+    for number, (name, label, patient, split) in enumerate(name_slides(num_slides, seed)):
+        random = numpy_generator(seed, "synthetic slide", number)
+        tissue = lay_out_tissue(tiles_per_side, tumour_share, label == 1, random)
         with whole_file(folder / "images" / f"{name}.png") as temporary:
             draw_slide(tissue, patch_px, random).save(temporary, format="PNG", compress_level=3)
         for row, column in np.ndindex(tissue.shape):
             word = "tumour" if tissue[row, column] == TUMOUR else "normal"
             points.append((name, (column + 0.5) * patch_px, (row + 0.5) * patch_px, word))
-    _write_csv(folder / "points.csv", ("image", "x", "y", "class"), points)
-    paths = [f"images/{name}.png" for name in names]
-    rows = zip(names, paths, labels, patients, splits, strict=True)
-    _write_csv(folder / "slides.csv", ("slide_id", "path", "label", "patient_id", "split"), rows)
-    return folder / "slides.csv"
+        rows.append((name, f"images/{name}.png", label, patient, split))
+    write_csv(folder / "points.csv", ("image", "x", "y", "class"), points)
+    return write_csv(folder / "slides.csv", ("slide_id", "path", "label", "patient_id", "split"), rows)
+
+
+def name_slides(num_slides: int, seed: int) -> list[tuple[str, int, str, str]]:
+    """Return (slide_id, label, patient_id, split) of a drawn cohort: every second slide is positive, split 60/20/20."""
+    labels = [number % 2 for number in range(num_slides)]
+    patients = [f"patient-{number:03d}" for number in range(num_slides)]
+    splits = split_patients(patients, labels, seed=derive_seed(seed, "synthetic splits"))
+    names = [f"slide-{number:03d}" for number in range(num_slides)]
+    return list(zip(names, labels, patients, splits, strict=True))
 
 
 def _check(num_slides: int, tiles_per_side: int, patch_px: int, tumour_share: float) -> None:
@@ -113,13 +116,6 @@ def _check(num_slides: int, tiles_per_side: int, patch_px: int, tumour_share: fl
         raise InputError(f"patch_px is {patch_px}: give an even number from 16 on")
     if not 0 < tumour_share <= 0.5:
         raise InputError(f"tumour_share is {tumour_share}: give more than 0 and at most 0.5")
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def lay_out_tissue(
@@ -169,6 +165,7 @@ def draw_slide(tissue: np.ndarray, patch_px: int, random: np.random.Generator) -
     eosin = _fibres(side, scale, cellular, random)
     haematoxylin = 0.05 + 0.09 * cellular
     abundance = random.uniform(0.85, 1.15)
+    grain_px = max(1, round(scale))
     placed = np.zeros((0, 3))  # x, y, radius of the nuclei so far
     for row, column in np.ndindex(tissue.shape):
         nuclei = NUCLEI[int(tissue[row, column])]
@@ -180,7 +177,7 @@ def draw_slide(tissue: np.ndarray, patch_px: int, random: np.random.Generator) -
             in_tissue = eosin[int(y), int(x)] > 0.12
             if in_tissue and (distance >= nuclei.spacing * (placed[:, 2] + radius)).all():
                 placed = np.vstack([placed, (x, y, radius)])
-                _draw_nucleus(haematoxylin, eosin, nuclei, (x, y, radius), random)
+                _draw_nucleus(haematoxylin, eosin, nuclei, (x, y, radius), grain_px, random)
     return _stain(haematoxylin, eosin, random).filter(ImageFilter.GaussianBlur(0.4 * scale))
 
 
@@ -189,9 +186,10 @@ def _draw_nucleus(
     eosin: np.ndarray,
     nuclei: Nuclei,
     place: tuple[float, float, float],
+    grain_px: int,
     random: np.random.Generator,
 ) -> None:
-    """Add one nucleus to the density maps: a wavy anti-aliased ellipse with a dark rim and grainy chromatin."""
+    """Add one nucleus to the density maps: a wavy anti-aliased ellipse with a dark rim and grains of `grain_px`."""
     x, y, radius = place
     elongation, angle = np.sqrt(random.uniform(*nuclei.elongation)), random.uniform(0, np.pi)
     reach = int(radius * elongation * (1 + 2 * nuclei.irregularity)) + 2
@@ -208,7 +206,9 @@ def _draw_nucleus(
         radius * (1 + nuclei.irregularity * wave)
     )  # 1 in the middle, 0: edge
     cover = np.clip(depth * radius / elongation + 0.5, 0, 1)
-    chromatin = 1 + nuclei.grain * random.normal(size=depth.shape) + 0.25 * (depth < 0.3)
+    grain = random.normal(size=(-(-height // grain_px), -(-width // grain_px)))
+    grain = grain.repeat(grain_px, axis=0).repeat(grain_px, axis=1)[:height, :width]
+    chromatin = 1 + nuclei.grain * grain + 0.25 * (depth < 0.3)
     density = random.uniform(*nuclei.density) * np.clip(chromatin, 0.3, 2)
     haematoxylin[box] = np.maximum(haematoxylin[box], cover * density)
     eosin[box] *= 1 - 0.4 * cover
@@ -242,8 +242,8 @@ def _spread(tiles: np.ndarray, side: int) -> np.ndarray:
 
 def _stain(haematoxylin: np.ndarray, eosin: np.ndarray, random: np.random.Generator) -> Image.Image:
     """Turn densities into light, with a slide's own stain vectors, stain strengths and a camera's noise."""
-    amounts = random.uniform((0.9, 0.85), (1.1, 1.15))
-    vectors = np.array([HAEMATOXYLIN, EOSIN]) + random.normal(0, 0.02, (2, 3))
+    amounts = random.uniform((0.95, 0.92), (1.05, 1.08))
+    vectors = np.array([HAEMATOXYLIN, EOSIN]) + random.normal(0, 0.01, (2, 3))
     vectors = amounts[:, None] * vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     density = haematoxylin[..., None] * vectors[0] + eosin[..., None] * vectors[1]  # (side, side, 3)
     light = WHITE * np.exp(-density) + random.normal(0, 2.0, density.shape)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.cohort_table import write_slides_csv
+from shards.cohort_table import write_csv
 from shards.errors import InputError
 from shards.slides import Row, read_rows
 from shards.splits import fold_columns, fold_patients
@@ -99,7 +99,7 @@ def write_tcga(
     fold_names = [f"split_fold{fold}" for fold in range(num_folds)]
     header = ("slide_id", "path", *(f"label_{gene}" for gene in genes), "patient_id", *fold_names)
     return TcgaSummary(
-        slides_csv=write_slides_csv(out / "slides.csv", header, table),
+        slides_csv=write_csv(out / "slides.csv", header, table),
         num_slides=len(chosen),
         num_patients=len(patients),
         num_labelled_patients=sum(patient in genes_of for patient in patients),

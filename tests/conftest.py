@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from hnm.config import load_config
 from launch import verbs
@@ -47,3 +48,11 @@ def evaluated_run(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) 
     shutil.copytree(finished_run, run)
     assert verbs.evaluate(run, None, ranks=1) == 0
     return run
+
+
+@pytest.fixture(scope="session")
+def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database to copy: making one takes its migrations 3 s."""
+    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path

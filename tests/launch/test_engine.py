@@ -13,7 +13,8 @@ from hnm.contrastive import PairMode, nt_xent, supcon
 from hnm.contrastive_model import fresh_model, start_training
 from hnm.encoder import EncoderConfig
 from launch.distributed import World, barrier, single_world
-from launch.engine import OPTIMIZER_FILE, WEIGHTS_FILE, Computed, Engine, EngineConfig, take_step, wrap
+from launch.engine import Computed, Engine, EngineConfig, take_step, wrap
+from launch.engine_files import OPTIMIZER_FILE, WEIGHTS_FILE
 from shards.errors import InputError
 from tests.ranks import on_ranks
 

@@ -1,0 +1,114 @@
+"""`hnm ui` serves a run on loopback with a real `mlflow server`; the same server then tracks runs by URI."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from hnm.tracking import Tracker, TrackingConfig
+from hnm.tracking_run import files_of_run
+from launch.ui import serve
+from shards.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def ui(
+    tmp_path_factory: pytest.TempPathFactory, evaluated_run: Path, tracking_database: Path
+) -> Iterator[tuple[Path, str]]:
+    """A tracked run directory and the address of its page, while `hnm ui` runs; the one server that the tests start."""
+    run = tmp_path_factory.mktemp("ui") / "run"
+    shutil.copytree(evaluated_run, run)
+    shutil.copy(tracking_database, run)
+    tracker = Tracker(run, TrackingConfig())
+    tracker.log_metrics({"round/validation_auc": 0.75}, 1)
+    for path, target in files_of_run(run):
+        tracker.log_file(path, target)
+    tracker.finish("FINISHED")
+    command = [sys.executable, "-P", "-m", "launch.cli", "ui", str(run), "--port", str(free_port())]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert process.stdout is not None
+    try:
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert "Ctrl-C ends it" in lines[2], lines
+        yield run, lines[1].strip()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert process.returncode == 0
+    with pytest.raises(OSError, match="refused"):  # the server and its workers have ended with it
+        urllib.request.urlopen(lines[1].split("/#/")[0], timeout=5)
+
+
+def test_the_page_is_served_on_loopback_and_knows_the_run(ui: tuple[Path, str]) -> None:
+    run, page = ui
+    address, fragment = page.split("/#/")
+    assert address.startswith("http://127.0.0.1:")
+    run_id = (run / "mlflow_run_id.txt").read_text().strip()
+    assert fragment.endswith(f"/runs/{run_id}")
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        assert b"<title>MLflow</title>" in answer.read()
+    with urllib.request.urlopen(f"{address}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=30) as answer:
+        told = json.load(answer)["run"]["data"]
+    assert {"key": "round/validation_auc", "value": 0.75} in [
+        {name: metric[name] for name in ("key", "value")} for metric in told["metrics"]
+    ]
+    with urllib.request.urlopen(f"{address}/get-artifact?path=report.html&run_uuid={run_id}", timeout=30) as answer:
+        assert answer.read() == (run / "report.html").read_bytes()
+    with urllib.request.urlopen(f"{address}/get-artifact?path=model/MODEL.md&run_uuid={run_id}", timeout=30) as answer:
+        assert b"not for diagnosis" in answer.read()
+
+
+def test_a_server_tracks_by_uri_and_a_lost_id_is_found_by_tag(
+    ui: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = ui[1].split("/#/")[0]
+    config = TrackingConfig(uri=address, experiment="by server")
+    run_ids = []
+    for attempt in (1, 2):
+        (tmp_path / "mlflow_run_id.txt").unlink(missing_ok=True)
+        tracker = Tracker(tmp_path, config)
+        tracker.log_params({"mining": {"neg_ratio": 0.05}})
+        tracker.log_metrics({"finetune/negative_loss": 3.0 / attempt}, attempt)
+        tracker.log_metrics({"round/validation_auc": 0.8}, attempt)
+        tracker.finish("FINISHED")
+        run_ids.append(tracker.run_id)
+    assert run_ids[0] == run_ids[1] != ""
+    client = MlflowClient(address)
+    tracked = client.get_run(run_ids[0])
+    assert tracked.data.tags["hnm.attempts"] == "2"
+    assert tracked.data.params == {"mining.neg_ratio": "0.05"}
+    history = client.get_metric_history(run_ids[0], "finetune/negative_loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 1.5)]
+    (tmp_path / "config.yaml").write_text(f"tracking: {{uri: '{address}'}}\n")
+    assert serve(tmp_path, 0) == 0  # somebody else's server: only linked
+    assert f"{address}/#/experiments/" in capsys.readouterr().out
+
+
+def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing is tracked here \(no mlflow.db\)"):
+        serve(tmp_path, 0)
+    (tmp_path / "mlflow.db").write_bytes(b"")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match=f"--port {taken.getsockname()[1]}: taken"):
+            serve(tmp_path, taken.getsockname()[1])
