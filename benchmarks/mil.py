@@ -1,6 +1,6 @@
 """The aggregators on MUSK1 and ELEPHANT, beside DSMIL's published accuracy.
 
-    python -m benchmarks.mil ../shared/data/mil_benchmarks [--quick] [--kinds dsmil max ...] [--repeats 3]
+    python -m benchmarks.mil ../shared/data/mil_benchmarks [--quick] [--kinds dsmil max ...] [--repeats 2] [--partial FILE]
 
 10-fold cross-validation with the settings of DSMIL's program: one bag a step, Adam (betas 0.5 and 0.9, weight decay 5e-3, rate
 2e-4, cosine to zero), 40 epochs, loss half on the bag logit and half on the highest instance logit. Three readings of the same
@@ -12,7 +12,7 @@ trainings, each with a 95 % interval over resampled bags:
 
 The first two look at the answers; only the third says what to expect of new bags. DSMIL's paper: 0.932 on MUSK1, 0.925 on
 ELEPHANT, read in the first way. Folds here are stratified and hold all bags (the program's are not, and leave the rest out).
-The last line is JSON.
+With --partial each finished row is kept in FILE, and the same command goes on after it. The last line is JSON.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from hnm.baselines import clam_losses
 from hnm.bootstrap import bootstrap_intervals
 from hnm.metrics import auc, youden_threshold
 from shards.errors import InputError
+from shards.files import write_json
 from shards.seeding import numpy_generator, seeded_torch
 from shards.splits import fold_patients
 
@@ -148,21 +149,28 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with MUSK1_features.npy and so on")
     parser.add_argument("--quick", action="store_true", help="3 epochs, one repeat: under two minutes")
     parser.add_argument("--kinds", nargs="+", choices=get_args(Kind), default=get_args(Kind))
-    parser.add_argument("--repeats", type=int, default=3, help="10-fold cross-validations, each with other folds")
+    parser.add_argument("--partial", type=Path, help="keep finished rows here, and go on from there")
+    parser.add_argument("--repeats", type=int, default=2, help="10-fold cross-validations, each with other folds")
     parser.add_argument("--epochs", type=int, default=40)
     args = parser.parse_args()
     epochs, repeats = (3, 1) if args.quick else (args.epochs, args.repeats)
     torch.set_num_threads(1)  # a bag has a few patches: threads only cost
     print("| data | aggregator | paper | " + " | ".join(READINGS) + " | AUC, honest | seconds |\n|" + "---|" * 8, flush=True)
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {dataset: {} for dataset in PUBLISHED}
+    settings = {"epochs": epochs, "repeats": repeats}
+    if args.partial and args.partial.is_file():
+        known = json.loads(args.partial.read_text(encoding="utf-8"))
+        results = known["results"] if known["settings"] == settings else results
     for dataset in PUBLISHED:
         bags, labels = load(args.data, dataset)
         for kind in args.kinds:
-            result = measure(kind, bags, labels, epochs, repeats)
-            results.setdefault(dataset, {})[kind] = result
-            print(line(dataset, kind, result), flush=True)
+            if kind not in results[dataset]:
+                results[dataset][kind] = measure(kind, bags, labels, epochs, repeats)
+                if args.partial:
+                    write_json(args.partial, {"settings": settings, "results": results})
+            print(line(dataset, kind, results[dataset][kind]), flush=True)
     head = about("mil", args.quick, ("numpy", "torch"))
-    print(json.dumps({**head, "published": PUBLISHED, "epochs": epochs, "repeats": repeats, "results": results}))
+    print(json.dumps({**head, "published": PUBLISHED, **settings, "results": results}))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from hnm.config import load_config
@@ -72,24 +73,32 @@ def test_every_slide_is_predicted_once_by_a_model_that_did_not_see_it(finished: 
 def test_test_tars_of_a_fold_are_never_read_before_its_evaluation(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
     cohort, out = tmp_path / "cohort", tmp_path / "cv"
     shutil.copytree(tiny_cohort, cohort)
-    table = pq.read_table(finished / "predictions.parquet").to_pandas()
-    for slide in table.slide_id[table.fold == 0]:
+    table = pq.read_table(finished / "predictions.parquet").to_pandas().set_index("slide_id")
+    # not the fold that tests the first slide: the reader asks its first patch's header how large patches are
+    fold = next(fold for fold in range(3) if fold != table.fold["slide-000"])
+    for slide in table.index[table.fold == fold]:
         (cohort / "shards" / f"{slide}-0000.tar").unlink()
-    assert crossval.run(request(cohort, out, share="1/3")) == 1  # trained, then failed at the evaluation
-    run = out / "repeat-0" / "fold-0"
+    assert crossval.run(request(cohort, out, share=f"{fold + 1}/3")) == 1  # trained, then failed at the evaluation
+    run = out / "repeat-0" / f"fold-{fold}"
     assert (run / "round-001" / "mining.json").is_file()
     for name in ("weights", "slide_scores"):
-        before = np.load(finished / f"repeat-0/fold-0/round-001/{name}.npy")
+        before = np.load(finished / f"repeat-0/fold-{fold}/round-001/{name}.npy")
         np.testing.assert_array_equal(np.load(run / "round-001" / f"{name}.npy"), before)
 
 
 def test_encoders_are_shared_with_another_method_on_the_same_folds(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "dsmil"
-    overrides = [text for text in SHORT if not text.startswith("rounds.num")]
+    overrides = [*(text for text in SHORT if not text.startswith("rounds.num")), "tracking.enabled=true"]
     asked = Request(tiny_cohort, out, 3, 1, "1/3", None, "dsmil", overrides, None, finished, 1)
     assert crossval.run(asked) == 0
     ours, theirs = (load_weights(cv / "repeat-0/fold-0/encoder-start.safetensors")[0] for cv in (out, finished))
     assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
+    client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "hnm"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert runs["fold-0"].data.tags["mlflow.parentRunId"] == runs["dsmil"].info.run_id
+    assert "mlflow.parentRunId" not in runs["dsmil"].data.tags
+    assert runs["dsmil"].data.params["folds"] == "3"
     with pytest.raises(InputError, match=r"--encoders-of .*folds are not those of"):
         encoder_of_other(finished, make_other(tiny_cohort, tmp_path / "other"), (0, 0))
 
