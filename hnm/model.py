@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from hnm.aggregator import DSMIL
+from hnm.aggregators import Aggregator, build_aggregator
 from hnm.config import Config, ConfigError, read_config
 from hnm.encoder import Encoder
 from hnm.record import RunRecord
@@ -69,7 +69,7 @@ class Model:
     """A model ready to predict: networks in evaluation mode on one device, and what is said about them."""
 
     encoder: Encoder
-    aggregator: DSMIL
+    aggregator: Aggregator
     config: Config
     about: Description
     device: torch.device
@@ -181,9 +181,10 @@ def load_networks(files: dict[str, Path], config: Config, about: Description, de
         InputError: a file does not hold what the configuration describes.
     """
     encoder = load_encoder(files[ENCODER_FILE], config.encoder).to(device).eval()
-    aggregator = DSMIL(encoder.feature_dim)
+    weights, metadata = load_weights(files[AGGREGATOR_FILE])
+    aggregator = build_aggregator(metadata.get("kind", "dsmil"), encoder.feature_dim)
     try:
-        aggregator.load_state_dict(load_weights(files[AGGREGATOR_FILE])[0])
+        aggregator.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
             f"{files[AGGREGATOR_FILE]}: not the aggregator of this encoder ({str(error).splitlines()[-1].strip()}). Copy both "

@@ -139,9 +139,9 @@ def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: 
     num_sampled = require_clean_run(folder, study)
     print(f"leak check: none of the {num_sampled:,} patches that trained is of a validation or test slide", flush=True)
     if request.ranks == 1:
-        verbs.evaluate(folder, None, 1)
+        verbs.evaluate(folder, None, 1, with_report=False)
     else:
-        hnm("evaluate", str(folder), "--ranks", str(request.ranks))
+        hnm("evaluate", str(folder), "--no-report", "--ranks", str(request.ranks))
 
 
 def fold_overrides(request: Request, config: Config, key: Fold, parent_run: str) -> list[str]:
