@@ -8,6 +8,7 @@ ranks is read on three.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -156,9 +157,13 @@ class DDPEngine:
         self.optimizer = make_optimizer(self.module.parameters())
         self.model: nn.Module = Forward(self.module, config, world.device)
         if world.size > 1:
-            device_ids = [world.local_rank] if world.device.type == "cuda" else None
+            device_ids = [world.device.index] if world.device.type == "cuda" else None
+            # After its first step DDP sorts the gradients anew into its buckets, and a ring adds the ranks' numbers in an order
+            # that depends on the place in the bucket. From three ranks on, where the order of a sum matters, a run that was
+            # resumed would differ in the last bit; with unused parameters to be found, DDP leaves the buckets as they are.
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
             self.model = nn.parallel.DistributedDataParallel(
-                self.model, device_ids=device_ids, gradient_as_bucket_view=True
+                self.model, device_ids=device_ids, gradient_as_bucket_view=True, find_unused_parameters=world.size > 2
             )
 
     def set_rate(self, lr: float) -> None:

@@ -45,6 +45,9 @@ def job_lines(folder: Path) -> tuple[list[str], bool]:
     last_of_stage = {job.stage: job for job in read_jobs(folder)}
     jobs = sorted(last_of_stage.values(), key=lambda job: job.submitted)
     states = slurm.states_of([job.job_id for job in jobs if job.cluster == "slurm"])
+    merge = last_of_stage.get("merge")
+    # an element that failed is told, but the merge after it judges by tile.max_failed whether that is a failure
+    merged = merge is not None and merge.job_id in states and states[merge.job_id].state == "COMPLETED"
     lines, failed = [], False
     for job in jobs:
         job_states = _states(folder, job, states)
@@ -52,7 +55,7 @@ def job_lines(folder: Path) -> tuple[list[str], bool]:
         for number, state in enumerate(job_states):
             if state is None or state.is_live or state.state == "COMPLETED":
                 continue
-            failed |= state.state != "CANCELLED"
+            failed |= state.state != "CANCELLED" and not (job.elements and merged)
             if job.elements:
                 lines.append(f"  element {number} {state.words()}; its slides: {', '.join(job.elements[number])}")
             if error := last_error(folder, job, number):

@@ -80,7 +80,10 @@ def test_a_disturbed_pipeline_ends_as_the_local_run(slides_csv: Path, tmp_path: 
     assert "rank 3 on node2: Killed" in " ".join(failed.output.split())
     until(lambda: state_of(read_jobs(run)[-1].job_id) == "CANCELLED", "its dependents to be cancelled", 60)
     # the slide that is not there is named, by its element; the others went on
-    assert "2 elements: 2 finished" in said("status", cohort)
+    tiled = hnm("status", cohort)
+    assert tiled.exit_code == 0  # one of 13 may fail: the merge has judged
+    assert "1 finished, 1 failed (exit code 1)" in " ".join(tiled.output.split())
+    assert "its slides:" in tiled.output
     assert "gone: failed: " in said("logs", cohort)
     assert Cohort.open(cohort).info["totals"]["status"] == {"done": 12, "empty": 0, "failed": 1}
 
@@ -122,7 +125,8 @@ def test_a_disturbed_pipeline_ends_as_the_local_run(slides_csv: Path, tmp_path: 
     for number in (0, 1):
         copies = sorted((tmp_path / f"scratch-{number}").rglob("*.tar"))
         assert len(copies) == 12
-    assert "everything is done, nothing was submitted" in said(*submit) or "gone" in said(*submit, "--dry-run")
+    # the slide that failed would be tried again
+    assert "tile at once" in said(*submit, "--dry-run")
 
 
 def test_a_queued_job_is_told_and_cancelled(tiny_cohort: Path, tmp_path: Path) -> None:
