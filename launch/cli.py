@@ -19,6 +19,10 @@ from launch.report_cli import report_app
 from launch.run_cli import status
 from launch.submit_cli import cancel, logs, submit_app
 
+# Before torch is imported: on 3 ranks and more DDP warns, in C++ and on every rank, of a choice that is made on purpose
+# (launch/engine.py).
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 app = typer.Typer(
     name="hnm",
     no_args_is_help=True,

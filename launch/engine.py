@@ -8,7 +8,6 @@ ranks is read on three.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -161,7 +160,6 @@ class DDPEngine:
             # After its first step DDP sorts the gradients anew into its buckets, and a ring adds the ranks' numbers in an order
             # that depends on the place in the bucket. From three ranks on, where the order of a sum matters, a run that was
             # resumed would differ in the last bit; with unused parameters to be found, DDP leaves the buckets as they are.
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
             self.model = nn.parallel.DistributedDataParallel(
                 self.model, device_ids=device_ids, gradient_as_bucket_view=True, find_unused_parameters=world.size > 2
             )
