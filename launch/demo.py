@@ -1,4 +1,4 @@
-"""`hnm demo`: the whole way on drawn slides, by the very commands that a user would type."""
+"""`hnm demo`: the whole way on drawn whole slides, by the very commands that a user would type."""
 
 import subprocess
 import sys
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from shards.drawn_slides import make_whole_slides
 from shards.errors import InputError
-from shards.synthetic import make_cohort_images
 
-NUM_SLIDES, TILES_PER_SIDE, PATCH_PX, TUMOUR_SHARE = 80, 7, 32, 0.2
+NUM_SLIDES, SIDE_PX, PATCH_PX = 80, 352, 32  # patches as in configs/demo.yaml
 
 
 def run(folder: Path, ranks: int) -> int:
@@ -25,8 +25,8 @@ def run(folder: Path, ranks: int) -> int:
     console = Console(highlight=False, soft_wrap=True)
     begin = time.monotonic()
     if not slides_csv.is_file():
-        console.print(f"drawing {NUM_SLIDES} slides of {TILES_PER_SIDE * PATCH_PX} px into {slides_csv.parent}")
-        make_cohort_images(slides_csv.parent, NUM_SLIDES, TILES_PER_SIDE, PATCH_PX, seed=0, tumour_share=TUMOUR_SHARE)
+        console.print(f"drawing {NUM_SLIDES} small whole slides, tumours outlined, into {slides_csv.parent}")
+        make_whole_slides(slides_csv.parent, NUM_SLIDES, SIDE_PX, PATCH_PX, seed=0, tissue_share=0.55, tumour_share=0.2)
     for command in commands(folder, ranks):
         console.print(f"\n[bold]$ hnm {' '.join(command)}[/bold]")
         done = subprocess.run([sys.executable, "-P", "-m", "launch.cli", *command], check=False)
@@ -37,7 +37,7 @@ def run(folder: Path, ranks: int) -> int:
         f"  hnm train {folder}/cohort {folder}/its2clr --preset its2clr --config demo --ranks {ranks} "
         f"--encoder {folder}/pretrained/encoder.safetensors\n"
         f"  hnm evaluate {folder}/its2clr\n"
-        f"  hnm predict {folder}/run {folder}/slides/images/*.png --out {folder}/predictions\n"
+        f"  hnm predict {folder}/run {folder}/slides/slides/*.tif* --out {folder}/predictions\n"
         f"  hnm ui {folder}/run     (the same figures in MLflow)\n"
         "  hnm tile slides.csv cohort/     (your own slides: columns slide_id, path, label)"
     )

@@ -64,7 +64,7 @@ def _test_table(metrics: dict[str, Any]) -> Table:
         table.add_row("  95 % interval", f"{_figure(interval['low'])} to {_figure(interval['high'])}")
     table.add_row("slide AUPRC", _figure(slide.get("auprc")))
     for name in ("accuracy", "balanced accuracy", "f1", "sensitivity", "specificity"):
-        table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide[name.replace(" ", "_")]))
+        table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide.get(name.replace(" ", "_"))))
     table.add_row("slide Brier score", _figure(slide.get("brier")))
     if (froc := metrics.get("froc")) is not None:
         table.add_row(f"FROC of {froc['num_lesions']} lesions ({', '.join(froc['lesions_from'])})", _figure(froc["score"]))

@@ -1,5 +1,6 @@
 """The README's commands are run, not believed."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from shards.cohort import Cohort
+from shards.pyramid import open_pyramid
+from shards.slides import read_slides
 from tests.paths import SHARED_DATA, needs_colon
 
 ROOT = Path(__file__).parents[1]
@@ -36,13 +41,49 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_the_demo_goes_all_the_way(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder that the README's demo command has filled, and what it printed."""
     command = shlex.split(block("demo command").split("&&")[-1])
     assert command == ["hnm", "demo"]
-    output = run(command, tmp_path)
+    folder = tmp_path_factory.mktemp("demo")
+    return folder / "hnm-demo", run(command, folder)
+
+
+def test_the_demo_goes_all_the_way_and_learns(demo: tuple[Path, str]) -> None:
+    folder, output = demo
     assert "slide AUC" in output
     assert "What to try next" in output
-    assert (tmp_path / "hnm-demo" / "run" / "metrics.json").is_file()
+    metrics = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["slide"]["auc"] > 0.7
+
+
+def test_the_demo_starts_from_whole_slides_with_outlined_tumours(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    slides = read_slides(folder / "slides" / "slides.csv")
+    assert [slide.annotation is not None for slide in slides] == [slide.labels["label"] == 1 for slide in slides]
+    with open_pyramid(slides[0].path) as pyramid:
+        assert pyramid.mpp == pytest.approx(0.5)
+    page = (folder / "cohort" / "tiling.html").read_text(encoding="utf-8")
+    assert page.count("<figure") == len(slides)
+    truth = Cohort.open(folder / "cohort").patches.truth
+    assert set(truth) == {0, 1}
+
+
+def test_the_run_directory_is_as_listed(demo: tuple[Path, str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listing = re.search(r"^    run/\n((?: {6,}.+\n)+)", text, re.MULTILINE)
+    assert listing
+    names = re.findall(r"(?<= )[\w/-]+\.\w+|mlartifacts/", listing.group(1))
+    assert len(names) >= 17
+    run_folder = demo[0] / "run"
+    assert [name for name in names if not any((run_folder / at / name).exists() for at in ("", "round-000"))] == []
+
+
+def test_the_picture_is_drawn_from_the_demo(demo: tuple[Path, str], tmp_path: Path) -> None:
+    assert "wrote demo.png" in run(["python", str(ROOT / "docs" / "picture.py"), str(demo[0]), "demo.png"], tmp_path)
+    with Image.open(tmp_path / "demo.png") as drawn, Image.open(ROOT / "docs" / "demo.png") as shown:
+        assert drawn.size == shown.size
 
 
 def test_the_test_command_is_what_ci_runs() -> None:

@@ -96,7 +96,7 @@ def drawn_slide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("drawn")
     design = design_slide(768, 32, 0.45, 0.15, True, numpy_generator(5, "heatmap"))
     write_pyramid(folder / "slide.tiff", design, 0.5)
-    write_asap(folder / "slide.xml", [("Tumor", design.region)])
+    write_asap(folder / "slide.xml", [("Tumor", design.regions[0])])
     return folder / "slide.tiff", folder / "slide.xml"
 
 

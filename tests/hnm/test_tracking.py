@@ -34,7 +34,7 @@ def test_a_run_is_made_filled_and_found_again(tmp_path: Path) -> None:
         params = {"seed": 3, "mining": {"neg_ratio": 0.05 + attempt, "ties": "exact"}, "long": "x" * 9000}
         tracker = Tracker(tmp_path, TrackingConfig(), params)
         tracked(tmp_path, tracker).metrics("round", attempt, auc=0.5 + attempt / 4)
-        tracker.finish("FINISHED" if attempt else "FAILED", [tmp_path / "config.yaml"])
+        tracker.finish("FINISHED" if attempt else "FAILED", [(tmp_path / "config.yaml", None)])
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (experiment,) = [found for found in client.search_experiments() if found.name == "hnm"]
     (run,) = client.search_runs([experiment.experiment_id])
@@ -118,7 +118,7 @@ def test_tracking_can_be_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     tracker = Tracker(tmp_path, TrackingConfig(enabled=False), {})
     tracker.metrics_written({"x/loss": 1.0}, 0)
     tracker.flush()
-    tracker.finish("FINISHED", [tmp_path / "config.yaml"])
+    tracker.finish("FINISHED", [(tmp_path / "config.yaml", None)])
     assert list(tmp_path.iterdir()) == []
     assert not caplog.records
 

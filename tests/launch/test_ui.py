@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from hnm.journal import Journal
 from hnm.tracking import Tracker, TrackingConfig
 from hnm.tracking_run import files_of_run
+from launch.distributed import single_world
 from launch.ui import serve
 from shards.errors import InputError
 
@@ -36,11 +38,9 @@ def ui(
     run = tmp_path_factory.mktemp("ui") / "run"
     shutil.copytree(evaluated_run, run)
     shutil.copy(tracking_database, run)
-    tracker = Tracker(run, TrackingConfig())
-    tracker.log_metrics({"round/validation_auc": 0.75}, 1)
-    for path, target in files_of_run(run):
-        tracker.log_file(path, target)
-    tracker.finish("FINISHED")
+    tracker = Tracker(run, TrackingConfig(), {})
+    Journal(run, single_world(), tracker.metrics_written).metrics("round", 1, validation_auc=0.75)
+    tracker.finish("FINISHED", files_of_run(run))
     command = [sys.executable, "-P", "-m", "launch.cli", "ui", str(run), "--port", str(free_port())]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -85,16 +85,15 @@ def test_a_server_tracks_by_uri_and_a_lost_id_is_found_by_tag(
     run_ids = []
     for attempt in (1, 2):
         (tmp_path / "mlflow_run_id.txt").unlink(missing_ok=True)
-        tracker = Tracker(tmp_path, config)
-        tracker.log_params({"mining": {"neg_ratio": 0.05}})
-        tracker.log_metrics({"finetune/negative_loss": 3.0 / attempt}, attempt)
-        tracker.log_metrics({"round/validation_auc": 0.8}, attempt)
-        tracker.finish("FINISHED")
+        tracker = Tracker(tmp_path, config, {"mining": {"neg_ratio": 0.05}})
+        journal = Journal(tmp_path, single_world(), tracker.metrics_written)
+        journal.metrics("finetune", attempt, negative_loss=3.0 / attempt)
+        journal.metrics("round", attempt, validation_auc=0.8)
+        tracker.finish("FINISHED", [])
         run_ids.append(tracker.run_id)
     assert run_ids[0] == run_ids[1] != ""
     client = MlflowClient(address)
     tracked = client.get_run(run_ids[0])
-    assert tracked.data.tags["hnm.attempts"] == "2"
     assert tracked.data.params == {"mining.neg_ratio": "0.05"}
     history = client.get_metric_history(run_ids[0], "finetune/negative_loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 1.5)]
