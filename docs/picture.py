@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import shapely
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -55,7 +56,7 @@ def show_slide(cohort: Cohort, index: int, scores: np.ndarray, slides_csv: Path,
         shade = plt.get_cmap("cividis")(scores[patch])
         panels[1].add_patch(Rectangle(corner, level0, level0, facecolor=shade, alpha=0.72, linewidth=0))
     assert slide.annotation is not None
-    for tumour in read_annotation(slide.annotation, [], None, False).area.geoms:
+    for tumour in shapely.get_parts(read_annotation(slide.annotation, [], None, False).area):
         for axes in panels:
             axes.plot(*tumour.exterior.xy, color=OUTLINE, linewidth=1.8)
 

@@ -1,5 +1,6 @@
 """A run directory's MLflow run: found again by tag, and followed when the directory moves."""
 
+import re
 import shutil
 from pathlib import Path
 

@@ -39,7 +39,7 @@ def ui(
     shutil.copytree(evaluated_run, run)
     shutil.copy(tracking_database, run)
     tracker = Tracker(run, TrackingConfig(), {})
-    Journal(run, single_world(), tracker.metrics_written).metrics("round", 1, validation_auc=0.75)
+    Journal(run, single_world(), tracker.metrics_written).metrics("round", 9, validation_auc=0.75)
     tracker.finish("FINISHED", files_of_run(run))
     command = [sys.executable, "-P", "-m", "launch.cli", "ui", str(run), "--port", str(free_port())]
     process = subprocess.Popen(
