@@ -119,8 +119,8 @@ def test_the_real_outlines_of_camelyon16(tmp_path: Path) -> None:
     assert len(paths) == 110
     with pytest.raises(InputError, match=r"Tumor_054\.json: an outline .* has 2 vertices"):
         read(next(path for path in paths if path.stem == "Tumor_054"))
-    annotations = [read(path, skip=True) for path in paths]
+    annotations = [read(path, skip=True) for path in paths if path.stem[-1] in "46"]  # reading all takes half a minute
     assert all(annotation.area.area > 0 and annotation.area.is_valid for annotation in annotations)
     assert sum(annotation.num_left_out for annotation in annotations) == 1
-    assert sum(annotation.num_repaired for annotation in annotations) == 373
+    assert sum(annotation.num_repaired for annotation in annotations) == 106
     assert all(read(path).area.is_empty for path in sorted((tmp_path / "jsons").rglob("Normal_*.json"))[:5])
