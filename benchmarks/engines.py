@@ -23,10 +23,9 @@ from benchmarks.processes import memory_mb, on_ranks
 from hnm.contrastive import nt_xent
 from hnm.contrastive_model import fresh_model, start_training
 from hnm.encoder import EncoderConfig
-from launch.demo import PATCH_PX, TILES_PER_SIDE, TUMOUR_SHARE
+from launch.demo import draw_slides
 from launch.distributed import World
 from launch.engine import Computed, EngineConfig, take_step
-from shards.synthetic import make_cohort_images
 
 KINDS = (None, "zero0", "zero1", "zero2", "zero3")
 NUM_SLIDES, LOCAL, SIDE_PX, NUM_STEPS = 32, 4, 64, 4
@@ -116,9 +115,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not args.quick:
-            slides = make_cohort_images(
-                folder / "slides", NUM_SLIDES, TILES_PER_SIDE, PATCH_PX, seed=0, tumour_share=TUMOUR_SHARE
-            )
+            slides = draw_slides(folder / "slides", NUM_SLIDES)
             hnm("tile", str(slides), str(folder / "cohort"), "--config", "demo")
         for precision in precisions:
             for kind in KINDS:

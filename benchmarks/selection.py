@@ -31,6 +31,7 @@ from shards.cohort import Cohort
 from shards.reader import PatchReader
 from shards.synthetic import make_cohort_images
 from shards.tile import tile_cohort
+from shards.tile_config import TileConfig
 
 RATIOS = (1.0, 0.2, 0.05)
 NUM_SLIDES, PATCH_PX = 60, 32
@@ -39,7 +40,7 @@ NUM_SLIDES, PATCH_PX = 60, 32
 def make_cohort(folder: Path, tiles_per_side: int) -> Cohort:
     """Draw and tile the slides."""
     table = make_cohort_images(folder / "slides", NUM_SLIDES, tiles_per_side, PATCH_PX, seed=0)
-    tile_cohort(table, folder / "cohort", load_config("demo").tile)
+    tile_cohort(table, folder / "cohort", TileConfig(patch_px=PATCH_PX))
     return Cohort.open(folder / "cohort")
 
 

@@ -25,9 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.about import about
-from launch.demo import PATCH_PX, TILES_PER_SIDE, TUMOUR_SHARE
+from launch.demo import draw_slides
 from launch.heartbeat import read_beats
-from shards.synthetic import make_cohort_images
 
 ROOT = Path(__file__).parents[1]
 CLOCKED = ("state.json", "events.jsonl", "environment.json")
@@ -173,9 +172,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="5 kills")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        slides = make_cohort_images(
-            Path(folder) / "slides", arguments.slides, TILES_PER_SIDE, PATCH_PX, seed=0, tumour_share=TUMOUR_SHARE
-        )
+        slides = draw_slides(Path(folder) / "slides", arguments.slides)
         tile = [sys.executable, "-m", "launch.cli", "tile", str(slides), f"{folder}/cohort", "--config", "demo"]
         subprocess.run(tile, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": str(ROOT)})
         num_kills = 5 if arguments.quick else arguments.kills

@@ -26,7 +26,7 @@ def run(folder: Path, ranks: int) -> int:
     begin = time.monotonic()
     if not slides_csv.is_file():
         console.print(f"drawing {NUM_SLIDES} small whole slides, tumours outlined, into {slides_csv.parent}")
-        make_whole_slides(slides_csv.parent, NUM_SLIDES, SIDE_PX, PATCH_PX, seed=0, tissue_share=0.55, tumour_share=0.2)
+        draw_slides(slides_csv.parent, NUM_SLIDES)
     for command in commands(folder, ranks):
         console.print(f"\n[bold]$ hnm {' '.join(command)}[/bold]")
         done = subprocess.run([sys.executable, "-P", "-m", "launch.cli", *command], check=False)
@@ -42,6 +42,11 @@ def run(folder: Path, ranks: int) -> int:
         "  hnm tile slides.csv cohort/     (your own slides: columns slide_id, path, label)"
     )
     return 0
+
+
+def draw_slides(folder: Path, num_slides: int) -> Path:
+    """Draw slides that `--config demo` suits into `folder`; return their slides.csv."""
+    return make_whole_slides(folder, num_slides, SIDE_PX, PATCH_PX, seed=0, tissue_share=0.55, tumour_share=0.2)
 
 
 def commands(folder: Path, ranks: int) -> list[list[str]]:

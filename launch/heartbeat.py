@@ -98,6 +98,7 @@ class Heartbeat:
         self.copy()
 
     def _run(self) -> None:
+        self._write()  # a rank that dies at once has a last word, too
         while not self._end.wait(BEAT_EVERY_S):
             due = time.monotonic() - self._copied >= COPY_EVERY_S
             self.copy() if due else self._write()
