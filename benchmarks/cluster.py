@@ -1,6 +1,6 @@
 """Disturb a training of 2 nodes x 2 ranks on a real SLURM in every way we know, and compare what comes out bit by bit.
 
-    python -m benchmarks.cluster                    all of it, about 12 minutes; writes a dated file in benchmarks/results
+    python -m benchmarks.cluster                    all of it; writes a dated file in benchmarks/results
     python -m benchmarks.cluster preempted crash    only these
 
 Needs root, namespaces and Debian's SLURM packages: a cluster of two virtual nodes is started and ended (tests/cluster).

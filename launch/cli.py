@@ -33,7 +33,7 @@ app = typer.Typer(
 
     slides.csv → **hnm tile** → cohort/ → **hnm pretrain** → encoder → **hnm train** → run/ → **hnm evaluate** → metrics
 
-    New here? `hnm demo` shows the whole way on drawn slides in three minutes.
+    New here? `hnm demo` shows the whole way on drawn slides in a few minutes.
     """,
 )
 
@@ -184,7 +184,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")] = Path("hnm-demo"),
     ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="Processes to train with.")] = 2,
 ) -> None:
-    """See the whole way on a small cohort of drawn whole slides with outlined tumours (3 minutes on 2 cores)."""
+    """See the whole way on a small cohort of drawn whole slides with outlined tumours (a few minutes on 2 cores)."""
     from launch.demo import run
 
     finish(lambda: run(folder, ranks))

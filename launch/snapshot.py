@@ -74,7 +74,7 @@ def commit_of_code(root: Path | None = None) -> str:
             changed = subprocess.run([*git, "status", "--porcelain", "--", *packages], capture_output=True, check=True)
             return commit + ("+changes" if changed.stdout else "")
     except (OSError, subprocess.CalledProcessError):
-        pass
+        pass  # no git, or no checkout: the installed version names the code
     try:
         return f"hnm {metadata.version('hnm')}"
     except metadata.PackageNotFoundError:
