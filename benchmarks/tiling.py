@@ -167,7 +167,7 @@ def main() -> int:
         if arguments.quick:
             figures = measure(Path(folder), side_px=2048, num_rounds=1, num_slides=4)
         else:
-            figures = measure(Path(folder), side_px=20_000, num_rounds=arguments.rounds, num_slides=4)
+            figures = measure(Path(folder), side_px=20_000, num_rounds=arguments.rounds, num_slides=12)
     figures["bars"] = BARS
     print(json.dumps(figures))
     if arguments.out:
