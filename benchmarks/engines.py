@@ -26,6 +26,7 @@ from hnm.encoder import EncoderConfig
 from launch.demo import draw_slides
 from launch.distributed import World
 from launch.engine import Computed, EngineConfig, take_step
+from shards.files import write_json
 
 KINDS = (None, "zero0", "zero1", "zero2", "zero3")
 NUM_SLIDES, LOCAL, SIDE_PX, NUM_STEPS = 32, 4, 64, 4
@@ -109,6 +110,7 @@ def main() -> None:
     """Parse the command line, measure, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fp32 only, without the demo; under a minute")
+    parser.add_argument("--out", type=Path, help="also write the result here")
     args = parser.parse_args()
     precisions = ("fp32",) if args.quick else ("fp32", "bf16")
     cases: dict[str, dict[str, Any]] = {}
@@ -126,8 +128,11 @@ def main() -> None:
                     cases[case]["demo"] = train_demo(folder, kind, precision, SHORT)
                 print(f"{case}: {cases[case]}", flush=True)
     shrinks = [cases[f"zero{stage} fp32"]["optimizer_mb"] / cases["ddp fp32"]["optimizer_mb"] for stage in (1, 2, 3)]
-    result = {"ranks": 2, "optimizer_share_zero1_to_3": [round(share, 3) for share in shrinks], "cases": cases}
-    print(json.dumps({**about("engines", args.quick, ("torch", "deepspeed")), **result}))
+    figures = {"ranks": 2, "optimizer_share_zero1_to_3": [round(share, 3) for share in shrinks], "cases": cases}
+    result = {**about("engines", args.quick, ("torch", "deepspeed")), **figures}
+    print(json.dumps(result))
+    if args.out:
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

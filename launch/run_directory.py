@@ -17,7 +17,7 @@ from typing import Any
 
 from hnm.config import Config, difference, dump_config, read_config
 from launch.distributed import slurm_job
-from launch.heartbeat import read_beats
+from launch.heartbeat import Beat, read_beats
 from launch.submissions import SUBFOLDER
 from shards.claim import claimed, owner_of
 from shards.cohort import Cohort
@@ -136,11 +136,29 @@ def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
     state = json.loads((run / "state.json").read_text(encoding="utf-8"))
     attempts = state.get("attempts", [])
     if attempts and attempts[-1]["ended"] is None:
-        last = max((beat["time"] for beat in read_beats(run / "log")), default=attempts[-1]["started"])
+        beats = read_beats(run / "log")
+        state |= _seconds_of_killed(state, beats)
+        last = max((beat["time"] for beat in beats), default=attempts[-1]["started"])
         attempts[-1] |= {"ended": last, "how": "died"}
     attempt = {"verb": verb, "started": now(), "ended": None, "how": None, "host": platform.node(), "ranks": num_ranks}
     attempts.append(attempt | slurm_job())
     write_json(run / "state.json", {**state, "attempts": attempts})
+
+
+def _seconds_of_killed(state: dict[str, Any], beats: list[Beat]) -> dict[str, Any]:
+    """Return {"partial": ...}, the seconds of the phase that the last attempt was killed in; {} if that is not known.
+
+    See hnm/phase.py: a phase that is gone on with counts them.
+    """
+    beat = next((beat for beat in beats if beat["rank"] == 0), None)
+    if beat is None or beat["phase"] == "start" or beat["began"] < state["attempts"][-1]["started"]:
+        return {}
+    place = {"phase": beat["phase"], "round": beat["round"]}
+    if any(place.items() <= known.items() for known in state["phases"]):
+        return {}
+    earlier = state.get("partial") or {}
+    seconds = earlier["seconds"] if place.items() <= earlier.items() else 0.0
+    return {"partial": {**place, "seconds": round(seconds + beat["time"] - beat["began"], 2)}}
 
 
 def attempt_tags(run: Path) -> dict[str, str]:
