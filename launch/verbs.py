@@ -107,10 +107,10 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
     A report or a model that a killed process has left out is made then.
     """
     config, recorded_folder = read_run(run)
-    been_read = f"{run / 'metrics.json'} is there: the test split has been read. These are its figures."
+    been_read = f"{run / 'metrics.json'} is there: the test split has been read. These are its figures"
     if (run / "metrics.json").is_file() and (has_results(run) or not with_report):
         if os.environ.get("RANK", "0") == "0":
-            print(been_read)
+            print(f"{been_read}.")
             print_metrics(read_metrics(run))
         return 0
     cohort = Cohort.open(cohort_folder or recorded_folder)
@@ -119,16 +119,14 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
         return code
     with session_of(Opening("evaluate", config, cohort, run, lambda world: None)) as session:
         metrics: dict[str, Any] | None
-        if main_says((run / "metrics.json").is_file(), session.world):
-            session.journal.say(been_read)
+        wrote = f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
+        if is_read := main_says((run / "metrics.json").is_file(), session.world):
             metrics = read_metrics(run) if session.world.is_main else None
         else:
             metrics = evaluate_run(config, run, session)
-            session.journal.say(
-                f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
-            )
         if metrics is not None:
             print_metrics(metrics)
+            session.journal.say(been_read if is_read else wrote)
             session.journal.metrics("test", metrics["chosen_round"], **numbers_of(metrics))
             if with_report:
                 write_results(config, run, session)
