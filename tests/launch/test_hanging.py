@@ -6,6 +6,7 @@ import signal
 import stat
 import threading
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def hung(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path, tracking_d
         os.dup2(output.fileno(), 2)  # the ranks' errors, and the launcher's
         try:
             watcher.start()
-            hung.code = local.run_ranks(2, command)
+            with redirect_stderr(output):
+                hung.code = local.run_ranks(2, command)
         finally:
             os.dup2(errors, 2)
             os.close(errors)
