@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from hnm.config import Config, difference, dump_config, read_config
 from launch.distributed import slurm_job
 from launch.heartbeat import Beat, read_beats
 from launch.submissions import SUBFOLDER
-from shards.claim import claimed, owner_of
+from shards.claim import claimed, is_running, owner_of
 from shards.cohort import Cohort
 from shards.errors import InputError
 from shards.files import whole_file, write_json
@@ -32,6 +33,7 @@ REMOTE_TIMEOUT_S = (
     60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
 )
 WAIT_FOR_CLAIM_S = 75.0
+CLAIM_FILE = Path("log", "claim.json")
 
 
 def open_run(run: Path, cohort: Cohort, config: Config, settings: tuple[str, ...] = ("",)) -> None:
@@ -118,7 +120,7 @@ def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
     Raises:
         InputError: another process works there.
     """
-    path = run / "log" / "claim.json"
+    path = run / CLAIM_FILE
     give_up = time.monotonic() + wait_s
     while True:
         with claimed(path, REMOTE_TIMEOUT_S) as claim:
@@ -129,6 +131,12 @@ def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
         if time.monotonic() > give_up:
             raise InputError(f"{run}: {owner} works there. Wait for its end, end it, or use another run directory")
         time.sleep(0.5)
+
+
+def is_abandoned(run: Path) -> bool:
+    """Return whether a process of this machine worked on the run, and is gone without having ended its work."""
+    owner = owner_of(run / CLAIM_FILE)
+    return owner is not None and owner.host == socket.gethostname() and not is_running(owner)
 
 
 def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
