@@ -156,9 +156,10 @@ class Tracker:
     def _send(self) -> None:
         from mlflow.entities import Metric
 
-        sent_file = self.folder / SENT_FILE
-        sent = json.loads(sent_file.read_text(encoding="utf-8")) if sent_file.is_file() else {"bytes": 0}
-        last: dict[str, int] = sent.get("last_steps", {})
+        sent: dict[str, Any] = {"bytes": 0, "last_steps": {}}
+        if (sent_file := self.folder / SENT_FILE).is_file():
+            sent |= json.loads(sent_file.read_text(encoding="utf-8"))
+        last: dict[str, int] = sent["last_steps"]
         batch: list[Any] = []
         end = sent["bytes"]
         for end, event in read_events(self.folder / "events.jsonl", sent["bytes"]):
