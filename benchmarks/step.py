@@ -31,6 +31,7 @@ from hnm.finetune import FinetuneConfig, make_optimizer
 from launch.distributed import World, barrier, single_world
 from launch.engine import Engine, EngineConfig, take_step
 from shards.cohort import Cohort
+from shards.files import write_json
 from shards.reader import PatchReader, ReaderConfig
 from shards.seeding import torch_generator
 from shards.synthetic import make_cohort_images
@@ -208,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller images, fewer turns; under a minute")
     parser.add_argument("--variants", action="store_true", help="the table of settings instead; minutes of compiling")
+    parser.add_argument("--out", type=Path, help="also write the result here")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result: dict[str, Any]
@@ -222,7 +224,10 @@ def main() -> None:
                 "gpu": torch.cuda.get_device_name(),
                 **on_gpu(64 if args.quick else 256, 224, 5 if args.quick else 20),
             }
-    print(json.dumps({**about("step", args.quick, ("torch",)), **result}))
+    result = {**about("step", args.quick, ("torch",)), **result}
+    print(json.dumps(result))
+    if args.out:
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

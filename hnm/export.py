@@ -16,6 +16,9 @@ from hnm.weights import load_encoder, load_weights, save_weights
 from shards.errors import InputError
 from shards.files import whole_file, write_json
 
+CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
+OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE)
+
 
 def export(record: RunRecord, folder: Path) -> None:
     """Write the model of a run to `folder`; the same run gives the same bytes.
@@ -25,7 +28,7 @@ def export(record: RunRecord, folder: Path) -> None:
     """
     if not record.is_finished:
         raise InputError(f"{record.run}: training is not finished. Run the same hnm train again, then export")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / MODEL_FILE).is_file():
+    if folder.exists() and not _may_be_written(folder):
         raise InputError(f"{folder}: exists and is no exported model. Choose another name or remove it")
     (folder / MODEL_FILE).unlink(missing_ok=True)
     files, note = weight_files(record.run, record.chosen), {"round": str(record.chosen)}
@@ -33,12 +36,19 @@ def export(record: RunRecord, folder: Path) -> None:
     encoder = load_encoder(files[ENCODER_FILE], record.config.encoder)
     save_weights(folder / ENCODER_FILE, {f"encoder.{k}": v for k, v in encoder.state_dict().items()}, note)
     save_weights(folder / AGGREGATOR_FILE, load_weights(files[AGGREGATOR_FILE])[0], note)
-    with whole_file(folder / "config.yaml") as temporary:
+    with whole_file(folder / CONFIG_FILE) as temporary:
         temporary.write_text(dump_config(portable(record.config)), encoding="utf-8")
     about = describe_run(record)
     about = replace(about, weights={name: file_digest(folder / name) for name in (ENCODER_FILE, AGGREGATOR_FILE)})
-    write_card(folder / "MODEL.md", about, record.config)
+    write_card(folder / CARD_FILE, about, record.config)
     write_json(folder / MODEL_FILE, as_json(about))
+
+
+def _may_be_written(folder: Path) -> bool:
+    """Return whether the folder is a model, or what a killed export has left of one."""
+    if (folder / MODEL_FILE).is_file():
+        return True
+    return folder.is_dir() and all(path.name in OURS or path.suffix == ".tmp" for path in folder.iterdir())
 
 
 def portable(config: Config) -> Config:

@@ -50,7 +50,7 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """Time spent so far, also by processes that were asked to stop (that of killed ones is not known)."""
+        """Time spent so far, also by processes that were asked to stop, and by killed ones up to their last heartbeat."""
         return round(time.monotonic() - self.begin, 2)
 
 

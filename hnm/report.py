@@ -24,6 +24,7 @@ from shards.reader import PatchReader
 from shards.slides import slide_key
 from shards.tiling_page import STYLE
 
+REPORT_FILE = "report.html"
 PRIVATE = ("tracking.uri", "reader.storage_options")  # may hold a password
 MAX_EMBEDDED = 120  # heatmaps in the page itself, 40 kB each: it stays below 10 MB; the others are linked
 
@@ -62,7 +63,7 @@ def make_report(
         _environment(record),
         SCRIPT,
     ]
-    page = record.run / "report.html"
+    page = record.run / REPORT_FILE
     with whole_file(page) as temporary:
         temporary.write_text("\n".join([_opening(record), *parts, ""]), encoding="utf-8")
     return page

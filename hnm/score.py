@@ -12,6 +12,9 @@ from hnm.study import Study
 from launch.distributed import World, gather_to_main, sum_over_ranks
 from shards.plan import rows_of_rank
 
+# Ranks wait for each other when they ask whether to stop, so they do it now and then.
+SLIDES_BETWEEN_ASKS, PATCHES_BETWEEN_ASKS = 32, 1 << 20
+
 
 class Part(NamedTuple):
     """One rank's patch scores.
@@ -37,15 +40,42 @@ def score_slides(model: Aggregator, bags: Bags, slides: np.ndarray, session: Ses
 
     Returns:
         (2, s) logits of the slides on every rank (see `slide_logits`), and this rank's part of the patch scores.
+
+    Raises:
+        Preempted: a rank was asked to stop; nothing is kept, the scores are computed again.
     """
     world, study = session.world, session.study
-    logits = slide_logits(model, bags, slides, world)
+    logits = _logits_until_stopped(model, bags, slides, session)
     bounds = bounds_of_ranks(study, slides, world.size)
     ids = slice(int(bounds[world.rank]), int(bounds[world.rank + 1]))
-    rows = rows_of_rank(bags.num_rows, world.rank, world.size)
     scores = np.full(ids.stop - ids.start, np.nan, np.float32)
-    scores[study.mask_of(slides)[ids]] = score_patches(model, bags, rows.start, rows.stop)  # rows are in id order
+    scores[study.mask_of(slides)[ids]] = _scores_until_stopped(model, bags, session)  # rows are in id order
     return logits, Part(scores, bounds, ids)
+
+
+def _logits_until_stopped(model: Aggregator, bags: Bags, slides: np.ndarray, session: Session) -> torch.Tensor:
+    """Return what `slide_logits` does, some slides at a time, and ask in between whether to stop. Every rank must call it."""
+    step = SLIDES_BETWEEN_ASKS * session.world.size
+    starts = range(0, len(slides), step)
+    logits = []
+    for start in session.journal.progress(starts, "score slides", len(starts)):
+        logits.append(slide_logits(model, bags, slides[start : start + step], session.world))
+        session.stop_if_asked()
+    return torch.cat(logits, dim=1)
+
+
+def _scores_until_stopped(model: Aggregator, bags: Bags, session: Session) -> np.ndarray:
+    """Return the scores of this rank's rows; all ranks ask equally often whether to stop. Every rank must call it."""
+    world = session.world
+    rows = rows_of_rank(bags.num_rows, world.rank, world.size)
+    most = rows_of_rank(bags.num_rows, 0, world.size).stop  # rank 0 has the most
+    step = PATCHES_BETWEEN_ASKS
+    starts = range(rows.start, rows.start + most, step)
+    scores = []
+    for start in session.journal.progress(starts, "score patches", len(starts)):
+        scores.append(score_patches(model, bags, min(start, rows.stop), min(start + step, rows.stop)))
+        session.stop_if_asked()
+    return np.concatenate(scores)
 
 
 @torch.no_grad()

@@ -3,9 +3,10 @@
     Journal.metrics ──▶ run/events.jsonl ──from the byte in mlflow_sent.json on──▶ MLflow
 
 So a number that MLflow did not take (no answer, database locked, process killed) is sent later: every ten minutes it is tried
-again, at the end, and when the command is run again. What is sent twice is one point: its time stands in the file. The
-run id is kept in the run directory (mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run;
-if that file is lost, the run is found by its tags (see hnm/tracking_run.py).
+again, at the end, and when the command is run again. What is sent twice is one point: its time stands in the file. Steps
+that a resumed process takes again stand in events.jsonl twice; only the first is sent. The run id is kept in the run directory
+(mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run; if that file is lost, the run is found
+by its tags (see hnm/tracking_run.py).
 """
 
 import json
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hnm.tracking_run import artifact_location, find_run, follow_move, tags_of_code, tags_of_new_run, tracking_uri
 from shards.files import whole_file, write_json
 
+SENT_FILE = "mlflow_sent.json"  # how far events.jsonl has been sent, and the last step of each metric
 FLUSH_AT = 200  # metrics a call: a call costs 10 to 20 ms, whatever it carries
 FLUSH_EVERY_S = 30.0
 RETRY_EVERY_S = 600.0
@@ -131,6 +133,7 @@ class Tracker:
         if (found := find_run(client, experiment_id, self.folder)) is not None:
             client.update_run(found, status="RUNNING")
             return found
+        (self.folder / SENT_FILE).unlink(missing_ok=True)  # nothing has been sent to a new run
         tags = tags_of_new_run(self.folder, self.config.parent_run)
         return str(client.create_run(experiment_id, run_name=self.folder.name, tags=tags).info.run_id)
 
@@ -153,22 +156,27 @@ class Tracker:
     def _send(self) -> None:
         from mlflow.entities import Metric
 
-        sent_file = self.folder / "mlflow_sent.json"
-        sent = json.loads(sent_file.read_text(encoding="utf-8"))["bytes"] if sent_file.is_file() else 0
+        sent: dict[str, Any] = {"bytes": 0, "last_steps": {}}
+        if (sent_file := self.folder / SENT_FILE).is_file():
+            sent |= json.loads(sent_file.read_text(encoding="utf-8"))
+        last: dict[str, int] = sent["last_steps"]
         batch: list[Any] = []
-        end = sent
-        for end, event in read_events(self.folder / "events.jsonl", sent):
-            batch += [
-                Metric(name, value, int(event["time"] * 1000), event["step"]) for name, value in numbers_of(event)
-            ]
+        end = sent["bytes"]
+        for end, event in read_events(self.folder / "events.jsonl", sent["bytes"]):
+            for name, value in numbers_of(event):
+                if event["step"] > last.get(name, -1):  # else a process that was resumed has taken the step again
+                    batch.append(Metric(name, value, int(event["time"] * 1000), event["step"]))
+                    last[name] = event["step"]
             if len(batch) >= FLUSH_AT:
-                self.client.log_batch(self.run_id, metrics=batch)
-                write_json(sent_file, {"bytes": end})
-                batch, sent = [], end
+                self._send_batch(batch, end, last)
+                batch = []
+        if batch or end > sent["bytes"]:
+            self._send_batch(batch, end, last)
+
+    def _send_batch(self, batch: list[Any], end: int, last_steps: dict[str, int]) -> None:
         if batch:
             self.client.log_batch(self.run_id, metrics=batch)
-        if end > sent:
-            write_json(sent_file, {"bytes": end})
+        write_json(self.folder / SENT_FILE, {"bytes": end, "last_steps": last_steps})
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Run one MLflow action, after connecting anew if need be; the first failure is on record."""

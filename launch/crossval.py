@@ -173,7 +173,8 @@ def finish(request: Request, config: Config) -> None:
     write_predictions(request.out / "predictions.parquet", predictions)
     write_json(request.out / "metrics.json", result)
     journal = Journal(request.out, single_world())  # the tracker sends what is in its events.jsonl
-    journal.metrics("mean", 0, **{name.replace(" ", "/"): figure["mean"] for name, figure in result["mean"].items()})
+    means = {name.replace(" ", "/"): figure["mean"] for name, figure in result["mean"].items()}
+    journal.metrics("mean", request.repeats, **means)  # more repeats may be asked for later: another point
     journal.close()
     print_summary(result, request)
 

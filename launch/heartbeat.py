@@ -63,9 +63,10 @@ class Heartbeat:
         self._thread.start()
 
     def begin(self, phase: str, round_: int | None) -> None:
-        """Note that a phase begins."""
+        """Note that a phase begins, at once: a process that is killed soon has been in this one."""
         self.phase_began = self.doing_began = self.moved = time.time()
         self.now = {"phase": phase, "round": round_, "doing": phase, "done": 0, "total": 0}
+        self._write()
 
     def follow(self, items: Iterable[T], doing: str, total: int, done: int = 0, num_more: int = 0) -> Iterator[T]:
         """Yield `items` and note how many have been worked on.

@@ -93,6 +93,8 @@ def _wait(ranks: Ranks, signals: list[tuple[float, signal.Signals]]) -> int:
         if not ending and (ending := _first_ending(ranks, passed_on)):
             deadline = time.monotonic() + (GRACE_AFTER_SAVING_S if ending == TRY_AGAIN else GRACE_S)
         if time.monotonic() > deadline:
+            hanging = ", ".join(str(rank) for rank, process in enumerate(ranks) if process.poll() is None)
+            print(f"rank {hanging} does not end and is killed; the same command goes on where it last saved", file=sys.stderr)
             break
         time.sleep(POLL_S)
     return _first_ending(ranks, passed_on) if ending in (0, TRY_AGAIN) else ending

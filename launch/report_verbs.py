@@ -6,8 +6,9 @@ from typing import Any
 from hnm.config import Config, flatten
 from hnm.export import export
 from hnm.journal import Journal
+from hnm.model import MODEL_FILE
 from hnm.record import read_record
-from hnm.report import make_report
+from hnm.report import REPORT_FILE, make_report
 from hnm.session import Session
 from hnm.study import open_study
 from hnm.tracking_run import MODEL_FOLDER
@@ -35,6 +36,11 @@ def write_results(config: Config, run: Path, session: Session) -> None:
     write_report(config, run, session)
     export(read_record(run, config, session.study), run / MODEL_FOLDER)
     session.journal.say(f"wrote {run / MODEL_FOLDER}: the model with its card, MODEL.md. Next: hnm predict {run} SLIDES")
+
+
+def has_results(run: Path) -> bool:
+    """Return whether `write_results` has been here, to its end."""
+    return (run / REPORT_FILE).is_file() and (run / MODEL_FOLDER / MODEL_FILE).is_file()
 
 
 def numbers_of(metrics: dict[str, Any]) -> dict[str, float]:

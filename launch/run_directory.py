@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ from typing import Any
 
 from hnm.config import Config, difference, dump_config, read_config
 from launch.distributed import slurm_job
-from launch.heartbeat import read_beats
+from launch.heartbeat import Beat, read_beats
 from launch.submissions import SUBFOLDER
-from shards.claim import claimed, owner_of
+from shards.claim import claimed, is_running, owner_of
 from shards.cohort import Cohort
 from shards.errors import InputError
 from shards.files import whole_file, write_json
@@ -32,6 +33,7 @@ REMOTE_TIMEOUT_S = (
     60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
 )
 WAIT_FOR_CLAIM_S = 75.0
+CLAIM_FILE = Path("log", "claim.json")
 
 
 def open_run(run: Path, cohort: Cohort, config: Config, settings: tuple[str, ...] = ("",)) -> None:
@@ -118,7 +120,7 @@ def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
     Raises:
         InputError: another process works there.
     """
-    path = run / "log" / "claim.json"
+    path = run / CLAIM_FILE
     give_up = time.monotonic() + wait_s
     while True:
         with claimed(path, REMOTE_TIMEOUT_S) as claim:
@@ -131,16 +133,40 @@ def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
         time.sleep(0.5)
 
 
+def is_abandoned(run: Path) -> bool:
+    """Return whether a process of this machine worked on the run, and is gone without having ended its work."""
+    owner = owner_of(run / CLAIM_FILE)
+    return owner is not None and owner.host == socket.gethostname() and not is_running(owner)
+
+
 def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
     """Note in state.json that a process begins to work on the run. Call it on rank 0 only, before its first heartbeat."""
     state = json.loads((run / "state.json").read_text(encoding="utf-8"))
     attempts = state.get("attempts", [])
     if attempts and attempts[-1]["ended"] is None:
-        last = max((beat["time"] for beat in read_beats(run / "log")), default=attempts[-1]["started"])
+        beats = read_beats(run / "log")
+        state |= _seconds_of_killed(state, beats)
+        last = max((beat["time"] for beat in beats), default=attempts[-1]["started"])
         attempts[-1] |= {"ended": last, "how": "died"}
     attempt = {"verb": verb, "started": now(), "ended": None, "how": None, "host": platform.node(), "ranks": num_ranks}
     attempts.append(attempt | slurm_job())
     write_json(run / "state.json", {**state, "attempts": attempts})
+
+
+def _seconds_of_killed(state: dict[str, Any], beats: list[Beat]) -> dict[str, Any]:
+    """Return {"partial": ...}, the seconds of the phase that the last attempt was killed in; {} if that is not known.
+
+    See hnm/phase.py: a phase that is gone on with counts them.
+    """
+    beat = next((beat for beat in beats if beat["rank"] == 0), None)
+    if beat is None or beat["phase"] == "start" or beat["began"] < state["attempts"][-1]["started"]:
+        return {}
+    place = {"phase": beat["phase"], "round": beat["round"]}
+    if any(place.items() <= known.items() for known in state["phases"]):
+        return {}
+    earlier = state.get("partial") or {}
+    seconds = earlier["seconds"] if place.items() <= earlier.items() else 0.0
+    return {"partial": {**place, "seconds": round(seconds + beat["time"] - beat["began"], 2)}}
 
 
 def attempt_tags(run: Path) -> dict[str, str]:

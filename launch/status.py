@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hnm.config import Config
 from launch.heartbeat import BEAT_EVERY_S, Beat, read_beats
-from launch.run_directory import read_run
+from launch.run_directory import is_abandoned, read_run
 from shards.errors import InputError
 
 LOST_AFTER_S = 60.0  # 12 beats: a slow network file system may hold one back
@@ -76,7 +76,7 @@ def read_status(run: Path, now: float) -> Status:
             f"{run / 'state.json'}: damaged ({error}). Run the same command again with --restart"
         ) from error
     beats = read_beats(run / "log")
-    word, sentence = describe(attempts, beats, what_is_done(run, config), now)
+    word, sentence = describe(attempts, beats, what_is_done(run, config), now, is_abandoned(run))
     return Status(word, sentence, beats, attempts, phases)
 
 
@@ -91,7 +91,9 @@ def what_is_done(run: Path, config: Config) -> str | None:
     return None
 
 
-def describe(attempts: list[dict[str, Any]], beats: list[Beat], done: str | None, now: float) -> tuple[str, str]:
+def describe(
+    attempts: list[dict[str, Any]], beats: list[Beat], done: str | None, now: float, is_dead: bool = False
+) -> tuple[str, str]:
     """Return the word and the sentence of a Status.
 
     Args:
@@ -99,28 +101,29 @@ def describe(attempts: list[dict[str, Any]], beats: list[Beat], done: str | None
         beats: as by `read_beats`.
         done: what a finished run has, None if there is work left.
         now: seconds since 1970.
+        is_dead: whether the process that worked on it is known to be gone.
     """
     attempt = attempts[-1] if attempts else None
     if attempt is None:
         return ("finished", f"finished: {done}") if done else ("stopped", "not begun")
     if attempt["ended"] is None:
         since = now - max((beat["time"] for beat in beats), default=attempt["started"])
-        if since <= LOST_AFTER_S:
+        if since <= LOST_AFTER_S and not is_dead:
             return "running", f"running {place(beats)}"
-        return "silent", (
-            f"stopped: no heartbeat for {in_words(since)}; it was at {place(beats)}. The same command goes on there"
-        )
+        why = f"its process is gone, last heartbeat {in_words(since)} ago" if is_dead else f"no heartbeat for {in_words(since)}"
+        return "silent", f"stopped: {why}; it was at {place(beats, False)}. The same command goes on there"
     ago = in_words(now - attempt["ended"])
     if attempt["how"] == "finished" and done:
         return "finished", f"finished {ago} ago: {done}"
     if attempt["how"] == "finished":
         return "stopped", f"not finished: hnm {attempt['verb']} ended well {ago} ago, but files are missing now"
     word = "stopped" if attempt["how"].startswith("stopped") else "failed"
-    return word, f"{attempt['how']} {ago} ago at {place(beats)}. The same command goes on there"
+    remedy = "" if "same command" in attempt["how"] else ". The same command goes on there"
+    return word, f"{attempt['how']} {ago} ago at {place(beats, False)}{remedy}"
 
 
-def place(beats: list[Beat]) -> str:
-    """Return where rank 0 is, how fast all ranks are, and the time left in the work that it is at."""
+def place(beats: list[Beat], is_running: bool = True) -> str:
+    """Return where rank 0 is and, of a running one, how fast all ranks are, and the time left in the work that it is at."""
     if not beats:
         return "the start"
     beat = beats[0]
@@ -129,6 +132,8 @@ def place(beats: list[Beat]) -> str:
         where = f"round {beat['round']}: {where}"
     if beat["total"]:
         where += f", step {beat['done']}/{beat['total']}"
+    if not is_running:
+        return where
     if (rate := sum(b["images_per_s"] for b in beats)) > 0:
         where += f", {rate:.0f} images/s"
     if beat["left_s"] is not None and beat["left_s"] > 0:

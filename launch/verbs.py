@@ -6,6 +6,7 @@ hnm VERB --ranks 2 ──▶ check the configuration ──▶ start 2 ranks of 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from hnm.config import Config, load_config
 from hnm.contrastive_model import load_model, save_model
@@ -20,7 +21,7 @@ from hnm.study import open_study
 from hnm.weights import load_encoder
 from launch.distributed import World, barrier, is_started_again, main_says
 from launch.local import run_ranks
-from launch.report_verbs import numbers_of, write_results
+from launch.report_verbs import has_results, numbers_of, write_results
 from launch.run_directory import PRETRAIN_SETTINGS, check_cohort, open_run, read_run, remove_run
 from launch.session import Opening, session_of
 from launch.tables import print_metrics
@@ -101,25 +102,31 @@ def train(
 
 
 def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: bool = True) -> int:
-    """Read the test split of a finished run and print the metrics; a second time, print what was read then."""
+    """Read the test split of a finished run and print the metrics; a second time, print what was read then.
+
+    A report or a model that a killed process has left out is made then.
+    """
     config, recorded_folder = read_run(run)
-    if (run / "metrics.json").is_file():
-        if os.environ.get("RANK", "0") != "0":
-            return 0
-        print(f"{run / 'metrics.json'} is there: the test split has been read. These are its figures.")
-        print_metrics(read_metrics(run))
+    been_read = f"{run / 'metrics.json'} is there: the test split has been read. These are its figures"
+    if (run / "metrics.json").is_file() and (has_results(run) or not with_report):
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{been_read}.")
+            print_metrics(read_metrics(run))
         return 0
     cohort = Cohort.open(cohort_folder or recorded_folder)
     check_cohort(run, cohort)
     if (code := _in_ranks(ranks, config)) is not None:
         return code
     with session_of(Opening("evaluate", config, cohort, run, lambda world: None)) as session:
-        metrics = evaluate_run(config, run, session)
+        metrics: dict[str, Any] | None
+        wrote = f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
+        if is_read := main_says((run / "metrics.json").is_file(), session.world):
+            metrics = read_metrics(run) if session.world.is_main else None
+        else:
+            metrics = evaluate_run(config, run, session)
         if metrics is not None:
             print_metrics(metrics)
-            session.journal.say(
-                f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
-            )
+            session.journal.say(been_read if is_read else wrote)
             session.journal.metrics("test", metrics["chosen_round"], **numbers_of(metrics))
             if with_report:
                 write_results(config, run, session)

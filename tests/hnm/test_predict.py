@@ -94,6 +94,10 @@ def test_the_same_run_exports_the_same_bytes_and_other_folders_are_left_alone(
     export(record, tmp_path / "again")
     for path in exported.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+    (tmp_path / "again" / "model.json").unlink()  # a process killed in the middle leaves the files that it had written
+    (tmp_path / "again" / "aggregator.safetensors").rename(tmp_path / "again" / ".aggregator.safetensors.77.tmp")
+    export(record, tmp_path / "again")
+    assert (tmp_path / "again" / "model.json").read_bytes() == (exported / "model.json").read_bytes()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="exists and is no exported model"):

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 from hnm.weights import load_weights
@@ -27,16 +26,6 @@ def hnm(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
-
-
-@pytest.fixture(scope="module")
-def run_on_2_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path) -> Path:
-    """A run of two rounds by `hnm train --ranks 2`."""
-    folder = tmp_path_factory.mktemp("two-ranks")
-    done = hnm("train", tiny_cohort, "run", "--preset", "hnm", "--ranks", "2", *TINY, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done. Next: hnm evaluate run") == 1  # rank 0 speaks for both
-    return folder / "run"
 
 
 def test_the_same_seed_and_ranks_give_the_same_bits(run_on_2_ranks: Path, tiny_cohort: Path, tmp_path: Path) -> None:
@@ -109,7 +98,7 @@ def test_stopped_then_killed_then_finished_is_undisturbed(
         assert "; rank 1: " in output
     assert "Traceback" not in output
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
-    assert read_status(run, time.time()).word in ("silent", "failed", "running")
+    assert read_status(run, time.time()).word in ("silent", "failed")  # rank 0 has said that it failed, or was ended before
     done = hnm(*train, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert results_of(run) == results_of(run_on_2_ranks)

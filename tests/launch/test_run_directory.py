@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 from hnm.config import read_config
+from hnm.phase import earlier_seconds
 from launch.run_directory import (
     alone_in,
+    begin_attempt,
     check_cohort,
     describe_environment,
     open_run,
@@ -24,6 +27,7 @@ from launch.run_directory import (
 )
 from shards.cohort import Cohort
 from shards.errors import InputError
+from shards.files import write_json
 from tests.tiny import tiny_config
 
 
@@ -108,6 +112,28 @@ def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
     with alone_in(tmp_path, 0.1) as claim:
         assert claim.is_file()
     assert not claim.exists()
+
+
+def test_seconds_of_killed_processes_count_up_to_their_last_heartbeat(tmp_path: Path) -> None:
+    done = {"phase": "embed", "round": 0, "seconds": 4.0}
+    write_json(tmp_path / "state.json", {"cohort": "x", "phases": [done]})
+
+    def killed_at(phase: str, round_: int | None, seconds: float) -> float:
+        """Return what is known of the phase after a process that was killed so long after it had begun."""
+        begin_attempt(tmp_path, "train", 1)
+        began = json.loads((tmp_path / "state.json").read_text())["attempts"][-1]["started"]
+        beat = {"rank": 0, "phase": phase, "round": round_, "began": began, "time": began + seconds}
+        write_json(tmp_path / "log" / "heartbeat-000.json", beat)
+        time.sleep(0.002)  # times are kept in ms
+        begin_attempt(tmp_path, "train", 1)
+        return earlier_seconds(phase, round_ or 0, tmp_path)
+
+    assert killed_at("start", None, 3.0) == 0.0
+    assert killed_at("finetune", 0, 5.0) == pytest.approx(5.0, abs=0.02)
+    assert killed_at("finetune", 0, 2.0) == pytest.approx(7.0, abs=0.02)  # in all, by two processes
+    begin_attempt(tmp_path, "train", 1)  # died before its first heartbeat: the old one is not counted again
+    assert earlier_seconds("finetune", 0, tmp_path) == pytest.approx(7.0, abs=0.02)
+    assert killed_at("embed", 0, 9.0) == 4.0  # it was done: killed between two phases
 
 
 def test_leftovers_of_killed_processes_go(tmp_path: Path) -> None:

@@ -55,6 +55,15 @@ def test_a_run_in_words(
     found = describe(attempts, beats, done, NOW)
     assert found[0] == word
     assert found[1].startswith(sentence)
+    assert ("left in this phase" in found[1]) == (word == "running")
+
+
+def test_a_process_that_is_known_to_be_gone_is_not_waited_for() -> None:
+    word, sentence = describe([attempt()], [beat()], None, NOW, is_dead=True)
+    assert word == "silent"
+    assert sentence.startswith("stopped: its process is gone, last heartbeat 2 s ago; it was at round 3: fine-tune epoch 16/20")
+    full = "failed (SaveError: x; make room, and the same command goes on there)"
+    assert describe([attempt(NOW - 60, full)], [beat()], None, NOW)[1].count("same command") == 1
 
 
 def test_a_phase_without_steps_names_its_round() -> None:

@@ -58,10 +58,19 @@ def ui(
         urllib.request.urlopen(lines[1].split("/#/")[0], timeout=5)
 
 
+def listening_on(port: int) -> set[str]:
+    """Return the local addresses, as the kernel writes them, on which this machine listens at a port."""
+    tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
+    rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+    places = [row[1].split(":") for row in rows if row[3] == "0A"]
+    return {address for address, at in places if int(at, 16) == port}
+
+
 def test_the_page_is_served_on_loopback_and_knows_the_run(ui: tuple[Path, str]) -> None:
     run, page = ui
     address, fragment = page.split("/#/")
     assert address.startswith("http://127.0.0.1:")
+    assert listening_on(int(address.rsplit(":", 1)[1])) == {"0100007F"}  # 127.0.0.1, and nothing else
     run_id = (run / "mlflow_run_id.txt").read_text().strip()
     assert fragment.endswith(f"/runs/{run_id}")
     with urllib.request.urlopen(address, timeout=30) as answer:

@@ -87,3 +87,22 @@ def test_every_preset_trains(tiny_cohort: Path, tmp_path: Path, preset: str) -> 
         assert mined["num_hard_negatives"] == 48  # all patches of negative training slides
     if preset == "hnm-paper":
         assert mined["num_hard_negatives"] >= 13  # a fifth of 64, with validation slides; ties are kept
+
+
+def test_a_report_that_a_killed_evaluation_has_left_out_is_made_by_the_next(
+    evaluated_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated_run, run)
+    (run / "report.html").unlink()
+    (run / "model" / "model.json").unlink()
+    before = {name: (run / name).stat().st_mtime_ns for name in ("metrics.json", "predictions.parquet", "patch_scores.npy")}
+    assert verbs.evaluate(run, None, ranks=1) == 0
+    assert "the test split has been read. These are its figures" in capsys.readouterr().out
+    assert (run / "report.html").is_file()
+    models = [json.loads((folder / "model" / "model.json").read_text()) for folder in (run, evaluated_run)]
+    assert models[0]["weights"] == models[1]["weights"]
+    assert {name: (run / name).stat().st_mtime_ns for name in before} == before  # nothing is measured again
+    page = (run / "report.html").stat().st_mtime_ns
+    assert verbs.evaluate(run, None, ranks=1) == 0
+    assert (run / "report.html").stat().st_mtime_ns == page
