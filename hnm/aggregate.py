@@ -148,7 +148,7 @@ def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: 
             validation_loss = bag_loss(
                 slide_logits(model, bags, study.validation, world), study.labels[study.validation]
             )
-            figures = {"train_loss": losses["pairs"], "validation_loss": validation_loss}
+            figures = {"train_loss": losses["pairs"] / config.num_members, "validation_loss": validation_loss}
             journal.metrics("aggregate", round_ * config.epochs + epoch, **figures)
             if progress.best_loss is None or validation_loss < progress.best_loss:
                 progress.best_loss, progress.best = validation_loss, copy.deepcopy(model.state_dict())
