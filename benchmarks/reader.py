@@ -124,12 +124,14 @@ def measure(cohort: Cohort, repeats: int, min_seconds: float) -> Iterator[tuple[
             yield share, num_workers, {name: num_ids / min(times) for name, times in seconds.items()}
 
 
-def run(num_patches_of_px: dict[int, int], effort: tuple[int, float], colon: Path, folder: Path) -> dict[str, Any]:
+def run(
+    num_patches_of_px: dict[int, int], subsampling: str, effort: tuple[int, float], colon: Path, folder: Path
+) -> dict[str, Any]:
     """Measure every patch size and return the result; `effort` is `measure`'s repeats and min_seconds."""
     ratios: dict[str, dict[str, float]] = {"ratio_to_limit": {}, "ratio_to_webdataset": {}, "ratio_to_files": {}}
     rates: dict[str, dict[str, int]] = {}
     for px, num_patches in num_patches_of_px.items():
-        cohort = make_cohort(folder / f"{px}px", load_images(colon), num_patches, px)
+        cohort = make_cohort(folder / f"{px}px", load_images(colon), num_patches, px, subsampling)
         for share, num_workers, rate in measure(cohort, *effort):
             case = f"{px}px_{share}"
             rates[f"{case}_{num_workers}_workers"] = {name: round(value) for name, value in rate.items()}
@@ -145,6 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer patches, under a minute")
     parser.add_argument("--px", type=int, choices=(224, 96), help="only this patch size")
+    subsampling_help = "of colour: 444 as hnm tile writes it; 420 as most programs do by default, a third less to decode"
+    parser.add_argument("--subsampling", choices=("444", "420"), default="444", help=subsampling_help)
     parser.add_argument("--colon", type=Path, default=Path("../shared/data/colon"), help="H&E images for the texture")
     parser.add_argument("--folder", type=Path, default=None, help="where the test files go for the time of the run")
     args = parser.parse_args()
@@ -153,11 +157,12 @@ def main() -> None:
     num_patches_of_px = {px: num for px, num in num_patches_of_px.items() if args.px in (None, px)}
     effort = (1, 2.0) if args.quick else (3, 10.0)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        result = run(num_patches_of_px, effort, args.colon, Path(folder))
+        result = run(num_patches_of_px, args.subsampling, effort, args.colon, Path(folder))
     packages = ("numpy", "torch", "simplejpeg", "webdataset")
     about = {
         "benchmark": "reader",
         "quick": args.quick,
+        "subsampling": args.subsampling,
         "num_patches": {str(px): num for px, num in num_patches_of_px.items()},
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

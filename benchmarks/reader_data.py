@@ -26,7 +26,7 @@ def load_images(colon: Path) -> list[Image.Image]:
     return [Image.fromarray(pixels).resize((500, 500), Image.Resampling.BICUBIC) for pixels in coarse]
 
 
-def make_cohort(root: Path, images: list[Image.Image], num_patches: int, px: int) -> Cohort:
+def make_cohort(root: Path, images: list[Image.Image], num_patches: int, px: int, subsampling: str) -> Cohort:
     """Write `num_patches` patches of `px` pixels twice: as tars in root/shards and as files in root/files.
 
     Returns:
@@ -37,7 +37,7 @@ def make_cohort(root: Path, images: list[Image.Image], num_patches: int, px: int
     bounds = np.linspace(0, num_patches, NUM_SLIDES + 1).astype(int)
     entries: list[Entry] = []
     for slide in range(NUM_SLIDES):
-        jpegs = _jpegs(root / "files", images, range(bounds[slide], bounds[slide + 1]), px)
+        jpegs = _jpegs(root / "files", images, range(bounds[slide], bounds[slide + 1]), px, subsampling)
         entries += write_tars(root / "shards", f"slide{slide:02d}", jpegs, max_bytes=1 << 30)
     names = list(dict.fromkeys(entry.tar_name for entry in entries))
     shard = np.array([names.index(entry.tar_name) for entry in entries], dtype=np.int32)
@@ -55,7 +55,7 @@ def make_cohort(root: Path, images: list[Image.Image], num_patches: int, px: int
     return Cohort(root, {"shards": names}, slides, patches)
 
 
-def _jpegs(folder: Path, images: list[Image.Image], ids: range, px: int) -> Iterator[tuple[int, int, bytes]]:
+def _jpegs(folder: Path, images: list[Image.Image], ids: range, px: int, subsampling: str) -> Iterator[tuple[int, int, bytes]]:
     """Yield (x, y, JPEG) for write_tars, with the patch id as x, and write the file of each."""
     side = px // ENLARGED
     for patch_id in ids:
@@ -63,6 +63,6 @@ def _jpegs(folder: Path, images: list[Image.Image], ids: range, px: int) -> Iter
         image = images[patch_id % len(images)]
         x, y = generator.integers(0, [image.width - side, image.height - side])
         crop = image.resize((px, px), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
-        jpeg = simplejpeg.encode_jpeg(np.array(crop), quality=JPEG_QUALITY)
+        jpeg = simplejpeg.encode_jpeg(np.array(crop), JPEG_QUALITY, "RGB", subsampling)
         (folder / f"{patch_id}.jpg").write_bytes(jpeg)
         yield patch_id, 0, jpeg

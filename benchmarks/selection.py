@@ -51,7 +51,7 @@ def epoch(cohort: Cohort, ratio: float, batch_size: int) -> tuple[float, int, in
     study, world = open_study(cohort, config.data, config.seed), single_world()
     scores = np.random.default_rng(0).random(cohort.num_patches, np.float32)
     scores[study.kinds == 1] *= 0.35  # about one in seven patches of positive slides is a candidate
-    mined = mine(scores, study.kinds, config.mining)
+    mined = mine(scores, study.kinds, cohort.patch_bounds, config.mining)
     model = fresh_model(config.encoder, seed=0)
     with PatchReader(cohort, config.reader) as reader:
         session = Session(study, reader, config.seed, world, Journal(None, world))

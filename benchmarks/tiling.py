@@ -114,17 +114,31 @@ def against_plain_loop(path: Path, folder: Path, num_rounds: int) -> dict[str, f
     }
 
 
+def strangers(paths: list[Path], out: Path) -> int:
+    """Let two processes that know nothing of each other tile half of the slides each: what two cores give at best."""
+    out.mkdir(parents=True)
+    command = [sys.executable, "-m", "benchmarks.tiling", "--tile"]
+    halves = [[*command, str(out / str(half)), *map(str, paths[half::2])] for half in (0, 1)]
+    processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for words in halves]
+    return sum(int(process.communicate()[0]) for process in processes)
+
+
 def scaling(paths: list[Path], folder: Path, num_rounds: int) -> dict[str, float]:
-    """Alternate one process and two workers on the same slides."""
-    seconds: dict[int, list[float]] = {1: [], 2: []}
+    """Take turns on the same slides: one process, two workers, two processes that know nothing of each other."""
+    ways: dict[str, Callable[[Path], int]] = {
+        "1_process": lambda out: with_workers(paths, out, 1),
+        "2_workers": lambda out: with_workers(paths, out, 2),
+        "2_strangers": lambda out: strangers(paths, out),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(num_rounds):
-        for num_workers in (1, 2):
-            wall, _, _ = timed(lambda out, n=num_workers: with_workers(paths, out, n), folder / "scaling")  # type: ignore[misc]
-            seconds[num_workers].append(wall)
+        for name, way in ways.items():
+            seconds[name].append(timed(way, folder / "scaling")[0])
+    best = {name: min(times) for name, times in seconds.items()}
     return {
-        "scaling_2_workers": round(min(seconds[1]) / min(seconds[2]), 2),
-        "seconds_1_process": round(min(seconds[1]), 1),
-        "seconds_2_workers": round(min(seconds[2]), 1),
+        "scaling_2_workers": round(best["1_process"] / best["2_workers"], 2),
+        "scaling_2_strangers": round(best["1_process"] / best["2_strangers"], 2),
+        **{f"seconds_{name}": round(value, 1) for name, value in best.items()},
     }
 
 
@@ -156,7 +170,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="also write the figures here, with machine and versions")
     parser.add_argument("--measure-memory", nargs=2, type=Path, metavar=("SLIDE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--tile", nargs="+", type=Path, metavar=("FOLDER", "SLIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.tile:
+        folder, *slides = arguments.tile
+        print(with_workers(slides, folder, 1))
+        return 0
     if arguments.measure_memory:
         ours(*arguments.measure_memory)
         # Not ru_maxrss, which a child process takes over from its parent.

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional
 
-from hnm.aggregator import Packed, pack, segment_argmax, segment_top_mean
+from hnm.aggregator import Packed, Prediction, pack, segment_argmax, segment_top_mean
 from hnm.aggregators import Aggregator, Kind, build_aggregator
 from hnm.bags import Bags
 from hnm.baselines import clam_losses
@@ -38,6 +38,9 @@ class AggregateConfig(BaseModel):
         description="the aggregator: dsmil (the method's), or to compare with: abmil, abmil_gated (Ilse et al.), clam_sb, "
         "max, mean",
     )
+    num_members: int = Field(
+        1, ge=1, description="aggregators trained side by side from different starts, whose logits are averaged; 1 = the paper"
+    )
     epochs: int = Field(
         200, ge=1, description="epochs; an epoch pairs positive with negative slides until one list ends"
     )
@@ -48,6 +51,9 @@ class AggregateConfig(BaseModel):
     )
     bag_weight: float = Field(0.5, ge=0, description="weight of the loss on the bag logit")
     max_weight: float = Field(0.5, ge=0, description="weight of the loss on the highest instance logit (dsmil only)")
+    max_top_k: int = Field(
+        1, ge=1, description="that loss is on the mean of the K highest instance logits; 1 = on the highest (the paper)"
+    )
     ranking_weight: float = Field(
         0.1, ge=0, description="weight of the ranking loss between the slides of a pair; 0 = off"
     )
@@ -75,7 +81,13 @@ def pair_losses(model: nn.Module, pairs: Packed, pos_weight: float, config: Aggr
         pos_weight: number of negative over number of positive training slides. As in the released program, whose
             losses golden/ranking_pair.npz records, it scales the cross-entropy of both slides of a pair.
     """
-    prediction = model(pairs)
+    predictions = model(pairs)
+    if isinstance(predictions, list):  # an ensemble's members, each for itself
+        return torch.stack([_pair_losses(one, pairs, pos_weight, config) for one in predictions]).sum(0)
+    return _pair_losses(predictions, pairs, pos_weight, config)
+
+
+def _pair_losses(prediction: Prediction, pairs: Packed, pos_weight: float, config: AggregateConfig) -> torch.Tensor:
     num_bags = len(pairs.sizes)
     targets = torch.zeros_like(prediction.bag_logits)
     targets[: num_bags // 2] = 1
@@ -86,7 +98,11 @@ def pair_losses(model: nn.Module, pairs: Packed, pos_weight: float, config: Aggr
 
     loss = config.bag_weight * of_pair(prediction.bag_logits)
     if config.kind == "dsmil":  # its highest instance logit is a second opinion on the bag
-        highest = prediction.instance_logits[segment_argmax(prediction.instance_logits, pairs.bag, num_bags)]
+        logits = prediction.instance_logits
+        if config.max_top_k == 1:
+            highest = logits[segment_argmax(logits, pairs.bag, num_bags)]
+        else:
+            highest = segment_top_mean(logits, pairs.bag, pairs.sizes, config.max_top_k)
         loss = loss + config.max_weight * of_pair(highest)
     if config.kind == "clam_sb":
         loss = loss + config.clam_weight * clam_losses(prediction, pairs, targets == 1, config.clam_top_k).view(2, -1).mean(0)
@@ -111,7 +127,7 @@ def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: 
     """Return a fresh aggregator trained on the bags of round `round_`. Every rank must call it; all get the same one."""
     world, journal, seed, study = session.world, session.journal, session.seed, session.study
     with seeded_torch(seed, "aggregator", round_):
-        model = build_aggregator(config.kind, bags.dim)
+        model = build_aggregator(config.kind, bags.dim, config.num_members)
     # Bags differ in size: each would be compiled anew.
     engine_config = session.engine.model_copy(update={"compile": False})
     engine = wrap(copy.deepcopy(model), partial(make_optimizer, config), engine_config, world)
@@ -132,7 +148,7 @@ def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: 
             validation_loss = bag_loss(
                 slide_logits(model, bags, study.validation, world), study.labels[study.validation]
             )
-            figures = {"train_loss": losses["pairs"], "validation_loss": validation_loss}
+            figures = {"train_loss": losses["pairs"] / config.num_members, "validation_loss": validation_loss}
             journal.metrics("aggregate", round_ * config.epochs + epoch, **figures)
             if progress.best_loss is None or validation_loss < progress.best_loss:
                 progress.best_loss, progress.best = validation_loss, copy.deepcopy(model.state_dict())

@@ -10,20 +10,53 @@
 
 from typing import Literal, get_args
 
-from hnm.aggregator import DSMIL
+import torch
+from torch import nn
+
+from hnm.aggregator import DSMIL, Packed, Prediction
 from hnm.baselines import AttentionMIL, Pooling
 from shards.errors import InputError
 
 Kind = Literal["dsmil", "abmil", "abmil_gated", "clam_sb", "max", "mean"]
-Aggregator = DSMIL | AttentionMIL | Pooling
+Single = DSMIL | AttentionMIL | Pooling
 
 
-def build_aggregator(kind: str, dim: int) -> Aggregator:
-    """Return a fresh aggregator of patches of `dim` features, initialised from torch's global generator.
+class Ensemble(nn.Module):
+    """Aggregators of one kind that differ in where they began; what they say is the mean of their logits.
+
+    Each has a loss of its own and Adam treats each weight by itself: trained together they become what they would alone.
+
+    Args:
+        members: at least two.
+    """
+
+    def __init__(self, members: list[Single]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, bags: Packed) -> list[Prediction]:
+        """Return what each member says of the bags."""
+        return [member(bags) for member in self.members]
+
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the instance logits (n,) of patches (n, dim)."""
+        return torch.stack([member.score(features) for member in self.members]).mean(0)  # type: ignore[operator]
+
+
+Aggregator = Single | Ensemble
+
+
+def build_aggregator(kind: str, dim: int, num_members: int = 1) -> Aggregator:
+    """Return a fresh aggregator, or several as one, of patches of `dim` features, initialised from torch's global generator.
 
     Raises:
         InputError: there is no such kind.
     """
+    members = [_build_one(kind, dim) for _ in range(num_members)]
+    return Ensemble(members) if num_members > 1 else members[0]
+
+
+def _build_one(kind: str, dim: int) -> Single:
     match kind:
         case "dsmil":
             return DSMIL(dim)

@@ -21,6 +21,7 @@ import numpy as np
 from hnm.histogram import cut_over_ranks
 from hnm.metrics import auc, witness_rate
 from hnm.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
+from hnm.ranking import Slides
 from hnm.score import Part, gather_scores
 from hnm.study import Study
 from launch.distributed import World, barrier, broadcast_array, gather_any_to_main
@@ -49,13 +50,28 @@ def rank_cohort(
     if config.selection == "histogram":
         write_parts(part, folder / "scores.npy", world)
         find_cut = partial(cut_over_ranks, world=world)
-        return gather_chosen(choose(part.scores, study.kinds[part.ids], config, find_cut), part.ids.start, world)
+        own = choose(part.scores, study.kinds[part.ids], slides_of_part(part, study.cohort.patch_bounds), config, find_cut)
+        return gather_chosen(own, part.ids.start, world)
     with whole_file(folder / "scores.npy") if world.is_main else nullcontext() as temporary:
         out = np.lib.format.open_memmap(temporary, "w+", np.float32, (int(part.bounds[-1]),)) if temporary else None
         gather_scores(part, out, world)
         if out is not None:
             out.flush()
-    return choose(read_scores(folder), study.kinds, config) if world.is_main else None
+    whole = Slides(study.cohort.patch_bounds, np.empty(0, np.int64))
+    return choose(read_scores(folder), study.kinds, whole, config) if world.is_main else None
+
+
+def slides_of_part(part: Part, patch_bounds: np.ndarray) -> Slides:
+    """Return which scores of a rank's part are of which slide.
+
+    Args:
+        part: one rank's part.
+        patch_bounds: (S + 1,) int64, the first patch id of each slide of the cohort, and N.
+    """
+    cuts = part.bounds[1:-1]  # a slide is spread where a rank's range ends inside it
+    inside = np.searchsorted(patch_bounds, cuts, side="right") - 1
+    spread = np.unique(inside[patch_bounds[np.searchsorted(patch_bounds, cuts, side="left")] != cuts])
+    return Slides(np.clip(patch_bounds, part.ids.start, part.ids.stop) - part.ids.start, spread)
 
 
 def write_parts(part: Part, path: Path, world: World) -> None:

@@ -10,7 +10,7 @@ increasing runs of patch ids, so ties are handed out by id: to the first rank th
 import numpy as np
 import torch
 
-from hnm.mining import Cut, Ties, lowest_place
+from hnm.ranking import Cut, Ties, lowest_place
 from launch.distributed import World, sum_over_ranks
 
 _CHUNK = 1 << 22  # keys looked at together: 16 MB, and 32 MB as the integers that bincount wants
@@ -63,7 +63,7 @@ def cut_over_ranks(pool: np.ndarray, share: float, ties: Ties, world: World) -> 
     Args:
         pool: (n,) float32 scores of this rank, none NaN, possibly none at all; patch ids grow from rank to rank.
         share: in (0, 1].
-        ties: see `hnm.mining.lowest_place`.
+        ties: see `hnm.ranking.lowest_place`.
         world: the ranks.
 
     Returns:

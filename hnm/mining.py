@@ -1,21 +1,20 @@
 """Mining: from instance scores to pseudo labels, hard negatives and sampling weights. Pure functions of arrays.
 
-    scores (n,) ──┬─ positive slides ── > threshold ──▶ candidates ── best share r(epoch) ──▶ self-paced positives
+    scores (n,) ──┬─ positive slides ── > threshold, or the best share of each slide ──▶ candidates
+                  │                                           └─ best share r(epoch) ──▶ self-paced positives
                   └─ negative slides ── best share neg_ratio, one ranking of the whole cohort ──▶ hard negatives
 
-Sets are arrays of patch ids. The order is total: higher score first, then lower patch id; so a set does not depend on how
-patches were spread over ranks. Nothing loops over patches, sorts them all, or copies n numbers in double precision: beside
-the scores, 10^8 patches take one float32 copy of the ranked pool and a few masks.
+Sets are arrays of patch ids, cut out of a total order (hnm/ranking.py). Nothing loops over patches, sorts them all, or copies
+n numbers in double precision: beside the scores, 10^8 patches take one float32 copy of the ranked pool and a few masks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-Ties = Literal["exact", "keep"]
+from hnm.ranking import FindCut, Slides, Ties, by_score, cut_of, mark_top, mark_top_of_slides, top_share
 
 
 class MiningConfig(BaseModel):
@@ -25,6 +24,13 @@ class MiningConfig(BaseModel):
 
     positive_threshold: float = Field(
         0.3, ge=0, lt=1, description="a patch of a positive slide is a positive candidate when its score is above this"
+    )
+    candidates_per_slide: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of each positive slide's patches, highest scores first and at least one, that are the positive "
+        "candidates, whatever positive_threshold is; 0 = by the threshold (the paper)",
     )
     neg_ratio: float = Field(
         0.2,
@@ -64,17 +70,6 @@ class MiningConfig(BaseModel):
     gate_on_validation: bool = Field(
         True, description="replace pseudo labels only when the aggregator's validation F1 is at least the best so far"
     )
-
-
-class Cut(NamedTuple):
-    """Where a ranking is cut: all scores above `threshold` are taken, and the first `num_ties` of those equal to it."""
-
-    threshold: float
-    num_ties: int
-
-
-# (pool of scores, share, ties) -> Cut; it may reorder the pool.
-FindCut = Callable[[np.ndarray, float, Ties], Cut]
 
 
 class Chosen(NamedTuple):
@@ -117,76 +112,6 @@ class Mined:
         return self.candidates[top_share(self.candidate_scores, ratio, ties)]
 
 
-def count_of_share(share: float, total: int) -> int:
-    """Return ceil(share * total), without counting rounding dust as one more."""
-    return min(total, int(np.ceil(share * total - 1e-9)))
-
-
-def lowest_place(share: float, total: int, ties: Ties) -> int:
-    """Return the place, in ascending order, of the lowest score that is taken of `total` >= 1.
-
-    Args:
-        share: in (0, 1].
-        ties: "exact": ceil(share * total) scores are taken; "keep": those at or above the (1 - share) quantile with
-            linear interpolation, as in the released code. That quantile lies between two neighbours in the ranking, so
-            the scores at or above it are those from the upper neighbour on.
-    """
-    if ties == "keep":
-        return int(np.ceil((1 - share) * (total - 1) - 1e-9))
-    return min(total - 1, total - count_of_share(share, total))
-
-
-def cut_of(pool: np.ndarray, share: float, ties: Ties) -> Cut:
-    """Return the cut that takes the highest `share` of the pool, by partition.
-
-    Args:
-        pool: (n,) floats, none NaN; reordered in place, for at 10^8 a copy is 0.4 GB.
-        share: in (0, 1].
-        ties: see `lowest_place`.
-    """
-    if len(pool) == 0:
-        return Cut(np.inf, 0)
-    place = lowest_place(share, len(pool), ties)
-    pool.partition(place)
-    threshold = pool[place]
-    if ties == "keep":
-        return Cut(float(threshold), len(pool))
-    num_above = int(np.count_nonzero(pool[place:] > threshold))
-    return Cut(float(threshold), len(pool) - place - num_above)
-
-
-def mark_top(scores: np.ndarray, among: np.ndarray, share: float, ties: Ties, find_cut: FindCut = cut_of) -> np.ndarray:
-    """Return which patches have the highest `share` of the scores, (n,) bool; equal scores go to lower ids first.
-
-    Args:
-        scores: (n,) floats.
-        among: (n,) bool, the patches that are ranked.
-        share: in (0, 1].
-        ties: see `lowest_place`.
-        find_cut: ranks the pool; `hnm.histogram.cut_over_ranks` where it is spread over ranks.
-    """
-    cut = find_cut(scores[among], share, ties)
-    chosen = scores > cut.threshold
-    chosen &= among
-    equal = scores == cut.threshold
-    equal &= among
-    chosen[np.flatnonzero(equal)[: cut.num_ties]] = True
-    return chosen
-
-
-def top_share(scores: np.ndarray, share: float, ties: Ties) -> np.ndarray:
-    """Return the increasing positions of the highest `share` of `scores` (n,), see `mark_top`."""
-    return np.flatnonzero(mark_top(scores, np.ones(len(scores), bool), share, ties))
-
-
-def positive_candidates(scores: np.ndarray, among: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the ids, highest score first, then lowest id, of the patches `among` (n,) bool that score above `threshold`."""
-    chosen = scores > threshold
-    chosen &= among
-    ids = np.flatnonzero(chosen)
-    return ids[np.argsort(-scores[ids], kind="stable")]
-
-
 def self_paced_ratio(epoch: int, warmup_epochs: int, num_epochs: int, start: float, end: float) -> float:
     """Return the share r of the candidates that are positive anchors in `epoch` (ItS2CLR's self-paced schedule).
 
@@ -209,21 +134,29 @@ def keep_old_labels(f1: float, best_f1: float | None, gate: bool) -> bool:
     return gate and best_f1 is not None and f1 < best_f1
 
 
-def choose(scores: np.ndarray, kinds: np.ndarray, config: MiningConfig, find_cut: FindCut = cut_of) -> Chosen:
+def choose(
+    scores: np.ndarray, kinds: np.ndarray, slides: Slides, config: MiningConfig, find_cut: FindCut = cut_of
+) -> Chosen:
     """Rank the cohort, or with a collective `find_cut` this rank's part of it, and choose what is sampled.
 
     Args:
         scores: (n,) float32 instance scores; those of patches outside training are not looked at.
         kinds: (n,) int8: 1 patch of a positive slide, 0 of a negative slide, -1 not in training.
+        slides: which scores are of which slide.
         config: the shares and switches.
         find_cut: see `mark_top`.
     """
-    candidates = positive_candidates(scores, kinds == 1, config.positive_threshold)
+    positive = kinds == 1
+    if config.candidates_per_slide:
+        chosen = mark_top_of_slides(scores, positive, slides, config.candidates_per_slide, config.ties, find_cut)
+    else:
+        chosen = scores > config.positive_threshold
+        chosen &= positive
+    candidates = by_score(np.flatnonzero(chosen), scores)
     negatives = mark_top(scores, kinds == 0, config.neg_ratio, config.ties, find_cut)
     if not config.mask_uncertain_negatives:
-        uncertain = kinds == 1
-        uncertain[candidates] = False
-        negatives |= mark_top(-scores, uncertain, config.uncertain_ratio, config.ties, find_cut)  # the lowest
+        positive[candidates] = False  # what is left is uncertain
+        negatives |= mark_top(-scores, positive, config.uncertain_ratio, config.ties, find_cut)  # the lowest
     return Chosen(np.flatnonzero(negatives), candidates, scores[candidates])
 
 
@@ -237,6 +170,11 @@ def label(chosen: Chosen, kinds: np.ndarray) -> Mined:
     return Mined(pseudo_labels, weights, chosen.candidates, chosen.candidate_scores)
 
 
-def mine(scores: np.ndarray, kinds: np.ndarray, config: MiningConfig) -> Mined:
-    """Rank the whole cohort and decide pseudo labels and sampling weights; see `choose`."""
-    return label(choose(scores, kinds, config), kinds)
+def mine(scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: MiningConfig) -> Mined:
+    """Rank the whole cohort and decide pseudo labels and sampling weights.
+
+    Args:
+        scores, kinds, config: see `choose`.
+        bounds: (S + 1,) int64, where slides begin.
+    """
+    return label(choose(scores, kinds, Slides(bounds, np.empty(0, np.int64)), config), kinds)

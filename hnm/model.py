@@ -182,7 +182,7 @@ def load_networks(files: dict[str, Path], config: Config, about: Description, de
     """
     encoder = load_encoder(files[ENCODER_FILE], config.encoder).to(device).eval()
     weights, metadata = load_weights(files[AGGREGATOR_FILE])
-    aggregator = build_aggregator(metadata.get("kind", "dsmil"), encoder.feature_dim)
+    aggregator = build_aggregator(metadata.get("kind", "dsmil"), encoder.feature_dim, int(metadata.get("members", "1")))
     try:
         aggregator.load_state_dict(weights)
     except RuntimeError as error:

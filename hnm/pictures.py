@@ -3,9 +3,10 @@
 A picture that the data do not define (an ROC of one class) is left out with the reason in its place; nothing else is lost.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
@@ -26,6 +27,50 @@ from shards.slides import slide_key
 HEATMAP_PX, LEAST_HEATMAP_PX = 900, 420  # longest side; small images are enlarged to be seen
 JPEG_QUALITY = 85
 EMPTY_GROUND = 235
+
+
+# Heading and caption of each picture, in the report's order.
+TEXTS = {
+    "curves": (
+        "ROC, precision and recall",
+        "The bands are where 95 % of curves lie when patients are drawn anew (bootstrap). The threshold was chosen on validation "
+        "slides.",
+    ),
+    "confusion": (
+        "Right and wrong at the threshold",
+        "The worst mistakes are named: look at their heatmaps in the table of slides.",
+    ),
+    "calibration": (
+        "Calibration",
+        "Are eight of ten slides that score 0.8 positive? Training takes as many positive as negative slides: in a cohort of few "
+        "positive ones scores are too high.",
+    ),
+    "froc": (
+        "Lesions found",
+        "FROC: each local maximum of a slide's patch scores is a detection. A lesion is found at the score of its best one.",
+    ),
+    "scores_by_round": (
+        "Scores by round",
+        "Positive and negative slides should part; a patch of a positive slide may well be negative.",
+    ),
+    "training": (
+        "Training",
+        "From events.jsonl. Witness rate: how many of the mined positives are truly positive, where patch truth is known; "
+        "nothing is chosen by it.",
+    ),
+    "hard_negatives": (
+        "Hard negatives by round",
+        "Patches of slides without tumour that the model takes for tumour, with slide and score.",
+    ),
+    "positives": (
+        "Positive candidates by round",
+        "Where patch truth is known, the frame tells: green, 'true', is truly positive; orange, 'false', is not.",
+    ),
+    "embedding": (
+        "Map of the features",
+        "A sample of the patches, the mined ones more often than they occur, by the encoder at the start and at the end.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -49,60 +94,48 @@ class Picture:
 
 def draw_pictures(record: RunRecord, reader: PatchReader, device: torch.device, folder: Path) -> list[Picture]:
     """Draw all pictures but the heatmaps into `folder`, and return them in the report's order."""
-    from hnm import picture_curves, picture_embedding, picture_patches, picture_rounds  # matplotlib: 0.8 s, only here
+    from hnm import (  # matplotlib: 0.8 s
+        picture_curves,
+        picture_embedding,
+        picture_patches,
+        picture_quality,
+        picture_rounds,
+    )
 
     split, slides = record.judged
     labels, scores = record.study.labels[slides], record.by_slide[slides]
     patients, names = record.patients[slides], record.study.cohort.slide_ids[slides]
     seed, threshold = record.config.seed, record.threshold
-    tasks: list[tuple[str, str, str, Callable[[Path], None]]] = [
-        (
-            "curves",
-            "ROC, precision and recall",
-            "The bands are where 95 % of curves lie when patients are drawn anew (bootstrap). The threshold was chosen "
-            "on validation slides.",
-            lambda path: picture_curves.draw_curves(path, labels, scores, patients, threshold, split, seed, record.intervals),
+    draw: dict[str, Callable[[Path], None]] = {
+        "curves": lambda path: picture_curves.draw_curves(
+            path, labels, scores, patients, threshold, split, seed, record.intervals
         ),
-        (
-            "confusion",
-            "Right and wrong at the threshold",
-            "The worst mistakes are named: look at their heatmaps in the table of slides.",
-            lambda path: picture_curves.draw_confusion(path, labels, scores, threshold, split, names),
-        ),
-        (
-            "scores_by_round",
-            "Scores by round",
-            "Positive and negative slides should part; a patch of a positive slide may well be negative.",
-            lambda path: picture_rounds.draw_histograms(path, record),
-        ),
-        (
-            "training",
-            "Training",
-            "From events.jsonl. Witness rate: how many of the mined positives are truly positive, where patch truth is "
-            "known; nothing is chosen by it.",
-            lambda path: picture_rounds.draw_training(path, record),
-        ),
-        (
-            "hard_negatives",
-            "Hard negatives by round",
-            "Patches of slides without tumour that the model takes for tumour, with slide and score.",
-            lambda path: picture_patches.draw_hard_negatives(path, record, reader),
-        ),
-        (
-            "positives",
-            "Positive candidates by round",
-            "Where patch truth is known, the frame tells: green, 'true', is truly positive; orange, 'false', is not.",
-            lambda path: picture_patches.draw_positives(path, record, reader),
-        ),
-        (
-            "embedding",
-            "Map of the features",
-            f"Up to {picture_embedding.NUM_PATCHES:,} patches, the mined ones more often than they occur, by the encoder at "
-            "the start and at the end.",
-            lambda path: picture_embedding.draw_embedding(path, record, reader, device),
-        ),
-    ]
-    return [_drawn(name, title, caption, draw, folder / f"{name}.png") for name, title, caption, draw in tasks]
+        "confusion": lambda path: picture_curves.draw_confusion(path, labels, scores, threshold, split, names),
+        "calibration": lambda path: picture_quality.draw_calibration(path, labels, scores, split),
+        "froc": lambda path: picture_quality.draw_froc(path, _froc(record)),
+        "scores_by_round": lambda path: picture_rounds.draw_histograms(path, record),
+        "training": lambda path: picture_rounds.draw_training(path, record),
+        "hard_negatives": lambda path: picture_patches.draw_hard_negatives(path, record, reader),
+        "positives": lambda path: picture_patches.draw_positives(path, record, reader),
+        "embedding": lambda path: picture_embedding.draw_embedding(path, record, reader, device),
+    }
+    return [_drawn(name, *TEXTS[name], draw[name], folder / f"{name}.png") for name in TEXTS]
+
+
+def _froc(record: RunRecord) -> Mapping[str, Any]:
+    """Return the FROC that `hnm evaluate` has measured.
+
+    Raises:
+        InputError: there is none.
+    """
+    if record.metrics is None:
+        raise InputError("it is measured on the test slides: run hnm evaluate")
+    froc: Mapping[str, Any] | None = record.metrics.get("froc")
+    if froc is None:
+        raise InputError(
+            "no test slide has a lesion that counts: outlined, or of positive patches, and at least 275 um long"
+        )
+    return froc
 
 
 def _drawn(name: str, title: str, caption: str, draw: Callable[[Path], None], path: Path) -> Picture:

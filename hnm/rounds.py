@@ -25,8 +25,9 @@ from hnm.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.embed import embed
 from hnm.finetune import finetune
 from hnm.metrics import scores_at, youden_threshold
-from hnm.mining import count_of_share, self_paced_ratio
+from hnm.mining import self_paced_ratio
 from hnm.phase import phase
+from hnm.ranking import count_of_share
 from hnm.score import score_slides, slide_scores
 from hnm.session import Session
 from hnm.simclr import require_batch
@@ -109,7 +110,8 @@ def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session:
         aggregator = train_aggregator(bags, config.aggregate, round_, session)
         record.keep()
         if session.world.is_main:
-            save_weights(path, aggregator, {"round": str(round_), "kind": config.aggregate.kind})
+            kind = {"kind": config.aggregate.kind, "members": str(config.aggregate.num_members)}
+            save_weights(path, aggregator, {"round": str(round_), **kind})
     return aggregator
 
 
@@ -161,7 +163,7 @@ def encoder_of_round(run: Path, round_: int) -> Path:
 def load_aggregator(path: Path, dim: int, session: Session) -> Aggregator:
     """Return a saved aggregator on the session's device; the file says of what kind it is."""
     weights, metadata = load_weights(path)
-    aggregator = build_aggregator(metadata.get("kind", "dsmil"), dim)
+    aggregator = build_aggregator(metadata.get("kind", "dsmil"), dim, int(metadata.get("members", "1")))
     aggregator.load_state_dict(weights)
     return aggregator.to(session.world.device)
 

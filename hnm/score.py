@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hnm.aggregators import Aggregator
+from hnm.aggregators import Aggregator, Ensemble
 from hnm.bags import Bags
 from hnm.session import Session
 from hnm.study import Study
@@ -93,8 +93,12 @@ def predict_bag(model: Aggregator, bags: Bags, start: int, stop: int, chunk: int
     """Return (2,): the bag logit and the highest instance logit of feature rows [start, stop), one bag.
 
     The rows are read twice, chunk by chunk: first for the critical patch, then for the attention. Memory holds one chunk,
-    however large the slide. An aggregator of one stream gives its bag logit twice: it is all that it says of a slide.
+    however large the slide. An aggregator of one stream gives its bag logit twice: it is all that it says of a slide. An
+    ensemble gives the mean of what its members give.
     """
+    if isinstance(model, Ensemble):
+        members = [predict_bag(member, bags, start, stop, chunk) for member in model.members]  # type: ignore[arg-type]
+        return torch.stack(members).mean(0)
     begins = range(start, stop, chunk)
     highest, critical = torch.tensor(-torch.inf), torch.empty(0)
     for begin in begins:

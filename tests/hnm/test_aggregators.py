@@ -9,11 +9,11 @@ import torch
 
 from hnm.aggregate import AggregateConfig, pair_losses, train_aggregator
 from hnm.aggregator import pack
-from hnm.aggregators import Aggregator, Kind, build_aggregator
+from hnm.aggregators import Aggregator, Ensemble, Kind, build_aggregator
 from hnm.bags import Bags
 from hnm.metrics import auc
 from hnm.rounds import load_aggregator
-from hnm.score import predict_bag, score_slides, slide_scores
+from hnm.score import predict_bag, score_patches, score_slides, slide_scores
 from hnm.weights import save_weights
 from launch.distributed import single_world
 from shards.errors import InputError
@@ -122,6 +122,35 @@ def test_only_dsmil_is_trained_on_its_highest_patch_and_only_clam_on_pseudo_labe
 
         assert (loss(max_weight=0.0) != loss(max_weight=1.0)) == (kind == "dsmil")
         assert (loss(clam_weight=0.0) != loss(clam_weight=1.0)) == (kind == "clam_sb")
+
+
+def test_members_of_an_ensemble_become_what_they_would_alone(session: SessionWithFeatures, tmp_path: Path) -> None:
+    bags = Bags(session.features, torch.device("cpu"))
+    config = AggregateConfig(epochs=4, lr=3e-3, validate_every=4, pairs_per_step=5, num_members=2)
+    ensemble = train_aggregator(bags, config, 0, session)
+    assert isinstance(ensemble, Ensemble)
+    first = train_aggregator(bags, config.model_copy(update={"num_members": 1}), 0, session)  # the same first draw
+    for name, tensor in first.state_dict().items():
+        torch.testing.assert_close(ensemble.members[0].state_dict()[name], tensor)
+        assert name.endswith("bias") or not torch.equal(ensemble.members[1].state_dict()[name], tensor)
+    # what they say is the mean of their logits, of a slide and of a patch
+    own = torch.stack([predict_bag(member, bags, 0, 40, 7) for member in ensemble.members])  # type: ignore[arg-type]
+    torch.testing.assert_close(predict_bag(ensemble, bags, 0, 40), own.mean(0))
+    logits = torch.stack([member.score(bags.rows(0, 40)) for member in ensemble.members])  # type: ignore[operator]
+    np.testing.assert_allclose(score_patches(ensemble, bags, 0, 40), logits.mean(0).sigmoid().detach(), rtol=1e-5)
+    save_weights(tmp_path / "aggregator.safetensors", ensemble, {"kind": "dsmil", "members": "2"})
+    again = load_aggregator(tmp_path / "aggregator.safetensors", bags.dim, session)
+    torch.testing.assert_close(again.score(bags.rows(0, 9)), ensemble.score(bags.rows(0, 9)))
+
+
+def test_the_instance_stream_may_be_trained_on_its_best_patches() -> None:
+    bags, model = pack([torch.randn(6, 8), torch.randn(3, 8)]), fresh("dsmil", 8)
+    only = {"bag_weight": 0.0, "max_weight": 1.0, "ranking_weight": 0.0}
+    loss = pair_losses(model, bags, 1.0, AggregateConfig(**only, max_top_k=4))  # type: ignore[arg-type]
+    positive, negative = model(bags).instance_logits.split([6, 3])
+    best = torch.stack([positive.topk(4).values.mean(), negative.mean()])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(best, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(loss, expected[None])
 
 
 def test_an_unknown_kind_is_refused() -> None:

@@ -1,14 +1,18 @@
 """The cut by counting: the same patches as by partition, on any number of ranks, however many ties there are."""
 
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnm.coordinator import slides_of_part
 from hnm.histogram import count_digits, cut_over_ranks, find_digit, keys_of, score_of
-from hnm.mining import Chosen, MiningConfig, choose, cut_of
+from hnm.mining import Chosen, MiningConfig, choose
+from hnm.ranking import Slides, cut_of
+from hnm.score import Part
 from launch.distributed import World, single_world
 from tests.ranks import on_ranks
 
@@ -57,26 +61,41 @@ def test_one_rank_cuts_where_the_partition_does(values: list[float], share: floa
     assert min(ours.num_ties, num_equal) == min(expected.num_ties, num_equal)
 
 
-def drawn_case(number: int) -> tuple[np.ndarray, np.ndarray, MiningConfig, np.ndarray]:
-    """Return scores (n,), kinds (n,), a config and where two cuts part the ids between ranks; parts may be empty."""
+class Case(NamedTuple):
+    """Scores (n,), kinds (n,), where slides begin, a config, and where two cuts part the ids between ranks."""
+
+    scores: np.ndarray
+    kinds: np.ndarray
+    bounds: np.ndarray
+    config: MiningConfig
+    cuts: np.ndarray
+
+
+def drawn_case(number: int) -> Case:
+    """Return a case; slides and parts may be empty, a slide may lie on all ranks."""
     random = np.random.default_rng(number)
     size = int(random.integers(1, 400))
     scores = (random.integers(0, (3, 20, 10**6)[number % 3], size) / 20).astype(np.float32)  # from many ties to few
-    kinds = random.integers(-1, 2, size).astype(np.int8)
+    bounds = np.sort(np.append(random.integers(0, size + 1, random.integers(0, 9)), [0, size]))
+    kinds = np.repeat(random.integers(-1, 2, len(bounds) - 1), np.diff(bounds)).astype(np.int8)
     config = MiningConfig(
-        neg_ratio=random.uniform(0.01, 1), ties=("exact", "keep")[number % 2], mask_uncertain_negatives=number % 5 > 0
+        neg_ratio=random.uniform(0.01, 1),
+        ties=("exact", "keep")[number % 2],
+        mask_uncertain_negatives=number % 5 > 0,
+        candidates_per_slide=(0.0, random.uniform(0.01, 1))[number % 4 > 1],
     )
-    return scores, kinds, config, np.sort(random.integers(0, size + 1, 2))
+    return Case(scores, kinds, bounds, config, np.sort(random.integers(0, size + 1, 2)))
 
 
 def choose_all(world: World) -> list[Chosen]:
     """Choose in every case by counting, each rank in its part of the ids; positions are turned into ids."""
     results = []
     for number in range(NUM_CASES):
-        scores, kinds, config, cuts = drawn_case(number)
-        bounds = [0, *cuts[: world.size - 1], len(scores)]
-        ids = slice(bounds[world.rank], bounds[world.rank + 1])
-        own = choose(scores[ids], kinds[ids], config, partial(cut_over_ranks, world=world))
+        scores, kinds, bounds, config, cuts = drawn_case(number)
+        ends = np.array([0, *cuts[: world.size - 1], len(scores)])
+        ids = slice(int(ends[world.rank]), int(ends[world.rank + 1]))
+        slides = slides_of_part(Part(scores[ids], ends, ids), bounds)
+        own = choose(scores[ids], kinds[ids], slides, config, partial(cut_over_ranks, world=world))
         results.append(Chosen(own.negatives + ids.start, own.candidates + ids.start, own.candidate_scores))
     return results
 
@@ -85,8 +104,8 @@ def choose_all(world: World) -> list[Chosen]:
 def test_ranks_together_choose_what_one_partition_does(size: int) -> None:
     by_rank = on_ranks(size, choose_all)
     for number in range(NUM_CASES):
-        scores, kinds, config, _ = drawn_case(number)
-        expected = choose(scores, kinds, config)
+        scores, kinds, bounds, config, _ = drawn_case(number)
+        expected = choose(scores, kinds, Slides(bounds, np.empty(0, np.int64)), config)
         negatives = np.concatenate([results[number].negatives for results in by_rank])
         candidates = np.concatenate([results[number].candidates for results in by_rank])
         np.testing.assert_array_equal(negatives, expected.negatives)

@@ -8,14 +8,12 @@ from hypothesis import strategies as st
 from hnm.mining import (
     Mined,
     MiningConfig,
-    count_of_share,
     keep_old_labels,
     mine,
-    positive_candidates,
     self_paced_ratio,
     smooth_scores,
-    top_share,
 )
+from hnm.ranking import Slides, by_score, count_of_share, mark_top_of_slides, top_share
 from tests.paths import GOLDEN
 
 floats = st.lists(st.integers(0, 20).map(lambda value: value / 20), min_size=1, max_size=60)
@@ -27,11 +25,15 @@ def golden() -> dict[str, np.ndarray]:
     return dict(np.load(GOLDEN / "mining.npz"))
 
 
+def one_slide(scores: np.ndarray) -> np.ndarray:
+    return np.array([0, len(scores)])
+
+
 def golden_set(golden: dict[str, np.ndarray], **config: object) -> Mined:
     settings_ = MiningConfig.model_validate(
         {"ties": "keep", "positive_threshold": float(golden["threshold"]), **config}
     )
-    return mine(golden["score"], golden["bag_label"].astype(np.int8), settings_)
+    return mine(golden["score"], golden["bag_label"].astype(np.int8), one_slide(golden["score"]), settings_)
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.2, 1.0])
@@ -74,7 +76,7 @@ def test_the_schedule_of_a_run_that_ends_with_its_warm_up() -> None:
 def test_mining_by_hand() -> None:
     scores = np.array([0.9, 0.2, 0.5, 0.4, 0.4, 0.1, 0.7], np.float32)
     kinds = np.array([1, 1, 1, 0, 0, 0, -1], np.int8)  # the last does not train
-    mined = mine(scores, kinds, MiningConfig(neg_ratio=0.3, positive_threshold=0.3))
+    mined = mine(scores, kinds, one_slide(scores), MiningConfig(neg_ratio=0.3, positive_threshold=0.3))
     assert mined.pseudo_labels.tolist() == [1, 0, 1, 0, 0, 0, -1]
     assert mined.candidates.tolist() == [0, 2]
     assert mined.negatives.tolist() == [3]  # ceil(0.3 * 3) = 1; the tie at 0.4 goes to the lower id
@@ -117,19 +119,43 @@ def test_empty_sets_stay_empty() -> None:
     assert len(top_share(np.empty(0), 0.5, "exact")) == 0
     for kind in (-1, 0, 1):
         config = MiningConfig(mask_uncertain_negatives=False, ties="keep", neg_ratio=0.5)
-        mined = mine(np.zeros(3, np.float32), np.full(3, kind, np.int8), config)
+        mined = mine(np.zeros(3, np.float32), np.full(3, kind, np.int8), np.array([0, 3]), config)
         assert (len(mined.negatives), len(mined.candidates)) == (0 if kind == -1 else 3, 0)  # ties are kept
 
 
 def test_ranking_changes_no_score() -> None:
     scores = np.random.default_rng(0).random(100, np.float32)
     scores.setflags(write=False)  # as a memory map
-    mine(scores, np.arange(100, dtype=np.int8) % 3 - 1, MiningConfig(mask_uncertain_negatives=False))
+    for config in (MiningConfig(mask_uncertain_negatives=False), MiningConfig(candidates_per_slide=0.1)):
+        mine(scores, np.repeat([1, -1, 0, 1], 25).astype(np.int8), np.arange(0, 101, 25), config)
 
 
 def test_candidates_come_hardest_first_then_by_id() -> None:
     scores = np.array([0.5, 0.9, 0.5, 0.2])
-    assert positive_candidates(scores, np.ones(4, bool), 0.3).tolist() == [1, 0, 2]
+    assert by_score(np.array([0, 1, 2]), scores).tolist() == [1, 0, 2]
+
+
+def test_every_positive_slide_has_candidates_of_its_own() -> None:
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.1, 0.05, 0.05, 0.5, 0.4], np.float32)
+    kinds = np.array([1, 1, 1, 1, 1, 1, 1, 0, 0], np.int8)
+    bounds = np.array([0, 4, 4, 7, 9])  # slides of 4, no, 3 and 2 patches
+    half = mine(scores, kinds, bounds, MiningConfig(candidates_per_slide=0.5, positive_threshold=0.3))
+    assert half.candidates.tolist() == [0, 1, 4, 5]  # the best two of each, far below the threshold too; ties by id
+    one = mine(scores, kinds, bounds, MiningConfig(candidates_per_slide=0.01))
+    assert one.candidates.tolist() == [0, 4]
+    assert one.pseudo_labels.tolist() == [1, 0, 0, 0, 1, 0, 0, 0, 0]
+    assert mine(scores, kinds, bounds, MiningConfig(positive_threshold=0.3)).candidates.tolist() == [0, 1, 2, 3]
+
+
+@settings(deadline=None)
+@given(st.lists(floats, min_size=1, max_size=6), shares)
+def test_the_share_of_slides_is_the_share_of_each(slides: list[list[float]], share: float) -> None:
+    scores, bounds = np.concatenate(slides).astype(np.float32), np.cumsum([0, *map(len, slides)])
+    no_slide = np.empty(0, np.int64)
+    chosen = mark_top_of_slides(scores, np.ones(len(scores), bool), Slides(bounds, no_slide), share, "exact")
+    single = [top_share(np.array(slide, np.float32), share, "exact") for slide in slides]
+    expected = [start + positions for start, positions in zip(bounds[:-1], single, strict=True)]
+    np.testing.assert_array_equal(np.flatnonzero(chosen), np.concatenate(expected))
 
 
 def test_moving_average_of_scores() -> None:

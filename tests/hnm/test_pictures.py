@@ -14,7 +14,7 @@ from hnm.picture_embedding import NUM_PATCHES, draw_embedding, project, sample_p
 from hnm.picture_patches import Row, draw_montage, enlarged, fit_middle
 from hnm.picture_rounds import series_of
 from hnm.picture_style import evenly_spread
-from hnm.pictures import draw_heatmaps, draw_pictures, scored_patches
+from hnm.pictures import TEXTS, draw_heatmaps, draw_pictures, scored_patches
 from hnm.record import RunRecord, read_record
 from hnm.rounds import round_folder
 from hnm.study import open_study
@@ -32,8 +32,7 @@ def record(evaluated_run: Path) -> RunRecord:
 
 def test_every_picture_of_an_evaluated_run_is_there(evaluated_run: Path) -> None:
     names = {path.name for path in (evaluated_run / "figures").glob("*.png")}
-    wanted = {"curves", "confusion", "scores_by_round", "training", "hard_negatives", "positives", "embedding"}
-    assert names == {f"{name}.png" for name in wanted}
+    assert names == {f"{name}.png" for name in TEXTS}
     for name in names:
         with Image.open(evaluated_run / "figures" / name) as picture:
             assert picture.width >= 1000

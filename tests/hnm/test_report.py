@@ -47,7 +47,7 @@ def test_the_page_is_whole_and_asks_nobody(evaluated_run: Path) -> None:
         assert part in found.text
     assert "2 (chosen)" in found.text or "1 (chosen)" in found.text or "0 (chosen)" in found.text
     assert all(image.startswith("data:image/") for image in found.images)
-    assert len(found.images) == 7 + 10
+    assert len(found.images) == 9 + 10
     for link in found.links:
         assert link.startswith("#") or (evaluated_run / link).is_file(), link
         assert not link.startswith("#") or link[1:] in found.ids, link
@@ -63,7 +63,7 @@ def test_it_works_in_a_browser(evaluated_run: Path, width: int, tmp_path: Path) 
     with open_page(evaluated_run / "report.html", width) as page:
         loaded = "Promise.all([...document.images].map(image => image.decode().then(() => image.naturalWidth)))"
         widths = page.run(loaded)
-        assert len(widths) == 17
+        assert len(widths) == 19
         assert all(value > 0 for value in widths)
         assert page.run("document.documentElement.scrollWidth") <= width  # nothing sticks out to the side
 
@@ -129,7 +129,7 @@ def test_a_run_that_was_not_evaluated_is_shown_with_its_validation_figures(
     assert "1 of 2 fine-tunings are done" in found.text
     assert "The test split has not been read yet" in found.text
     assert "slide AUC, validation" in found.text
-    assert len(found.images) == 7 + 3
+    assert len(found.images) == 8 + 3
     assert not (run / "metrics.json").exists()
 
 
