@@ -16,7 +16,7 @@ from hnm.config import Config, ConfigError, dump_config
 from launch import slurm
 from launch.job import Job
 from launch.job_spec import JobSpec, executor_of, graph_lines, script_of
-from launch.snapshot import Code, commit_of_code, read_code
+from launch.snapshot import Code, read_code
 from launch.submissions import SubmittedJob, add_job, live_jobs, submission_folder
 from shards.claim import process
 from shards.errors import InputError
@@ -119,7 +119,7 @@ def _queue(spec: JobSpec, config: Config, code: Code, cluster: str, after_job: s
         stage=spec.stage,
         cluster=cluster,
         submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        commit=commit_of_code(),
+        commit=code.commit,
         arguments=spec.commands[0],
         num_ranks=spec.nodes * spec.ranks_per_node,
         elements=spec.elements if len(spec.commands) > 1 else [],
