@@ -14,7 +14,7 @@ import typer
 from launch.cohort_cli import cohort_app
 from launch.evidence_cli import evidence_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
-from launch.predict_cli import predict_app
+from launch.predict_cli import predict, predict_app
 from launch.report_cli import report_app
 from launch.run_cli import status
 from launch.submit_cli import cancel, logs, submit_app
@@ -174,7 +174,7 @@ def evaluate(
     finish(lambda: verbs.evaluate(run, cohort, ranks, report))
 
 
-app.add_typer(submit_app(tile, pretrain, train, evaluate), name="submit")
+app.add_typer(submit_app(tile, pretrain, train, evaluate, predict), name="submit")
 app.command()(logs)
 app.command()(cancel)
 

@@ -43,12 +43,12 @@ class Job:
             f"{environment.local_rank} of CUDA_VISIBLE_DEVICES={devices}, attempt {restart_count(os.environ) + 1}",
             flush=True,
         )
+        if environment.cluster == "debug":  # nobody else's process: not to be requeued, and not to be ended
+            return run_command(self.arguments)
         handler = stop_handler(environment, signal.getsignal(signal.SIGUSR2))
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, handler)
         code = run_command(self.arguments)
-        if environment.cluster == "debug":
-            return code
         if code == TRY_AGAIN and environment.global_rank != 0:
             leave(0)  # rank 0 is putting the job back; srun would end it if this rank left with another code
         if code:

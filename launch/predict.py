@@ -91,8 +91,7 @@ def open_record(run: Path, cohort_folder: Path | None) -> RunRecord:
 def open_model(request: PredictRequest) -> Model:
     """Open the run or the exported folder, with the settings of the command line."""
     folder = request.model
-    if not is_exported(folder) and not (folder / "state.json").is_file():
-        raise InputError(f"{folder}: neither a run nor an exported model. Give what hnm train or hnm export wrote")
+    check_model(folder)
     device = join_world(request.device).device
     model = (
         open_exported(folder, device)
@@ -104,6 +103,16 @@ def open_model(request: PredictRequest) -> Model:
         changes["assume_mpp"] = request.assume_mpp
     model = with_tile(model, **changes)
     return with_thresholds(model, request.threshold, request.patch_threshold)
+
+
+def check_model(folder: Path) -> None:
+    """Refuse what is no model.
+
+    Raises:
+        InputError: neither a run nor an exported folder.
+    """
+    if not is_exported(folder) and not (folder / "state.json").is_file():
+        raise InputError(f"{folder}: neither a run nor an exported model. Give what hnm train or hnm export wrote")
 
 
 def with_thresholds(model: Model, slide: float | None, patch: float | None) -> Model:
