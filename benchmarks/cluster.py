@@ -9,6 +9,7 @@ Prints one JSON line; the exit code is 1 if a single byte differs, or a job did 
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,8 @@ from typing import Any
 from benchmarks.about import about
 from hnm.config import load_config
 from launch import slurm
-from launch.follow import job_lines
+from launch.follow import job_lines, log_path
+from launch.preemption import STOPPING
 from launch.submissions import read_jobs
 from shards.errors import InputError
 from shards.synthetic import make_cohort_images
@@ -30,12 +32,12 @@ from tests.cluster.lab import (
     attempts,
     hnm,
     intruder,
-    kill_rank,
     lab,
     mlflow_of,
     no_orphans,
     node,
     sbatch,
+    signal_rank,
     state_of,
     submitted,
     until,
@@ -101,8 +103,15 @@ def requeued(cohort: Path, run: Path) -> Figures:
 
 
 def time_limit(cohort: Path, run: Path) -> Figures:
-    """A limit of one minute for more than a minute of work (SLURM looks at limits twice a minute)."""
-    job = submitted("train", cohort, run, *SITE[:-1], "00:01:00", *LONG, "slurm.signal_delay_s=20", folder=run)
+    """A limit of two minutes, whose signal comes in the middle of a step that takes long: a rank is stopped until then.
+
+    SLURM looks at limits twice a minute, and sends the signal 60 to 90 s before this one.
+    """
+    job = start(cohort, run, "--time", "00:02:00", "slurm.signal_delay_s=60")
+    signal_rank(3, "node2", signal.SIGSTOP)
+    log = log_path(run, read_jobs(run)[0])
+    until(lambda: STOPPING in log.read_bytes(), "SLURM to send its signal", FINISH_S)
+    signal_rank(3, "node2", signal.SIGCONT)
     finished(job)
     return {}
 
@@ -126,7 +135,7 @@ def killed(cohort: Path, run: Path) -> Figures:
     """`kill -9` of one rank ends the job and leaves nothing behind; submitted again, it goes on."""
     job = start(cohort, run)
     begin = time.monotonic()
-    kill_rank(3, "node2")
+    signal_rank(3, "node2", signal.SIGKILL)
     until_state(job, "FAILED", timeout_s=FINISH_S)
     seconds = time.monotonic() - begin
     no_orphans()

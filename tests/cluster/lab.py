@@ -158,10 +158,10 @@ def sbatch(script: str, options: Sequence[str | Path], *arguments: str | Path) -
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def kill_rank(rank: int, name: str) -> None:
-    """`kill -9` one rank of the job on a node, as soon as it is there."""
+def signal_rank(rank: int, name: str, number: signal.Signals) -> None:
+    """Send a signal to one rank of the job on a node, as soon as it is there."""
     until(lambda: rank in _ranks_on(name), f"rank {rank} to start on {name}")
-    os.kill(_ranks_on(name)[rank], signal.SIGKILL)
+    os.kill(_ranks_on(name)[rank], number)
 
 
 def _ranks_on(name: str) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from launch import slurm
 from launch.submissions import read_jobs
 from shards.cohort import Cohort
-from tests.cluster.lab import hnm, kill_rank, no_orphans, sbatch, state_of, until, until_state
+from tests.cluster.lab import hnm, no_orphans, sbatch, signal_rank, state_of, until, until_state
 from tests.tiny import TILE, TINY
 
 MINUTES = pytest.mark.skipif("HNM_TEST_CLUSTER" not in os.environ, reason="takes minutes: set HNM_TEST_CLUSTER=1")
@@ -55,7 +56,7 @@ def test_a_killed_rank_ends_its_job_and_those_after_it(tiny_slides: Path, tiny_c
     (pretrain,) = read_jobs(folder / "pretrained")
     until_state(pretrain.job_id, "RUNNING")
     until((folder / "pretrained" / "state.json").is_file, "the ranks to meet")
-    kill_rank(3, "node2")
+    signal_rank(3, "node2", signal.SIGKILL)
     until_state(pretrain.job_id, "FAILED")
     no_orphans()
     failed = hnm("status", folder)
