@@ -5,6 +5,7 @@ Only typer is imported here, so that --help answers at once; everything else is 
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -205,6 +206,9 @@ def main() -> None:
     without an active exception", a C++ thread's end while the interpreter is taken down; 25 tries did not bring it back, and
     the cause was not found. Nothing is left to do at that point, so that teardown is skipped.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # slurm/train.sbatch starts torchrun with USR2 ignored, which its ranks inherit, and asks them to stop by USR2
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
     code = 0
     try:
         app()
