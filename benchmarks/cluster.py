@@ -108,10 +108,10 @@ def time_limit(cohort: Path, run: Path) -> Figures:
     SLURM looks at limits twice a minute, and sends the signal 60 to 90 s before this one.
     """
     job = start(cohort, run, "--time", "00:02:00", "slurm.signal_delay_s=60")
-    signal_rank(3, "node2", signal.SIGSTOP)
+    signal_rank(run, 3, "node2", signal.SIGSTOP)
     log = log_path(run, read_jobs(run)[0])
     until(lambda: STOPPING in log.read_bytes(), "SLURM to send its signal", FINISH_S)
-    signal_rank(3, "node2", signal.SIGCONT)
+    signal_rank(run, 3, "node2", signal.SIGCONT)
     finished(job)
     return {}
 
@@ -135,10 +135,10 @@ def killed(cohort: Path, run: Path) -> Figures:
     """`kill -9` of one rank ends the job and leaves nothing behind; submitted again, it goes on."""
     job = start(cohort, run)
     begin = time.monotonic()
-    signal_rank(3, "node2", signal.SIGKILL)
+    signal_rank(run, 3, "node2", signal.SIGKILL)
     until_state(job, "FAILED", timeout_s=FINISH_S)
     seconds = time.monotonic() - begin
-    no_orphans()
+    no_orphans(run)
     (_, *errors), failed = job_lines(run)
     if not failed or "rank 3 on node2: Killed" not in " ".join(errors):
         raise RuntimeError(f"the error does not name the rank: {errors}")

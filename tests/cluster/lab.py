@@ -158,16 +158,16 @@ def sbatch(script: str, options: Sequence[str | Path], *arguments: str | Path) -
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def signal_rank(rank: int, name: str, number: signal.Signals) -> None:
-    """Send a signal to one rank of the job on a node, as soon as it is there."""
-    until(lambda: rank in _ranks_on(name), f"rank {rank} to start on {name}")
-    os.kill(_ranks_on(name)[rank], number)
+def signal_rank(folder: Path, rank: int, name: str, number: signal.Signals) -> None:
+    """Send a signal to one rank of the job at work on a folder, as soon as it is there."""
+    until(lambda: rank in _ranks_on(name, folder), f"rank {rank} to start on {name}")
+    os.kill(_ranks_on(name, folder)[rank], number)
 
 
-def _ranks_on(name: str) -> dict[int, int]:
-    """Return {rank: pid} of the submitit processes on a node."""
+def _ranks_on(name: str, folder: Path) -> dict[int, int]:
+    """Return {rank: pid} of a folder's submitit processes on a node."""
     ranks = {}
-    for pid in processes_on(name, "_submit"):
+    for pid in processes_on(name, f"_submit\0{folder}"):
         try:
             if Path(f"/proc/{pid}/comm").read_text().strip() == "srun":  # it has their command line, too
                 continue
@@ -178,9 +178,9 @@ def _ranks_on(name: str) -> dict[int, int]:
     return ranks
 
 
-def no_orphans(timeout_s: float = 30.0) -> None:
-    """Wait until no rank is left on any node."""
-    until(lambda: not (processes_on("node1", "_submit") or processes_on("node2", "_submit")), "no orphans", timeout_s)
+def no_orphans(folder: Path, timeout_s: float = 30.0) -> None:
+    """Wait until no rank of a folder's jobs is left on any node."""
+    until(lambda: not any(processes_on(name, str(folder)) for name in ("node1", "node2")), "no orphans", timeout_s)
 
 
 def attempts(run: Path) -> list[dict[str, Any]]:

@@ -64,9 +64,9 @@ def test_a_killed_rank_ends_its_job_and_those_after_it(tiny_slides: Path, tiny_c
     (pretrain,) = read_jobs(folder / "pretrained")
     until_state(pretrain.job_id, "RUNNING")
     until((folder / "pretrained" / "state.json").is_file, "the ranks to meet")
-    signal_rank(3, "node2", signal.SIGKILL)
+    signal_rank(folder / "pretrained", 3, "node2", signal.SIGKILL)
     until_state(pretrain.job_id, "FAILED")
-    no_orphans()
+    no_orphans(folder)
     failed = hnm("status", folder)
     assert failed.exit_code == 1
     assert "rank 3 on node2: Killed" in " ".join(failed.output.split())
