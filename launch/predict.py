@@ -21,7 +21,7 @@ from hnm.predict import predict_slide
 from hnm.predictions import Row, done_row, failed_row, row_of, write_slide, write_table
 from hnm.record import RunRecord, read_record
 from hnm.study import open_study
-from launch.distributed import join_world, single_world
+from launch.distributed import choose_device, single_world
 from launch.run_directory import check_cohort, read_run
 from shards.cohort import Cohort
 from shards.errors import InputError
@@ -92,7 +92,7 @@ def open_model(request: PredictRequest) -> Model:
     """Open the run or the exported folder, with the settings of the command line."""
     folder = request.model
     check_model(folder)
-    device = join_world(request.device).device
+    device = choose_device(request.device)
     model = (
         open_exported(folder, device)
         if is_exported(folder)
