@@ -186,7 +186,7 @@ def trial(name: str, cohort: Path, run: Path, expected: dict[str, bytes]) -> Fig
     try:
         figures = DISTURBANCES[name](cohort, run)
         found = results_of(run)
-        num_runs, tags = mlflow_of(run)
+        num_runs, tags = mlflow_of(run / "mlflow.db", run)
         # the script's run was configured by a command line, not by `hnm submit`: its config.yaml has no slurm section of ours
         differing = {file for file, _ in found.items() ^ expected.items() if file != "config.yaml"}
         figures |= {

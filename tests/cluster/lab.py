@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -188,9 +188,11 @@ def attempts(run: Path) -> list[dict[str, Any]]:
     return read_state(run).get("attempts", []) if (run / "state.json").is_file() else []
 
 
-def mlflow_of(run: Path) -> tuple[int, dict[str, str]]:
-    """Return the number of MLflow runs of a run directory, and their tags."""
-    with sqlite3.connect(f"file:{run / 'mlflow.db'}?mode=ro", uri=True) as database:
-        (count,) = database.execute("select count(*) from runs").fetchone()
-        tags = dict(database.execute("select key, value from tags").fetchall())
-    return count, tags
+def mlflow_of(database: Path, run: Path) -> tuple[int, dict[str, str]]:
+    """Return the number of MLflow runs in a database, and the tags of the one of a run directory."""
+    ours = "select run_uuid from tags where key = 'hnm.run_directory_id' and value = ?"
+    own_id = (run / "run_id.txt").read_text().strip()
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        (count,) = connection.execute("select count(*) from runs").fetchone()
+        tags = connection.execute(f"select key, value from tags where run_uuid in ({ours})", (own_id,)).fetchall()
+    return count, dict(tags)
