@@ -95,7 +95,7 @@ def preempted(num_times: int, cohort: Path, run: Path) -> Figures:
 
 
 def requeued(cohort: Path, run: Path) -> Figures:
-    """`scontrol requeue` kills without a signal before."""
+    """`scontrol requeue`, which sends TERM, and KILL 5 s later."""
     job = start(cohort, run)
     slurm.ask("scontrol", "requeue", job)
     finished(job)
