@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hnm.config import Config, load_config
+from hnm.config import Config, ConfigError, load_config
 from launch import slurm_config
 from launch.job_spec import JobSpec, parallel_job
 from launch.submissions import submission_folder
@@ -128,6 +128,8 @@ def tile_specs(slides_csv: Path, cohort: Path, command: list[str], config: Confi
 def _single_node(config: Config, stage: str) -> slurm_config.JobConfig:
     """Return what a job of one process asks for: one node, and no GPUs unless the stage itself asks for them."""
     own: slurm_config.JobConfig = getattr(config.slurm.stages, stage)
+    if (own.nodes or 1) > 1:
+        raise ConfigError(f"hnm {stage} is one process on one node. Leave out --nodes and slurm.stages.{stage}.nodes")
     resources = slurm_config.resources_of(config.slurm, stage)
     return resources.model_copy(update={"nodes": 1, "gpus_per_node": own.gpus_per_node})
 

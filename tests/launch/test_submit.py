@@ -41,6 +41,8 @@ def test_a_debug_job_runs_in_this_process(evaluated_run: Path, tiny_slides: Path
     assert failed.exit_code == 1
     assert "gone: failed: " in failed.output
     assert_refused(hnm("submit", "predict", tmp_path, *images, "--cluster", "debug"), 1, "neither a run nor an exported model")
+    nodes = hnm("submit", *predict, "--nodes", "2", "--cluster", "debug")
+    assert_refused(nodes, 2, "hnm predict is one process on one node")
     two = hnm("submit", "evaluate", evaluated_run, "--ranks", "2", "--cluster", "debug")
     assert_refused(two, 2, "--cluster debug is this process: it is one rank")
 
