@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from hnm.phase import read_state
@@ -27,6 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SETTINGS = {"SLURM_LAB_NODES": "2", "SLURM_LAB_CPUS": "8", "SLURM_LAB_GPUS": "2"}
 TIMEOUT_S = 120.0
+MINUTES = pytest.mark.skipif("HNM_TEST_CLUSTER" not in os.environ, reason="takes long: set HNM_TEST_CLUSTER=1")
 
 
 def why_not() -> str | None:

@@ -1,6 +1,5 @@
 """Single jobs on a real SLURM: told, cancelled, killed; and the batch scripts that need no submitit."""
 
-import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -11,10 +10,8 @@ import pytest
 from launch import slurm
 from launch.submissions import read_jobs
 from shards.cohort import Cohort
-from tests.cluster.lab import hnm, no_orphans, sbatch, signal_rank, state_of, until, until_state
+from tests.cluster.lab import MINUTES, hnm, no_orphans, sbatch, signal_rank, state_of, until, until_state
 from tests.tiny import TILE, TINY
-
-MINUTES = pytest.mark.skipif("HNM_TEST_CLUSTER" not in os.environ, reason="takes minutes: set HNM_TEST_CLUSTER=1")
 
 
 def said(*arguments: str | Path) -> str:

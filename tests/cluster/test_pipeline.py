@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from launch.follow import log_path
 from launch.submissions import SubmittedJob, read_jobs
 from shards.cohort import Cohort
 from shards.synthetic import make_cohort_images
-from tests.cluster.lab import ROOT, attempts, hnm, intruder, mlflow_of, state_of, until, until_state
+from tests.cluster.lab import MINUTES, ROOT, attempts, hnm, intruder, mlflow_of, state_of, until, until_state
 from tests.tiny import TILE, TINY, results_of
 
 SETTINGS = [
@@ -106,7 +105,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pipeline(
     slides_csv: Path, config: Path, tracking_database: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Pipeline:
-    """Submit the pipeline, disturb it, wait for its end; meanwhile run the same commands on 4 local ranks."""
+    """Submit the pipeline, disturb it, wait for its end; meanwhile run the same commands here, the training on 4 ranks."""
     folder = tmp_path_factory.mktemp("pipeline")
     submit = ["submit", "pipeline", slides_csv, folder / "p", "--config", config, "--nodes", "2", "--gpus-per-node", "2"]
     submit += ["--time", "00:20:00", f"reader.stage_dir={folder}/scratch-$SLURM_NODEID"]
@@ -114,25 +113,19 @@ def pipeline(
     submit += ["tracking.enabled=true", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
     found = Pipeline(folder / "p", folder / "local" / "run", list(map(str, submit)))
     assert hnm(*found.submit).exit_code == 0
-    with ThreadPoolExecutor(1) as pool:
-        local = pool.submit(run_locally, slides_csv, config, folder / "local")
-        found.status("queued")
-        preempt(found)
-        until_state(found.evaluate.job_id, "COMPLETED", "CANCELLED", "FAILED", timeout_s=LONG_S)
-        found.status("finished")
-        local.result(timeout=LONG_S)
+    found.status("queued")
+    cohort = folder / "local" / "cohort"
+    assert hnm("tile", slides_csv, cohort, "--config", config, "--workers", "1").exit_code == 0
+    train = command("train", cohort, found.local, "--config", config, "--ranks", "4")
+    local = subprocess.Popen(train, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    preempt(found)
+    until_state(found.evaluate.job_id, "COMPLETED", "CANCELLED", "FAILED", timeout_s=LONG_S)
+    found.status("finished")
     assert state_of(found.evaluate.job_id) == "COMPLETED", found.told["finished"]
+    _, errors = local.communicate(timeout=LONG_S)
+    assert local.returncode == 0, errors
+    assert hnm("evaluate", found.local).exit_code == 0
     return found
-
-
-def run_locally(slides_csv: Path, config: Path, folder: Path) -> None:
-    """Run the stages of the pipeline on this machine, the training on 4 ranks."""
-    for arguments in (
-        ["tile", slides_csv, folder / "cohort", "--config", config, "--workers", "1"],
-        ["train", folder / "cohort", folder / "run", "--config", config, "--ranks", "4"],
-        ["evaluate", folder / "run"],
-    ):
-        subprocess.run(command(*arguments), check=True, timeout=LONG_S, cwd=ROOT, capture_output=True)
 
 
 def preempt(pipeline: Pipeline) -> None:
@@ -213,6 +206,7 @@ def test_each_node_has_copies_of_the_shards_that_it_reads(pipeline: Pipeline) ->
     assert [len(list(folder.rglob("*.tar"))) for folder in scratch] == [12, 10]  # two slides are read by evaluate alone
 
 
+@MINUTES
 def test_predictions_of_a_job_are_the_local_ones(pipeline: Pipeline, slides_csv: Path, tmp_path: Path) -> None:
     images = sorted((slides_csv.parent / "images").glob("*.png"))[:2]
     out = tmp_path / "out"
