@@ -190,7 +190,7 @@ def test_a_failed_element_names_its_slides_and_the_rest_goes_on(pipeline: Pipeli
 def test_what_a_person_is_told(pipeline: Pipeline) -> None:
     assert "queued, waits: for the job before it (Dependency)" in pipeline.told["queued"]
     assert "running on node[1-2]" in pipeline.told["running"]
-    assert "round 0: fine-tune" in pipeline.told["running"]
+    assert "running round 0: " in pipeline.told["running"]  # the phase may be the one of 5 s before
     assert "requeued once" in pipeline.told["requeued"]
     assert "finished; requeued once" in pipeline.told["finished"]
     assert "trained and evaluated" in pipeline.told["finished"]
