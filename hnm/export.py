@@ -52,11 +52,12 @@ def _may_be_written(folder: Path) -> bool:
 
 
 def portable(config: Config) -> Config:
-    """Return the configuration without what belongs to one machine: where files lie, where runs are tracked, its device.
+    """Return the configuration without what belongs to one machine: where files lie, where runs are tracked, its device
+    and its cluster.
 
     The points file stays as a name: that patches were cut at points is part of the model.
     """
     blank, points = Config(), config.tile.points_file
     tile = config.tile.model_copy(update={"points_file": Path(points.name) if points else None})
-    changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "tile": tile}
+    changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "slurm": blank.slurm, "tile": tile}
     return config.model_copy(update=changes)

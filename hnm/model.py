@@ -19,11 +19,11 @@ import torch
 from pydantic import ValidationError
 
 from hnm.aggregators import Aggregator, build_aggregator
+from hnm.commit import commit_of_code
 from hnm.config import Config, ConfigError, read_config
 from hnm.encoder import Encoder
 from hnm.record import RunRecord
 from hnm.rounds import encoder_of_round, round_folder
-from hnm.tracking_run import git_commit
 from hnm.weights import load_encoder, load_weights
 from shards.errors import InputError
 
@@ -104,7 +104,7 @@ def describe_run(record: RunRecord) -> Description:
         data=data_of(record),
         validation=record.decisions[record.chosen]["validation"],
         test=test,
-        made_with={"hnm": metadata.version("hnm"), "torch": torch.__version__, "commit": git_commit() or "unknown"},
+        made_with={"hnm": metadata.version("hnm"), "torch": torch.__version__, "commit": commit_of_code() or "unknown"},
         weights={name: file_digest(path) for name, path in weight_files(record.run, record.chosen).items()},
     )
 

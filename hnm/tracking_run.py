@@ -3,15 +3,13 @@
 run/run_id.txt ──tag hnm.run_directory_id──▶ the MLflow run, on whichever server, even if mlflow_run_id.txt is lost
 """
 
-import os
 import sqlite3
-import subprocess
 import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import hnm
+from hnm.commit import commit_of_code
 from shards.files import whole_file
 
 ID_TAG = "hnm.run_directory_id"
@@ -77,30 +75,8 @@ def tags_of_new_run(folder: Path, parent_run: str | None) -> dict[str, str]:
 
 def tags_of_code(folder: Path) -> dict[str, str]:
     """Return the tags that every attempt sets anew: the directory's id (runs of older versions have none) and the commit."""
-    commit = git_commit()
+    commit = commit_of_code()
     return {ID_TAG: own_id(folder)} | ({"mlflow.source.git.commit": commit} if commit else {})
-
-
-def git_commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, "+changes" if it was changed; None: no checkout."""
-    folder = Path(hnm.__file__).parent
-    environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments],
-                capture_output=True, text=True, timeout=10, check=True, env=environment,
-            )  # fmt: skip
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    # in a virtual environment inside somebody's own checkout, that checkout's commit is not ours
-    if git("ls-files", "--error-unmatch", "__init__.py") is None:
-        return None
-    commit = git("rev-parse", "HEAD")
-    return f"{commit}+changes" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
 
 
 def files_of_run(folder: Path) -> list[tuple[Path, str | None]]:

@@ -5,6 +5,7 @@ Only typer is imported here, so that --help answers at once; everything else is 
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ import typer
 from launch.cohort_cli import cohort_app
 from launch.evidence_cli import evidence_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
-from launch.predict_cli import predict_app
+from launch.predict_cli import predict, predict_app
 from launch.report_cli import report_app
 from launch.run_cli import status
 from launch.submit_cli import cancel, logs, submit_app
@@ -174,7 +175,7 @@ def evaluate(
     finish(lambda: verbs.evaluate(run, cohort, ranks, report))
 
 
-app.add_typer(submit_app(tile, pretrain, train, evaluate), name="submit")
+app.add_typer(submit_app(tile, pretrain, train, evaluate, predict), name="submit")
 app.command()(logs)
 app.command()(cancel)
 
@@ -205,6 +206,9 @@ def main() -> None:
     without an active exception", a C++ thread's end while the interpreter is taken down; 25 tries did not bring it back, and
     the cause was not found. Nothing is left to do at that point, so that teardown is skipped.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # slurm/train.sbatch starts torchrun with USR2 ignored, which its ranks inherit, and asks them to stop by USR2
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
     code = 0
     try:
         app()

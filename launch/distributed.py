@@ -52,16 +52,10 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> World:
         device: "cpu", "cuda", or "auto" (CUDA where there is one).
         timeout_s: seconds a collective may wait for the slowest rank.
     """
-    use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    # where SLURM shows each rank only its own GPU, that one is number 0
-    device_index = local_rank % max(1, torch.cuda.device_count())
-    chosen = torch.device("cuda", device_index) if use_cuda else torch.device("cpu")
-    if use_cuda:
-        torch.cuda.set_device(chosen)
+    chosen = choose_device(device)
     if "RANK" not in os.environ:
         return World(0, 1, 0, chosen)
-    backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     ours: dict[str, Any] = {}
     if (meeting_file := os.environ.get("HNM_RENDEZVOUS")) is not None:  # launch/local.py
         ours = {
@@ -70,7 +64,22 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> World:
             "world_size": int(os.environ["WORLD_SIZE"]),
         }
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **ours)
-    return World(dist.get_rank(), dist.get_world_size(), local_rank, chosen)
+    return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), chosen)
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Return this process's device, which is torch's current one from now on.
+
+    Args:
+        device: "cpu", "cuda", or "auto" (CUDA where there is one).
+    """
+    use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    if not use_cuda:
+        return torch.device("cpu")
+    # where SLURM shows each rank only its own GPU, that one is number 0
+    index = int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def is_started_again() -> bool:

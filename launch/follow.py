@@ -21,7 +21,7 @@ TAIL_BYTES = 64 << 10  # of a log: the error of a rank is at its end
 POLL_S = 1.0
 DONE = "Job completed successfully"  # submitit says so in every rank's log
 DIED = re.compile(r"srun: error: (\S+): tasks? (\d+)[\d,-]*: (.+)")
-ERROR = re.compile(r"^(error( \(rank \d+\))?: |(\w+\.)*\w*(Error|Exception)\b).*")
+ERROR = re.compile(r"^(error( \(rank \d+\))?: |(\w+\.)*\w*(Error|Exception)\b| +\S+: failed: ).*")  # the last: of a slide
 
 
 def folders_of(folder: Path) -> list[Path]:
@@ -124,7 +124,7 @@ def last_error(folder: Path, job: SubmittedJob, element: int = 0) -> str:
     for rank in [*([first] if first is not None else []), *tails]:
         errors = [line for line in tails.get(rank, []) if ERROR.match(line)]
         if errors and not (deaths and "Kill" in deaths[0][2]):
-            return f"rank {rank}{f' on {deaths[0][0]}' if rank == first else ''}: {errors[-1]}"
+            return f"rank {rank}{f' on {deaths[0][0]}' if rank == first else ''}: {errors[-1].strip()}"
     if deaths:
         node, rank_text, how = deaths[0]
         memory = " (by somebody, or by the kernel: out of memory?)" if "Kill" in how else ""

@@ -36,6 +36,10 @@ class Job:
         import submitit
 
         environment = submitit.JobEnvironment()
+        if environment.cluster != "debug":  # that is nobody else's process: not to be requeued, and not to be ended
+            handler = stop_handler(environment, signal.getsignal(signal.SIGUSR2))
+            for number in (signal.SIGUSR2, signal.SIGTERM):  # at once: submitit's own handler of TERM does nothing
+                signal.signal(number, handler)
         os.environ.update(rank_variables(environment, os.environ))
         devices = os.environ.get("CUDA_VISIBLE_DEVICES") or "none"
         print(
@@ -43,9 +47,6 @@ class Job:
             f"{environment.local_rank} of CUDA_VISIBLE_DEVICES={devices}, attempt {restart_count(os.environ) + 1}",
             flush=True,
         )
-        handler = stop_handler(environment, signal.getsignal(signal.SIGUSR2))
-        for number in (signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(number, handler)
         code = run_command(self.arguments)
         if environment.cluster == "debug":
             return code
@@ -108,6 +109,8 @@ def stop_handler(environment: Any, requeue: Any) -> Handler:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if environment.global_rank != 0:
+            if environment.cluster == "local":  # the other ranks wait for rank 0, and nobody ends them
+                leave(128 + signal.SIGTERM)
             return  # rank 0 speaks for the job, and SLURM ends this process
         if is_unwanted(environment):
             leave(128 + signal.SIGTERM)

@@ -21,7 +21,7 @@ from hnm.predict import predict_slide
 from hnm.predictions import Row, done_row, failed_row, row_of, write_slide, write_table
 from hnm.record import RunRecord, read_record
 from hnm.study import open_study
-from launch.distributed import join_world, single_world
+from launch.distributed import choose_device, single_world
 from launch.run_directory import check_cohort, read_run
 from shards.cohort import Cohort
 from shards.errors import InputError
@@ -91,9 +91,8 @@ def open_record(run: Path, cohort_folder: Path | None) -> RunRecord:
 def open_model(request: PredictRequest) -> Model:
     """Open the run or the exported folder, with the settings of the command line."""
     folder = request.model
-    if not is_exported(folder) and not (folder / "state.json").is_file():
-        raise InputError(f"{folder}: neither a run nor an exported model. Give what hnm train or hnm export wrote")
-    device = join_world(request.device).device
+    check_model(folder)
+    device = choose_device(request.device)
     model = (
         open_exported(folder, device)
         if is_exported(folder)
@@ -104,6 +103,16 @@ def open_model(request: PredictRequest) -> Model:
         changes["assume_mpp"] = request.assume_mpp
     model = with_tile(model, **changes)
     return with_thresholds(model, request.threshold, request.patch_threshold)
+
+
+def check_model(folder: Path) -> None:
+    """Refuse what is no model.
+
+    Raises:
+        InputError: neither a run nor an exported folder.
+    """
+    if not is_exported(folder) and not (folder / "state.json").is_file():
+        raise InputError(f"{folder}: neither a run nor an exported model. Give what hnm train or hnm export wrote")
 
 
 def with_thresholds(model: Model, slide: float | None, patch: float | None) -> Model:

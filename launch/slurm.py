@@ -108,8 +108,20 @@ def ask(*command: str, check: bool = True) -> str:
     Raises:
         InputError: the command is missing, does not answer, or (with `check`) fails.
     """
+    done = _run(command)
+    if check and done.returncode != 0:
+        raise InputError(f"SLURM: {' '.join(command[:2])}: {_first_line(done.stderr or done.stdout)}")
+    return done.stdout if check else done.stdout + done.stderr
+
+
+def _run(command: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one of SLURM's commands, with `text` as its input.
+
+    Raises:
+        InputError: the command is missing, or does not answer.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except FileNotFoundError:
         raise InputError(
             f"no SLURM on this machine ({command[0]} is not found). Log in to a machine that submits jobs, or try the "
@@ -117,9 +129,6 @@ def ask(*command: str, check: bool = True) -> str:
         ) from None
     except subprocess.TimeoutExpired:
         raise InputError(f"SLURM does not answer: {command[0]} took more than {TIMEOUT_S} s. Try again later") from None
-    if check and done.returncode != 0:
-        raise InputError(f"SLURM: {' '.join(command[:2])}: {_first_line(done.stderr or done.stdout)}")
-    return done.stdout if check else done.stdout + done.stderr
 
 
 def states_of(job_ids: Sequence[str]) -> dict[str, JobState]:
@@ -193,9 +202,7 @@ def refusal(script: str) -> str | None:
     Returns:
         None, or what is wrong, with what there is instead.
     """
-    done = subprocess.run(
-        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    done = _run(("sbatch", "--test-only"), script)
     options = {
         key: value.strip("'\" ") for key, value in re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.MULTILINE)
     }

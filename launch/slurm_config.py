@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 # days-hours[:minutes[:seconds]] | hours:minutes:seconds | minutes[:seconds]
 _TIME = re.compile(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+)(?::(\d+))?)")
 
+EARLY_S = 60  # so much earlier than it was asked to SLURM may send the signal (man sbatch, --signal); 30 s were seen
+
 
 class JobConfig(BaseModel):
     """What a job asks the cluster for. None is not asked for."""
@@ -92,10 +94,11 @@ class SlurmConfig(JobConfig):
     def _there_is_time_to_save(self) -> "SlurmConfig":
         for stage in StagesConfig.model_fields:
             limit_s = 60 * minutes_of(resources_of(self, stage).time or "4:00:00")
-            if limit_s <= self.signal_delay_s:
+            if limit_s < self.signal_delay_s + EARLY_S:
                 raise ValueError(
-                    f"a time limit of {limit_s} s ({stage}) leaves nothing before slurm.signal_delay_s "
-                    f"({self.signal_delay_s} s). Raise slurm.time or lower slurm.signal_delay_s"
+                    f"a time limit of {limit_s} s ({stage}) leaves no time to work: SLURM tells the job to save "
+                    f"{self.signal_delay_s} s (slurm.signal_delay_s) before it, and may do so {EARLY_S} s earlier. Raise "
+                    "slurm.time or lower slurm.signal_delay_s"
                 )
         return self
 

@@ -2,15 +2,14 @@
 
 import hashlib
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import hnm
 import launch
 import shards
+from hnm.commit import COMMIT_FILE, commit_of_code
 from hnm.config import config_folder
 
 COPIED = {".py", ".yaml", ".json"}
@@ -22,11 +21,13 @@ class Code:
 
     Attributes:
         name: made from the contents; the same code has the same name.
-        contents: by path below the folder that goes on PYTHONPATH.
+        contents: by path below the folder that goes on PYTHONPATH; COMMIT says which commit it is.
+        commit: of the files, "unknown" where they are no checkout.
     """
 
     name: str
     contents: dict[Path, bytes]
+    commit: str
 
     def write(self, folder: Path) -> Path:
         """Write the files to folder/name, whole or not at all, and return it; what is there already is kept."""
@@ -52,30 +53,10 @@ def read_code() -> Code:
     roots[Path("hnm/configs")] = config_folder()
     files = {to / path.relative_to(root): path for to, root in roots.items() for path in root.rglob("*")}
     contents = {to: path.read_bytes() for to, path in sorted(files.items()) if path.suffix in COPIED and path.is_file()}
+    commit = commit_of_code()
+    if commit is not None:
+        contents[Path(COMMIT_FILE)] = f"{commit}\n".encode()
     digest = hashlib.sha256()
     for path, content in contents.items():
         digest.update(f"{path} {len(content)}\n".encode() + content)
-    return Code(f"code-{digest.hexdigest()[:12]}", contents)
-
-
-def commit_of_code(root: Path | None = None) -> str:
-    """Return the git commit of the code, with "+changes" where files differ from it, or the installed version.
-
-    Args:
-        root: the folder that holds the packages; None: of the running code.
-    """
-    root = (root or Path(launch.__file__ or "").parents[1]).resolve()
-    git = ("git", "-C", str(root))
-    try:
-        top = subprocess.run([*git, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=True)
-        folder, commit = top.stdout.split("\n")[:2]
-        if Path(folder) == root:  # else: installed below a folder of somebody's own repository
-            packages = ("hnm", "launch", "shards", "configs")
-            changed = subprocess.run([*git, "status", "--porcelain", "--", *packages], capture_output=True, check=True)
-            return commit + ("+changes" if changed.stdout else "")
-    except (OSError, subprocess.CalledProcessError):
-        pass  # no git, or no checkout: the installed version names the code
-    try:
-        return f"hnm {metadata.version('hnm')}"
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    return Code(f"code-{digest.hexdigest()[:12]}", contents, commit or "unknown")

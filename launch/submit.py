@@ -6,9 +6,10 @@ Nothing is queued and nothing is written before everything has been checked that
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hnm.config import Config, ConfigError, dump_config
 from launch import slurm
 from launch.job import Job
 from launch.job_spec import JobSpec, executor_of, graph_lines, script_of
-from launch.snapshot import Code, commit_of_code, read_code
+from launch.snapshot import Code, read_code
 from launch.submissions import SubmittedJob, add_job, live_jobs, submission_folder
 from shards.claim import process
 from shards.errors import InputError
@@ -60,6 +61,8 @@ def submit(
         _ask_slurm(specs, config, code.name)
     elif any(spec.nodes > 1 for spec in specs):
         raise ConfigError(f"--cluster {cluster} is this machine: it has one node. Leave out --nodes and slurm.nodes")
+    elif cluster == "debug" and any(spec.ranks_per_node > 1 for spec in specs):
+        raise ConfigError("--cluster debug is this process: it is one rank. --cluster local starts several")
     for line in graph_lines(specs):
         say(line)
     if dry_run:
@@ -77,10 +80,14 @@ def submit(
                 slurm.cancel(list(job_of_stage.values()))
                 say(f"{spec.stage} could not be queued: the jobs before it are cancelled")
             raise
-        job_of_stage[spec.stage] = str(jobs[0].job_id).split("_")[0]
-        if cluster != "slurm" and (failed := _wait(jobs, cluster, is_last=spec is specs[-1])):
+        if cluster == "debug":
+            failed = _run_here(jobs[0])
+        else:
+            job_of_stage[spec.stage] = _number_of(jobs)
+            say(f"{spec.stage} is job {job_of_stage[spec.stage]}")
+            failed = _wait(jobs[0], spec, say) if cluster == "local" and spec is not specs[-1] else 0
+        if failed:
             return failed
-        say(f"{spec.stage} is job {job_of_stage[spec.stage]}")
     return 0
 
 
@@ -104,22 +111,23 @@ def _prepare(folder: Path, config: Config, code: Code) -> None:
 
 
 def _queue(spec: JobSpec, config: Config, code: Code, cluster: str, after_job: str | None) -> list[Any]:
-    """Hand a job or an array to submitit and put it on record."""
+    """Hand a job or an array to submitit and put it on record; what runs in this process leaves no record."""
     executor = executor_of(spec, config.slurm, code.name, cluster, after_job)
-    with _environment(submission_folder(spec.folder) / code.name, cluster):
+    with _for_local_jobs(submission_folder(spec.folder) / code.name) if cluster == "local" else nullcontext():
         if len(spec.commands) == 1:
             jobs = [executor.submit(Job(spec.commands[0]))]
         else:
             with executor.batch():
                 jobs = [executor.submit(Job(command)) for command in spec.commands]
-    job_id = str(jobs[0].job_id).split("_")[0]
-    launcher = process(int(job_id)) if cluster == "local" else None
+    if cluster == "debug":
+        return jobs
+    launcher = process(int(_number_of(jobs))) if cluster == "local" else None
     record = SubmittedJob(
-        job_id=job_id,
+        job_id=_number_of(jobs),
         stage=spec.stage,
         cluster=cluster,
         submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        commit=commit_of_code(),
+        commit=code.commit,
         arguments=spec.commands[0],
         num_ranks=spec.nodes * spec.ranks_per_node,
         elements=spec.elements if len(spec.commands) > 1 else [],
@@ -131,14 +139,38 @@ def _queue(spec: JobSpec, config: Config, code: Code, cluster: str, after_job: s
     return jobs
 
 
+def _number_of(jobs: Sequence[Any]) -> str:
+    """Return the number of a job, or of the array that has these elements."""
+    return str(jobs[0].job_id).split("_")[0]
+
+
 @contextmanager
-def _environment(code: Path, cluster: str) -> Iterator[None]:
-    """Let the processes of `--cluster local` run the copied code: they inherit this process's environment."""
+def _for_local_jobs(code: Path) -> Iterator[None]:
+    """Let the processes of `--cluster local` inherit the way to the copied code, and not our output.
+
+    A pipe behind this command (`| tee`) would end with the job, hours later.
+    """
+    path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
+    try:
+        with _variables(PYTHONPATH=path, PYTHONSAFEPATH="1", OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1")):
+            for number in (1, 2):
+                os.dup2(nowhere, number)
+            yield
+    finally:
+        for number, fd in zip((1, 2), kept, strict=True):
+            os.dup2(fd, number)
+            os.close(fd)
+        os.close(nowhere)
+
+
+@contextmanager
+def _variables(**changes: str) -> Iterator[None]:
+    """Change environment variables during the block; what the block itself changes is undone, too."""
     before = dict(os.environ)
-    if cluster == "local":
-        path = os.pathsep.join([str(code), *filter(None, [before.get("PYTHONPATH")])])
-        os.environ |= {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ |= changes
     try:
         yield
     finally:
@@ -146,12 +178,16 @@ def _environment(code: Path, cluster: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _wait(jobs: Sequence[Any], cluster: str, is_last: bool) -> int:
-    """Run `debug` jobs; wait for `local` ones that another stage needs. Return the exit code."""
-    if cluster == "local" and is_last:
+def _run_here(job: Any) -> int:
+    """Run a job of `--cluster debug` and return its exit code."""
+    # submitit's own job.results() sets this variable, too, but ends in pdb when something is raised
+    with _variables(SUBMITIT_DEBUG_JOB_ID=str(job.job_id)):
+        return int(job.submission().result())
+
+
+def _wait(job: Any, spec: JobSpec, say: Callable[[str], None]) -> int:
+    """Wait for a job of `--cluster local` that another stage needs, and return the exit code."""
+    if job.exception() is None:
         return 0
-    for job in jobs:
-        if (error := job.exception()) is not None:
-            print(error)
-            return 1
-    return 0
+    say(f"{spec.stage} failed, and the stages after it were not begun. See: hnm logs {spec.folder}")
+    return 1

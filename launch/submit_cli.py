@@ -114,15 +114,18 @@ def _command(local: LocalCommand, params: dict[str, Any], config: Path) -> list[
     arguments, options = [local.__name__], []
     for name, parameter in inspect.signature(local).parameters.items():
         value = params[name]
-        if name in RESOLVED or value is None or value is False or value == parameter.default:
+        is_default = value == parameter.default and not isinstance(value, Path)  # the job may begin in another folder
+        if name in RESOLVED or value is None or is_default:
             continue
-        value = str(value.absolute() if isinstance(value, Path) else value)
+        values = [str(v.absolute() if isinstance(v, Path) else v) for v in (value if isinstance(value, list) else [value])]
         (info,) = parameter.annotation.__metadata__
         if not isinstance(info, typer.models.OptionInfo):
-            arguments.append(value)
-            continue
-        long = next((word for word in info.param_decls or () if word.startswith("--")), f"--{name.replace('_', '-')}")
-        options += [long] if params[name] is True else [long, value]
+            arguments += values
+        elif isinstance(value, bool):
+            options.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+        else:
+            long = next((word for word in info.param_decls or () if word.startswith("--")), f"--{name.replace('_', '-')}")
+            options += [long, *values]
     return [*arguments, *options, *(["--config", str(config)] if "config" in params else [])]
 
 

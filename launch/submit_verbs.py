@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hnm.config import Config, load_config
+from hnm.config import Config, ConfigError, load_config
 from launch import slurm_config
 from launch.job_spec import JobSpec, parallel_job
 from launch.submissions import submission_folder
@@ -70,8 +70,8 @@ def _remove_if_asked(params: Params) -> None:
 
 def _config(name: str, params: Params, folder: Path, flags: list[str]) -> Config:
     """Return the local command's configuration with the cluster's options over it."""
-    if "config" not in params:  # evaluate takes that of the run
-        recorded = folder / "config.yaml"
+    if "config" not in params:  # evaluate and predict take that of the run, or of the exported model
+        recorded = (params["model"] if name == "predict" else folder) / "config.yaml"
         return load_config(str(recorded) if recorded.is_file() else None, None, flags)
     overrides = params["overrides"] or []
     if name == "tile":
@@ -83,6 +83,10 @@ def _config(name: str, params: Params, folder: Path, flags: list[str]) -> Config
 
 def _specs(name: str, command: list[str], params: Params, folder: Path, config: Config, cluster: str) -> list[JobSpec]:
     """Return the jobs of one verb."""
+    if name == "predict":  # one process; a run's own settings may ask for more
+        resources = _single_node(config, name)
+        workers = [] if "--workers" in command else ["--workers", str(resources.cpus or 1)]
+        return [JobSpec(name, folder, [[*command, *workers]], resources)]
     if name != "tile":
         return [parallel_job(name, folder, command, config.slurm, params.get("ranks") or 0)]
     is_step = params["shard_of"] or params["merge"] or params["preview"]
@@ -122,8 +126,10 @@ def tile_specs(slides_csv: Path, cohort: Path, command: list[str], config: Confi
 
 
 def _single_node(config: Config, stage: str) -> slurm_config.JobConfig:
-    """Return what a job of `hnm tile` asks for: one node, and no GPUs unless the stage itself asks for them."""
+    """Return what a job of one process asks for: one node, and no GPUs unless the stage itself asks for them."""
     own: slurm_config.JobConfig = getattr(config.slurm.stages, stage)
+    if (own.nodes or 1) > 1:
+        raise ConfigError(f"hnm {stage} is one process on one node. Leave out --nodes and slurm.stages.{stage}.nodes")
     resources = slurm_config.resources_of(config.slurm, stage)
     return resources.model_copy(update={"nodes": 1, "gpus_per_node": own.gpus_per_node})
 
@@ -186,11 +192,18 @@ def _check_evaluate(params: Params, config: Config) -> None:
     read_run(params["run"])
 
 
+def _check_predict(params: Params, config: Config) -> None:
+    from launch.predict import check_model, read_inputs
+
+    check_model(params["model"])
+    read_inputs(params["slides"])
+
+
 PIPELINE_FOLDERS = ("cohort", "pretrained", "run")
-# predict and others: a line each
 VERBS = {
     "tile": Verb("cohort", lambda params, config: None),
     "pretrain": Verb("out", _check_pretrain),
     "train": Verb("run", _check_train),
     "evaluate": Verb("run", _check_evaluate),
+    "predict": Verb("out", _check_predict),
 }

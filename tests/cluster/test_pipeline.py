@@ -1,48 +1,85 @@
-"""One submitted pipeline on 2 nodes x 2 ranks, disturbed on its way, against the same commands on this machine.
+"""One submitted pipeline of 2 nodes x 2 ranks, preempted in its training, against the same commands on this machine.
 
-A slide that cannot be read, a rank that is killed in the pretraining, a training that is preempted by a higher partition: the
-metrics are those of an undisturbed local run on 4 ranks, to the bit. The long list is in benchmarks/cluster.py.
+    13 slides, one without a file ──▶ tile (array of 2) ─▶ merge ─▶ pretrain ─▶ train, preempted in the middle ─▶ evaluate
+
+The long list of disturbances is in benchmarks/cluster.py.
 """
 
-import json
-import os
-import signal
+import re
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.torch import load_file
 
-from benchmarks.cluster import attempts, mlflow_of, rank_of, sbatch
 from hnm.config import dump_config, load_config
-from launch import slurm
-from launch.submissions import read_jobs
+from hnm.evaluate import read_metrics
+from launch.follow import log_path
+from launch.submissions import SubmittedJob, read_jobs
 from shards.cohort import Cohort
 from shards.synthetic import make_cohort_images
-from tests.cluster.lab import hnm, intruder, processes_on, state_of, until, until_state
+from tests.cluster.lab import MINUTES, ROOT, attempts, hnm, intruder, mlflow_of, state_of, until, until_state
 from tests.tiny import TILE, TINY, results_of
 
-ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(
-    "HNM_TEST_PIPELINE" not in os.environ, reason="three chains of 4 ranks take minutes: set HNM_TEST_PIPELINE=1"
-)
 SETTINGS = [
-    *TILE, *TINY, "tracking.enabled=true", "tile.max_failed=0.1", "rounds.num_rounds=1", "finetune.epochs_per_round=8",
-    "checkpoint.every_steps=6", "slurm.array_size=2",
+    *TILE, *TINY, "tile.max_failed=0.1", "rounds.num_rounds=1", "finetune.epochs_per_round=8",
+    "checkpoint.every_steps=6", "slurm.array_size=2", "slurm.stages.evaluate={nodes: 1, ranks_per_node: 1}",
 ]  # fmt: skip
+LONG_S = 300.0
+START = "encoder-start.safetensors"
+# the slurm section and where it is tracked; the name of the file that the start encoder came from; the run's name, and seconds
+OWN = {"config.yaml", START, "metrics.json", "report.html", "model/model.json", "model/MODEL.md", "figures/training.png"}
 
 
-def said(*arguments: str | Path) -> str:
-    """Return what a command prints, in one line."""
-    return " ".join(hnm(*arguments).output.split())
+@dataclass
+class Pipeline:
+    """A finished pipeline.
+
+    Attributes:
+        folder: with cohort/, pretrained/ and run/.
+        local: the run of the same slides that was made on this machine.
+        train, evaluate: jobs.
+        told: what `hnm status` said of the folder, by the moment when it was asked.
+        followed: what `hnm logs --follow` said of rank 3 of the training.
+        submit: the command that submitted it.
+    """
+
+    folder: Path
+    local: Path
+    submit: list[str]
+    told: dict[str, str] = field(default_factory=dict)
+    followed: str = ""
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def train(self) -> SubmittedJob:
+        return read_jobs(self.run)[0]
+
+    @property
+    def evaluate(self) -> SubmittedJob:
+        return read_jobs(self.run)[1]
+
+    def status(self, moment: str) -> None:
+        self.told[moment] = in_one_line(hnm("status", self.folder).output)
+
+    def log(self, job: SubmittedJob, rank: int = 0, element: int = 0) -> str:
+        return log_path(self.run, job, rank, element).read_text()
 
 
-def local(*arguments: str | Path) -> subprocess.Popen[str]:
-    """Start a command on 4 ranks of this machine."""
-    command = [sys.executable, "-P", "-m", "launch.cli", *map(str, arguments), "--ranks", "4"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-P", "-m", "launch.cli", *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -56,120 +93,131 @@ def slides_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return table
 
 
-def test_a_disturbed_pipeline_ends_as_the_local_run(slides_csv: Path, tmp_path: Path) -> None:
-    config, folder = tmp_path / "tiny.yaml", tmp_path / "p"
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     resolved = yaml.safe_load(dump_config(load_config(None, "hnm", SETTINGS)))
-    config.write_text(yaml.safe_dump(resolved), encoding="utf-8")
-    run, pretrained, cohort = folder / "run", folder / "pretrained", folder / "cohort"
-    submit = ["submit", "pipeline", slides_csv, folder, "--config", config, "--nodes", "2", "--gpus-per-node", "2"]
-    submit += ["--time", "00:20:00", f"reader.stage_dir={tmp_path}/scratch-$SLURM_NODEID"]
+    path.write_text(yaml.safe_dump(resolved), encoding="utf-8")
+    return path
 
-    # the pretraining loses a rank: what waits for it goes, and the error names the rank
-    assert hnm(*submit).exit_code == 0
-    again = hnm(*submit)
-    assert again.exit_code == 1
-    assert "is queued or at work here" in again.stderr
-    assert "train, job" in said("status", folder)
-    assert "queued, waits: for the job before it (Dependency)" in said("status", folder)
-    pretrain = read_jobs(pretrained)[-1].job_id
-    until_state(pretrain, "RUNNING")
-    until(lambda: "3" in [rank_of(pid) for pid in processes_on("node2", "_submit")], "rank 3 to start")
-    victim = next(pid for pid in processes_on("node2", "_submit") if rank_of(pid) == "3")
-    os.kill(victim, signal.SIGKILL)
-    until_state(pretrain, "FAILED")
-    until(lambda: not (processes_on("node1", "_submit") or processes_on("node2", "_submit")), "no orphans", 30)
-    failed = hnm("status", folder)
-    assert failed.exit_code == 1
-    assert "rank 3 on node2: Killed" in " ".join(failed.output.split())
-    until(lambda: state_of(read_jobs(run)[-1].job_id) == "CANCELLED", "its dependents to be cancelled", 60)
-    # the slide that is not there is named, by its element; the others went on
+
+@pytest.fixture(scope="module")
+def pipeline(
+    slides_csv: Path, config: Path, tracking_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Pipeline:
+    """Submit the pipeline, disturb it, wait for its end; meanwhile run the same commands here, the training on 4 ranks."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    submit = ["submit", "pipeline", slides_csv, folder / "p", "--config", config, "--nodes", "2", "--gpus-per-node", "2"]
+    submit += ["--time", "00:20:00", f"reader.stage_dir={folder}/scratch-$SLURM_NODEID"]
+    shutil.copy(tracking_database, folder / "mlflow.db")
+    submit += ["tracking.enabled=true", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
+    found = Pipeline(folder / "p", folder / "local" / "run", list(map(str, submit)))
+    assert hnm(*found.submit).exit_code == 0
+    found.status("queued")
+    cohort = folder / "local" / "cohort"
+    assert hnm("tile", slides_csv, cohort, "--config", config, "--workers", "1").exit_code == 0
+    train = command("train", cohort, found.local, "--config", config, "--ranks", "4")
+    local = subprocess.Popen(train, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    preempt(found)
+    until_state(found.evaluate.job_id, "COMPLETED", "CANCELLED", "FAILED", timeout_s=LONG_S)
+    found.status("finished")
+    assert state_of(found.evaluate.job_id) == "COMPLETED", found.told["finished"]
+    _, errors = local.communicate(timeout=LONG_S)
+    assert local.returncode == 0, errors
+    assert hnm("evaluate", found.local).exit_code == 0
+    return found
+
+
+def preempt(pipeline: Pipeline) -> None:
+    """Let a job of a higher partition take both nodes when the training is in the middle; follow its log meanwhile."""
+    checkpoints = pipeline.run / "round-000" / "encoder"
+    until(lambda: any(checkpoints.glob("step-*")), "the training to be in the middle", LONG_S)
+    pipeline.status("running")
+    words = command("logs", pipeline.run, "--rank", "3", "--job", pipeline.train.job_id, "--follow")
+    follower = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    intruder()
+    until(lambda: state_of(pipeline.train.job_id) != "RUNNING", "the training to be preempted", every_s=0.5)
+    pipeline.status("requeued")
+    until_state(pipeline.evaluate.job_id, "COMPLETED", "CANCELLED", "FAILED", timeout_s=LONG_S)
+    pipeline.followed, _ = follower.communicate(timeout=60)
+
+
+def test_its_results_are_those_of_the_local_run(pipeline: Pipeline) -> None:
+    found, expected = results_of(pipeline.run), results_of(pipeline.local)
+    assert found.keys() == expected.keys()
+    assert {name for name in found if found[name] != expected[name]} <= OWN
+    started, expected_start = load_file(pipeline.run / START), load_file(pipeline.local / START)
+    assert all(tensor.equal(expected_start[name]) for name, tensor in started.items())
+    metrics, expected_metrics = ({**read_metrics(run), "seconds": None} for run in (pipeline.run, pipeline.local))
+    assert metrics == expected_metrics
+    assert metrics["num_test_slides"] > 0
+
+
+def test_its_attempts_are_on_record_in_one_mlflow_run(pipeline: Pipeline) -> None:
+    assert [attempt["how"] for attempt in attempts(pipeline.run)] == ["stopped as asked", "finished", "finished"]
+    num_runs, tags = mlflow_of(pipeline.folder.parent / "mlflow.db", pipeline.run)
+    assert (num_runs, tags["hnm.attempts"]) == (2, "3")  # the other one is the pretraining's
+    job = f"train, job {pipeline.train.job_id} on node[1-2], 4 rank(s)"
+    assert tags["hnm.attempt.001"] == f"{job}: stopped as asked"
+    assert tags["hnm.attempt.002"] == f"{job}: finished"
+
+
+def test_each_rank_has_its_device(pipeline: Pipeline) -> None:
+    for rank in range(4):
+        place = f"rank {rank} of 4 on node{1 + rank // 2}: device {rank % 2} of CUDA_VISIBLE_DEVICES=0,1"
+        log = pipeline.log(pipeline.train, rank)
+        assert f"{place}, attempt 1\n" in log
+        assert f"{place}, attempt 2\n" in log
+
+
+def test_a_failed_element_names_its_slides_and_the_rest_goes_on(pipeline: Pipeline) -> None:
+    cohort = pipeline.folder / "cohort"
+    assert Cohort.open(cohort).info["totals"]["status"] == {"done": 12, "empty": 0, "failed": 1}
     tiled = hnm("status", cohort)
     assert tiled.exit_code == 0  # one of 13 may fail: the merge has judged
-    assert "1 finished, 1 failed (exit code 1)" in " ".join(tiled.output.split())
-    assert "its slides:" in tiled.output
-    assert "gone: failed: " in said("logs", cohort)
-    assert Cohort.open(cohort).info["totals"]["status"] == {"done": 12, "empty": 0, "failed": 1}
-
-    # the same command does what is missing; the training is preempted in the middle
-    resubmitted = hnm(*submit)
-    assert resubmitted.exit_code == 0
-    train = read_jobs(run)[-2]
-    local_run = local("train", cohort, tmp_path / "local", "--config", config)
-    assert train.stage == "train"
-    until(lambda: any((run / "round-000" / "encoder").glob("step-*")), "the training to be in the middle")
-    intruder()
-    until(lambda: "requeued once" in said("status", run), "the job to be requeued")
-    until_state(read_jobs(run)[-1].job_id, "COMPLETED", "CANCELLED", "FAILED", timeout_s=240)
-    output, _ = local_run.communicate(timeout=240)
-    assert local_run.returncode == 0, output
-    output, _ = (evaluation := local("evaluate", tmp_path / "local")).communicate(timeout=240)
-    assert evaluation.returncode == 0, output
-
-    # as the local run, to the bit: encoders, scores, metrics
-    found, expected = results_of(run), results_of(tmp_path / "local")
-    own = {"config.yaml", "encoder-start.safetensors"}  # the slurm section, and where the encoder came from
-    assert {name for name in found if found[name] != expected.get(name)} <= own
-    assert found.keys() == expected.keys()
-    assert json.loads((run / "metrics.json").read_text())["num_test_slides"] > 0
-    # two attempts and the evaluation, in state.json and in the one MLflow run
-    assert [attempt["how"] for attempt in attempts(run)] == ["stopped as asked", "finished", "finished"]
-    num_runs, tags = mlflow_of(run)
-    assert (num_runs, tags["attempts"]) == (1, "3")
-    assert tags["attempt.001"] == f"train, job {train.job_id} on node[1-2], 4 rank(s): stopped as asked"
-    # what a person sees
-    status = said("status", folder)
-    assert "train, job" in status
-    assert "finished; requeued once" in status
-    assert "trained and evaluated" in status
-    assert hnm("status", folder).exit_code == 0
-    log = said("logs", run, "--rank", "3", "--job", train.job_id)
-    assert "rank 3 of 4 on node2: device 1 of CUDA_VISIBLE_DEVICES=0,1, attempt 2" in log
-    # a copy of the shards on each node
-    for number in (0, 1):
-        copies = sorted((tmp_path / f"scratch-{number}").rglob("*.tar"))
-        assert len(copies) == 12
-    # the slide that failed would be tried again
-    assert "tile at once" in said(*submit, "--dry-run")
+    assert "tile, job" in tiled.output
+    elements = read_jobs(cohort)[0].elements
+    number = next(i for i, slides in enumerate(elements) if "gone" in slides)
+    named = f"element {number} failed (exit code 1); its slides: {', '.join(elements[number])}"
+    assert re.search(re.escape(named) + r" rank 0 on node\d: gone: failed: ", in_one_line(tiled.output))
+    log = hnm("logs", cohort, "--element", number, "--job", read_jobs(cohort)[0].job_id).output
+    assert "gone: failed: " in in_one_line(log)
+    # it would be tried again, and what is done would not
+    again = hnm(*pipeline.submit, "--dry-run").output.splitlines()
+    assert again[0].split()[:3] == ["tile", "at", "once"]
 
 
-def test_a_queued_job_is_told_and_cancelled(tiny_cohort: Path, tmp_path: Path) -> None:
+def test_what_a_person_is_told(pipeline: Pipeline) -> None:
+    assert "queued, waits: for the job before it (Dependency)" in pipeline.told["queued"]
+    assert "running on node[1-2]" in pipeline.told["running"]
+    assert "running round 0: " in pipeline.told["running"]  # the phase may be the one of 5 s before
+    assert "requeued once" in pipeline.told["requeued"]
+    assert "finished; requeued once" in pipeline.told["finished"]
+    assert "trained and evaluated" in pipeline.told["finished"]
+    assert hnm("status", pipeline.folder).exit_code == 0
+    assert pipeline.followed.startswith(f"==> train, job {pipeline.train.job_id}, rank 3: ")
+    assert "rank 3 of 4 on node2: device 1 of CUDA_VISIBLE_DEVICES=0,1, attempt 2\n" in pipeline.followed
+    assert "Job completed successfully" in pipeline.followed
+    assert "no job is queued or at work" in hnm("cancel", pipeline.folder).output
+
+
+def test_each_node_has_copies_of_the_shards_that_it_reads(pipeline: Pipeline) -> None:
+    scratch = [pipeline.folder.parent / f"scratch-{number}" for number in (0, 1)]
+    assert [len(list(folder.rglob("*.tar"))) for folder in scratch] == [12, 10]  # two slides are read by evaluate alone
+
+
+@MINUTES
+def test_predictions_of_a_job_are_the_local_ones(pipeline: Pipeline, slides_csv: Path, tmp_path: Path) -> None:
+    images = sorted((slides_csv.parent / "images").glob("*.png"))[:2]
     out = tmp_path / "out"
-    assert hnm("submit", "pretrain", tiny_cohort, out, "--nodes", "2", "slurm.extra={hold: true}", *TINY).exit_code == 0
-    assert "queued, waits: held by its owner: scontrol release (JobHeldUser)" in said("status", out)
-    assert "there is no such log (yet)" in said("logs", out)
-    assert "cancelled pretrain (job" in said("cancel", out)
-    assert "cancelled" in said("status", out)
-    assert "no job is queued or at work" in said("cancel", out)
-
-
-def test_the_batch_scripts_without_submitit(slides_csv: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    script = ROOT / "slurm" / "tile_array.sbatch"
-    words = [
-        "-c",
-        "1",
-        "-o",
-        f"{tmp_path}/%x-%A-%a.log",
-        script,
-        slides_csv,
-        tmp_path / "cohort",
-        *TILE,
-        "tile.max_failed=1",
-    ]
-
-    def queue(*options: str) -> str:
-        command = ["sbatch", "--parsable", *options, *map(str, words)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
-
-    array = queue("--array=1-2")
-    merge = queue("--array=1-1", f"--dependency=afterany:{array}", "--export=ALL,MERGE=1")
-    until(lambda: slurm.states_of([merge]).get(f"{merge}_1") is not None, "the merge to be known")
-    until_state(f"{merge}_1", "COMPLETED", "FAILED")
-    assert Cohort.open(tmp_path / "cohort").info["totals"]["status"]["done"] == 12
-    run = tmp_path / "run"
-    job = sbatch(run, "train.sbatch", str(tmp_path / "cohort"), str(run), *TINY, "rounds.num_rounds=0")
-    until_state(job, "COMPLETED", "FAILED")
-    log = run.with_suffix(".log").read_text()
-    assert state_of(job) == "COMPLETED", log
-    assert "done. Next: hnm evaluate" in log
-    assert len(list((run / "log").glob("rank-*.log"))) == 4
+    assert hnm("submit", "predict", pipeline.run, *images, "--out", out, "--patch-threshold", "0.25").exit_code == 0
+    (job,) = read_jobs(out)
+    until_state(job.job_id, "COMPLETED", "FAILED")
+    status = hnm("status", out)
+    assert (status.exit_code, "predict, job" in status.output) == (0, True)
+    assert "2 slides scored" in hnm("logs", out).output
+    local = tmp_path / "local"
+    assert hnm("predict", pipeline.run, *images, "--out", local, "--patch-threshold", "0.25").exit_code == 0
+    found, expected = (pq.read_table(folder / "predictions.parquet").to_pylist() for folder in (out, local))
+    assert found == expected
+    assert found[0]["num_patches"] == 16

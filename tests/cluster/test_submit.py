@@ -11,8 +11,9 @@ from tests.cluster.lab import hnm
 from tests.tiny import TINY
 
 
-def queue() -> list[str]:
-    return slurm.ask("squeue", "-h", "-o", "%i").split()
+def queue(folder: Path) -> list[str]:
+    """Return the batch scripts below a folder that are queued."""
+    return [line for line in slurm.ask("squeue", "-h", "-o", "%o").splitlines() if str(folder) in line]
 
 
 @pytest.mark.parametrize("config", ["camelyon16", "tcga_luad"])
@@ -46,7 +47,7 @@ def test_a_dry_run_prints_the_graph_and_scripts_that_sbatch_takes(
     assert "#SBATCH --ntasks-per-node=2" in train
     assert "#SBATCH --signal=USR2@120" in train
     assert not (tmp_path / "p").exists()
-    assert queue() == []
+    assert queue(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_what_the_cluster_would_refuse_is_said_before_anything_is_queued(
         assert part in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
     assert not (tmp_path / "out").exists()
-    assert queue() == []
+    assert queue(tmp_path) == []
 
 
 def test_a_machine_without_slurm(tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,4 +102,4 @@ def test_mistakes_of_the_local_command_are_told_at_once(tiny_cohort: Path, tmp_p
     typo = hnm("submit", "pretrain", tiny_cohort, tmp_path / "out", "pretrain.epoch=1")
     assert (typo.exit_code, "Did you mean 'epochs'?" in typo.stderr) == (2, True)
     assert hnm("submit", "pretrain", tiny_cohort, "--node", "2").exit_code == 2
-    assert queue() == []
+    assert queue(tmp_path) == []

@@ -24,6 +24,8 @@ FAILED = "error: loss is nan at pretraining step 2 (rank 0: nan); lower the lear
         ({0: [FAILED, "srun: error: node1: task 0: Exited with exit code 1"], 2: [LOST]}, f"rank 0 on node1: {FAILED}"),
         ({0: ["srun: error: node2: tasks 2-3: Exited with exit code 1"], 2: ["x", "ValueError: no such thing"]},
          "rank 2 on node2: ValueError: no such thing"),
+        ({0: ["  a: failed: a.svs: there is no such file", "srun: error: node1: task 0: Exited with exit code 1"]},
+         "rank 0 on node1: a: failed: a.svs: there is no such file"),
         ({2: ["KeyError: 'a'"]}, "rank 2: KeyError: 'a'"),
         ({0: ["all is well"]}, ""),
     ],

@@ -47,7 +47,7 @@ def test_a_stage_lies_over_the_general_settings() -> None:
         ("slurm.mem=64", "write a number and K, M, G or T"),
         ("slurm.stages.train.partitio=x", "Did you mean 'partition'?"),
         ("slurm.stages.trian.nodes=2", "Did you mean 'train'?"),
-        ("slurm.time='00:01:00'", "leaves nothing before slurm.signal_delay_s (120 s)"),
+        ("slurm.time='00:01:00'", "leaves no time to work: SLURM tells the job to save 120 s (slurm.signal_delay_s) before it"),
         ("slurm.nodes=0", "greater than or equal to 1"),
     ],
 )

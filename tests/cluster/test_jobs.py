@@ -1,0 +1,91 @@
+"""Single jobs on a real SLURM: told, cancelled, killed; and the batch scripts that need no submitit."""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch import slurm
+from launch.submissions import read_jobs
+from shards.cohort import Cohort
+from tests.cluster.lab import MINUTES, hnm, no_orphans, sbatch, signal_rank, state_of, until, until_state
+from tests.tiny import TILE, TINY
+
+
+def said(*arguments: str | Path) -> str:
+    """Return what a command prints, in one line."""
+    return " ".join(hnm(*arguments).output.split())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    """End a test's jobs, also if it failed."""
+    yield
+    for record in tmp_path.rglob("jobs.json"):
+        hnm("cancel", record.parents[1])
+
+
+def test_queued_running_and_requeued_jobs_are_told_and_cancelled(tiny_cohort: Path, tmp_path: Path) -> None:
+    held, running, requeued = (tmp_path / name for name in ("held", "running", "requeued"))
+    pretrain = ("submit", "pretrain", tiny_cohort, "--partition", "high")  # another test's intruder does not evict them
+    assert hnm(*pretrain, held, "--nodes", "2", "slurm.extra={hold: true}", *TINY).exit_code == 0
+    for folder in (running, requeued):
+        assert hnm(*pretrain, folder, *TINY, "pretrain.epochs=10000").exit_code == 0
+    assert "queued, waits: held by its owner: scontrol release (JobHeldUser)" in said("status", held)
+    assert "there is no such log (yet)" in said("logs", held)
+    again = hnm(*pretrain, held, *TINY)
+    assert (again.exit_code, "is queued or at work here" in " ".join(again.stderr.split())) == (1, True)
+    for folder in (running, requeued):
+        until(lambda: "rank 0 of 1 on node" in said("logs", folder), "a log", every_s=1.0)  # noqa: B023 - called at once
+    assert "running on node" in said("status", running)
+    (job,) = read_jobs(requeued)
+    slurm.ask("scontrol", "requeue", job.job_id)
+    until_state(job.job_id, "PENDING")
+    assert "queued, waits: it was requeued a moment ago (BeginTime); requeued once" in said("status", requeued)
+    for folder in (held, running, requeued):
+        assert "cancelled pretrain (job" in said("cancel", folder)
+        until_state(read_jobs(folder)[0].job_id, "CANCELLED")
+        assert "cancelled" in said("status", folder)
+        assert "no job is queued or at work" in said("cancel", folder)
+
+
+@MINUTES
+def test_a_killed_rank_ends_its_job_and_those_after_it(tiny_slides: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "p"
+    shutil.copytree(tiny_cohort, folder / "cohort")
+    submit = ["submit", "pipeline", tiny_slides, folder, "--nodes", "2", "slurm.ranks_per_node=2"]
+    submit += [*TILE, *TINY, "pretrain.epochs=1000"]
+    assert hnm(*submit).exit_code == 0
+    (pretrain,) = read_jobs(folder / "pretrained")
+    until_state(pretrain.job_id, "RUNNING")
+    until((folder / "pretrained" / "state.json").is_file, "the ranks to meet")
+    signal_rank(folder / "pretrained", 3, "node2", signal.SIGKILL)
+    until_state(pretrain.job_id, "FAILED")
+    no_orphans(folder)
+    failed = hnm("status", folder)
+    assert failed.exit_code == 1
+    assert "rank 3 on node2: Killed" in " ".join(failed.output.split())
+    for job in read_jobs(folder / "run"):
+        until_state(job.job_id, "CANCELLED")
+    again = hnm(*submit, "--dry-run").output.splitlines()  # the cohort is whole
+    assert [line.split()[0] for line in again[:3]] == ["pretrain", "train", "evaluate"]
+
+
+@MINUTES
+def test_the_batch_scripts_without_submitit(tiny_slides: Path, tmp_path: Path) -> None:
+    cohort, run = tmp_path / "cohort", tmp_path / "run"
+    tile = [tiny_slides, cohort, *TILE]
+    options = ["-c", "1", "-o", f"{tmp_path}/%x-%A-%a.log"]
+    array = sbatch("tile_array.sbatch", [*options, "--array=1-2"], *tile)
+    then = ["--array=1-1", f"--dependency=afterany:{array}", "--export=ALL,MERGE=1"]
+    merge = sbatch("tile_array.sbatch", [*options, *then], *tile)
+    until_state(f"{merge}_1", "COMPLETED", "FAILED")
+    assert Cohort.open(cohort).info["totals"]["status"]["done"] == 10
+    job = sbatch("train.sbatch", ["-N", "2", "-o", tmp_path / "run.log"], cohort, run, *TINY, "rounds.num_rounds=0")
+    until_state(job, "COMPLETED", "FAILED")
+    log = (tmp_path / "run.log").read_text()
+    assert state_of(job) == "COMPLETED", log
+    assert "done. Next: hnm evaluate" in log
+    assert len(list((run / "log").glob("rank-*.log"))) == 4
