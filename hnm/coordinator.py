@@ -166,7 +166,7 @@ def summarise(
         "num_self_paced": len(self_paced),
         "self_paced_ratio": self_paced_ratio,
         "hard_negative_threshold": float(scores[negatives].min()) if len(negatives) else None,
-        "positive_threshold": config.positive_threshold,
+        "candidate_threshold": float(mined.candidate_scores[-1]) if len(mined.candidates) else None,
         "witness_rate_candidates": witness_rate(truth, mined.candidates),
         "witness_rate_self_paced": witness_rate(truth, self_paced),
     }

@@ -120,7 +120,7 @@ def _rounds(record: RunRecord) -> list[str]:
     if rates[0] is not None and rates[-1] is not None and rates[-1] < 0.5 * rates[0]:
         warnings.append(
             f"The witness rate of the self-paced positives fell from {rates[0]:.0%} to {rates[-1]:.0%}: the encoder was "
-            "taught by more and more patches that are not positive (mining.positive_threshold, mining.self_paced_end)."
+            "taught by more and more patches that are not positive (mining.candidates_per_slide, mining.self_paced_end)."
         )
     return warnings
 

@@ -1,5 +1,9 @@
-"""Real gloo ranks for tests: `on_ranks(n, function, ...)` runs a top-level function on n processes."""
+"""Real gloo ranks for tests: `on_ranks(n, function, ...)` runs a top-level function on n processes.
 
+They are forked from a server that has imported torch and our code once: a fresh interpreter would take each of them seconds.
+"""
+
+import multiprocessing
 import os
 import socket
 import tempfile
@@ -14,6 +18,7 @@ import torch.multiprocessing as mp
 from launch.distributed import World, join_world, leave_world, single_world
 
 TIMEOUT_S = 300.0
+IMPORTED_ONCE = ["torch.distributed", "hnm.evaluate", "hnm.rounds", "launch.engine", "tests.hnm.worlds", "tests.tiny"]
 
 
 def _free_port() -> int:
@@ -23,9 +28,15 @@ def _free_port() -> int:
 
 
 def _rank_main(
-    rank: int, size: int, port: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int,
+    size: int,
+    port: int,
+    folder: str,
+    environment: dict[str, str],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
-    os.environ |= {
+    os.environ |= environment | {  # the server has that of its start
         "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
@@ -49,7 +60,9 @@ def on_new_process(function: Callable[..., Any], *arguments: Any) -> list[Any]:
 
 def _on_processes(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.spawn(_rank_main, args=(size, _free_port(), folder, function, arguments), nprocs=size, join=False)
+        multiprocessing.set_forkserver_preload(IMPORTED_ONCE)
+        given = (size, _free_port(), folder, dict(os.environ), function, arguments)
+        context = mp.start_processes(_rank_main, given, nprocs=size, join=False, start_method="forkserver")
         try:
             deadline = time.monotonic() + TIMEOUT_S
             while not context.join(timeout=1.0):  # true when all have ended; raises when one has failed

@@ -18,6 +18,7 @@ TINY = [
     *("encoder.stem=small", "encoder.width=0.125", "encoder.projection_dim=16"),
     *("pretrain.epochs=1", "pretrain.batch_size=24"),
     *("aggregate.epochs=4", "aggregate.lr=1e-3", "aggregate.validate_every=2", "aggregate.pairs_per_step=2"),
+    "aggregate.num_members=2",
     *("mining.neg_ratio=0.5", "mining.gate_on_validation=false"),
     *("finetune.epochs_per_round=1", "finetune.warmup_epochs=1", "finetune.cosine_after_epoch=1"),
     *("finetune.batch_size=16", "finetune.self_paced_share=0.1"),
