@@ -19,7 +19,7 @@ TINY = [
     *("pretrain.epochs=1", "pretrain.batch_size=24"),
     *("aggregate.epochs=4", "aggregate.lr=1e-3", "aggregate.validate_every=2", "aggregate.pairs_per_step=2"),
     "aggregate.num_members=2",
-    *("mining.neg_ratio=0.5", "mining.gate_on_validation=false"),
+    *("mining.neg_ratio=0.5", "mining.candidates_per_slide=0.25", "mining.gate_on_validation=false"),
     *("finetune.epochs_per_round=1", "finetune.warmup_epochs=1", "finetune.cosine_after_epoch=1"),
     *("finetune.batch_size=16", "finetune.self_paced_share=0.1"),
     *("rounds.num_rounds=2", "rounds.embed_batch_size=16"),

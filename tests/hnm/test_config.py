@@ -67,7 +67,12 @@ def test_what_the_presets_stand_for() -> None:
     assert (dsmil.rounds.num_rounds, dsmil.aggregate.ranking_weight) == (0, 0.0)
     assert (its2clr.mining.neg_ratio, its2clr.aggregate.ranking_weight) == (1.0, 0.0)
     assert (paper.data.encoder_splits, paper.mining.ties) == (["train", "validation"], "keep")
-    assert load_config("colon").aggregate.ranking_weight == 0.1
+    for preset in (dsmil, its2clr, paper):  # nothing is left of the preset that the YAML names
+        assert preset.aggregate.num_members == 1
+    assert (its2clr.mining.candidates_per_slide, paper.mining.candidates_per_slide) == (0, 0)
+    assert (paper.aggregate.ranking_weight, paper.mining.positive_threshold) == (0.1, 0.3)
+    ours = load_config("colon")
+    assert (ours.aggregate.num_members, ours.aggregate.ranking_weight, ours.mining.candidates_per_slide) == (5, 0.5, 0.05)
 
 
 def test_each_layer_is_stronger_than_the_one_before(tmp_path: Path) -> None:
