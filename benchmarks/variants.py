@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", help="only these, counted from 0")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
     parser.add_argument("shared", nargs="*", help="section.key=value for all variants")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     record = read_record(args.crossval)
     folds = list(product(range(record["repeats"]), args.folds or range(record["folds"])))
     settings = {name: words.split() for name, _, words in (variant.partition("=") for variant in args.variant)}

@@ -39,7 +39,7 @@ def draw_calibration(path: Path, labels: np.ndarray, scores: np.ndarray, split: 
             xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel="mean score", ylabel="truly positive",
             title=f"Calibration, {split} slides; error {error:.2f}",
         )  # fmt: skip
-        reliability.legend(loc="upper left")
+        reliability.legend(loc="lower right")
         edges = np.linspace(0, 1, 11)
         for label, word, colour, hatch in ((1, "positive", POSITIVE, ""), (0, "negative", NEGATIVE, "//")):
             own = scores[labels == label]
