@@ -35,7 +35,8 @@ def export(record: RunRecord, folder: Path) -> None:
     # the projection head served the contrastive loss only, and a foreign start encoder may be a pickle
     encoder = load_encoder(files[ENCODER_FILE], record.config.encoder)
     save_weights(folder / ENCODER_FILE, {f"encoder.{k}": v for k, v in encoder.state_dict().items()}, note)
-    save_weights(folder / AGGREGATOR_FILE, load_weights(files[AGGREGATOR_FILE])[0], note)
+    weights, metadata = load_weights(files[AGGREGATOR_FILE])
+    save_weights(folder / AGGREGATOR_FILE, weights, {**metadata, **note})  # its kind and number of members
     with whole_file(folder / CONFIG_FILE) as temporary:
         temporary.write_text(dump_config(portable(record.config)), encoding="utf-8")
     about = describe_run(record)

@@ -52,7 +52,7 @@ def ui(
         yield run, lines[1].strip()
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(90)
     assert process.returncode == 0
     with pytest.raises(OSError, match="refused"):  # the server and its workers have ended with it
         urllib.request.urlopen(lines[1].split("/#/")[0], timeout=5)

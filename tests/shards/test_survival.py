@@ -42,8 +42,10 @@ def test_killed_and_resumed_is_undisturbed(
 def test_ctrl_c_leaves_a_cohort_that_resumes(tmp_path: Path, slides_csv: Path, undisturbed: dict[str, str]) -> None:
     cohort = tmp_path / "cohort"
     process = start_tiling(slides_csv, cohort, 1)
-    time.sleep(0.4)
-    process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 10
+    while not any((cohort / "units").glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)  # eleven slides are left
     assert process.wait(10) != 0
     assert not list((cohort / "locks").glob("*.json"))  # let go, not left behind
     assert not list((cohort / "tmp").glob("*"))
