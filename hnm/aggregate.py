@@ -51,9 +51,6 @@ class AggregateConfig(BaseModel):
     )
     bag_weight: float = Field(0.5, ge=0, description="weight of the loss on the bag logit")
     max_weight: float = Field(0.5, ge=0, description="weight of the loss on the highest instance logit (dsmil only)")
-    max_top_k: int = Field(
-        1, ge=1, description="that loss is on the mean of the K highest instance logits; 1 = on the highest (the paper)"
-    )
     ranking_weight: float = Field(
         0.1, ge=0, description="weight of the ranking loss between the slides of a pair; 0 = off"
     )
@@ -98,11 +95,7 @@ def _pair_losses(prediction: Prediction, pairs: Packed, pos_weight: float, confi
 
     loss = config.bag_weight * of_pair(prediction.bag_logits)
     if config.kind == "dsmil":  # its highest instance logit is a second opinion on the bag
-        logits = prediction.instance_logits
-        if config.max_top_k == 1:
-            highest = logits[segment_argmax(logits, pairs.bag, num_bags)]
-        else:
-            highest = segment_top_mean(logits, pairs.bag, pairs.sizes, config.max_top_k)
+        highest = prediction.instance_logits[segment_argmax(prediction.instance_logits, pairs.bag, num_bags)]
         loss = loss + config.max_weight * of_pair(highest)
     if config.kind == "clam_sb":
         loss = loss + config.clam_weight * clam_losses(prediction, pairs, targets == 1, config.clam_top_k).view(2, -1).mean(0)

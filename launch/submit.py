@@ -51,18 +51,7 @@ def submit(
         InputError: a job is at work on a folder already, there is no SLURM, or it would refuse a job.
     """
     code = read_code()
-    for folder in dict.fromkeys(spec.folder for spec in specs):
-        for job in live_jobs(folder):
-            raise InputError(
-                f"{folder}: job {job.job_id} ({job.stage}) is queued or at work here. Look: hnm status {folder}; end it: "
-                f"hnm cancel {folder}"
-            )
-    if cluster == "slurm":
-        _ask_slurm(specs, config, code.name)
-    elif any(spec.nodes > 1 for spec in specs):
-        raise ConfigError(f"--cluster {cluster} is this machine: it has one node. Leave out --nodes and slurm.nodes")
-    elif cluster == "debug" and any(spec.ranks_per_node > 1 for spec in specs):
-        raise ConfigError("--cluster debug is this process: it is one rank. --cluster local starts several")
+    _require_possible(specs, config, cluster, code.name)
     for line in graph_lines(specs):
         say(line)
     if dry_run:
@@ -89,6 +78,22 @@ def submit(
         if failed:
             return failed
     return 0
+
+
+def _require_possible(specs: Sequence[JobSpec], config: Config, cluster: str, code: str) -> None:
+    """Refuse what is at work already, or what the cluster would refuse."""
+    for folder in dict.fromkeys(spec.folder for spec in specs):
+        for job in live_jobs(folder):
+            raise InputError(
+                f"{folder}: job {job.job_id} ({job.stage}) is queued or at work here. Look: hnm status {folder}; end it: "
+                f"hnm cancel {folder}"
+            )
+    if cluster == "slurm":
+        _ask_slurm(specs, config, code)
+    elif any(spec.nodes > 1 for spec in specs):
+        raise ConfigError(f"--cluster {cluster} is this machine: it has one node. Leave out --nodes and slurm.nodes")
+    elif cluster == "debug" and any(spec.ranks_per_node > 1 for spec in specs):
+        raise ConfigError("--cluster debug is this process: it is one rank. --cluster local starts several")
 
 
 def _ask_slurm(specs: Sequence[JobSpec], config: Config, code: str) -> None:

@@ -79,12 +79,9 @@ def write_tcga(
     genes_of = read_mutations(mutations)
     _require_known(genes, genes_of, mutations)
     rows = read_rows(manifest, ("id", "filename"), delimiter="\t")
-    barcodes = [_barcode(row) for row in rows]
-    chosen = [
-        (row, barcode["patient"].upper())
-        for row, barcode in zip(rows, barcodes, strict=True)
-        if all_slides or barcode["kind"].upper() == DIAGNOSTIC
-    ]
+    barcodes = [(row, _barcode(row)) for row in rows]
+    wanted = [(row, barcode) for row, barcode in barcodes if all_slides or barcode["kind"].upper() == DIAGNOSTIC]
+    chosen = [(row, barcode["patient"].upper()) for row, barcode in wanted]
     if not chosen:
         raise InputError(f"{manifest}: none of {len(rows)} slides is diagnostic (DX). Add --all-slides for frozen ones")
     patients = sorted({patient for _, patient in chosen})

@@ -143,16 +143,6 @@ def test_members_of_an_ensemble_become_what_they_would_alone(session: SessionWit
     torch.testing.assert_close(again.score(bags.rows(0, 9)), ensemble.score(bags.rows(0, 9)))
 
 
-def test_the_instance_stream_may_be_trained_on_its_best_patches() -> None:
-    bags, model = pack([torch.randn(6, 8), torch.randn(3, 8)]), fresh("dsmil", 8)
-    only = {"bag_weight": 0.0, "max_weight": 1.0, "ranking_weight": 0.0}
-    loss = pair_losses(model, bags, 1.0, AggregateConfig(**only, max_top_k=4))  # type: ignore[arg-type]
-    positive, negative = model(bags).instance_logits.split([6, 3])
-    best = torch.stack([positive.topk(4).values.mean(), negative.mean()])
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(best, torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(loss, expected[None])
-
-
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(InputError, match=r"'transmil' is none of dsmil, abmil, .* mean"):
         build_aggregator("transmil", 8)
