@@ -24,10 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.about import about
-from benchmarks.colon_table import differences, rows_of, table
+from benchmarks.colon_table import cost_of_folds, differences, rows_of, table
 
 NATURAL, RATES = "natural", ("natural", "0.05")
 
@@ -100,9 +101,9 @@ def finetuning(rounds: int, epochs: int) -> list[str]:
 
 
 def pretraining(folder: Path) -> tuple[float, float]:
-    """Return optimizer steps and seconds of one epoch of pretraining, the mean over the folds of a cross-validation.
+    """Return optimizer steps (mean) and seconds (median) of one epoch of pretraining in the folds of a cross-validation.
 
-    The seconds are those between the ends of two epochs, so at least two are needed.
+    The seconds are those between the ends of two epochs, so at least two are needed; a run may have been stopped there.
     """
     steps, seconds = [], []
     for path in sorted(folder.glob("repeat-*/fold-*/events.jsonl")):
@@ -110,32 +111,28 @@ def pretraining(folder: Path) -> tuple[float, float]:
         ends = [event for event in events if event["event"] == "metrics" and event["phase"] == "pretrain"]
         steps.append(ends[0]["step"])
         seconds += [after["time"] - before["time"] for before, after in pairwise(ends)]
-    return sum(steps) / len(steps), sum(seconds) / len(seconds)
-
-
-def mean_cost(folder: Path) -> tuple[float, float]:
-    """Return encoder steps and seconds after the pretraining, the mean over the folds of a cross-validation."""
-    folds = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["folds"]
-    steps, seconds = (sum(fold[name] for fold in folds) / len(folds) for name in ("encoder_steps", "seconds"))
-    return steps, seconds
+    return mean(steps), median(seconds)
 
 
 def run_rate(plan: Plan, rate: str) -> dict[str, Any]:
     """Run all methods at one witness rate and return their figures by budget and method."""
     hnm = crossval(plan, "hnm", "hnm", rate, finetuning(plan.rounds, plan.epochs))
-    steps, seconds = mean_cost(hnm)
+    cost = cost_of_folds(hnm)
+    steps, seconds = cost["encoder_steps"], cost["seconds"]
     epoch_steps, epoch_seconds = pretraining(hnm)
     # its2clr passes over all negatives in an epoch, hnm over a fifth: a fifth of the epochs to begin with
     epochs = max(1, round(plan.epochs / 5))
     first = crossval(plan, f"its2clr-{epochs}", "its2clr", rate, finetuning(plan.rounds, epochs), hnm)
-    its_steps, its_seconds = mean_cost(first)
+    theirs = cost_of_folds(first)
+    spare = seconds - (theirs["seconds"] - theirs["finetune_seconds"])  # embedding and aggregating cost the same again
+    wanted = {"steps": steps / theirs["encoder_steps"], "seconds": spare / theirs["finetune_seconds"]}
     by_budget: dict[str, dict[str, Path]] = {"steps": {"hnm": hnm}, "seconds": {"hnm": hnm}}
-    for budget, wanted in (("steps", epochs * steps / its_steps), ("seconds", epochs * seconds / its_seconds)):
-        fitting = max(1, round(wanted))
+    for budget, share in wanted.items():
+        fitting = max(1, round(epochs * share))
         schedule = finetuning(plan.rounds, fitting)
         by_budget[budget]["its2clr"] = crossval(plan, f"its2clr-{fitting}", "its2clr", rate, schedule, hnm)
     frozen = crossval(plan, "dsmil-0", "dsmil", rate, [], hnm)  # no more pretraining: what aggregating costs by itself
-    spare = max(0.0, seconds - mean_cost(frozen)[1])
+    spare = max(0.0, seconds - cost_of_folds(frozen)["seconds"])
     more = {"steps": round(steps / epoch_steps), "seconds": round(spare / epoch_seconds)}  # epochs of pretraining
     for budget, epochs in more.items():
         longer = [f"pretrain.epochs={plan.pretrain_epochs + epochs}"]
@@ -147,8 +144,8 @@ def run_rate(plan: Plan, rate: str) -> dict[str, Any]:
         figures[budget]["dsmil"]["encoder_steps"] += epochs * epoch_steps
         figures[budget]["dsmil"]["seconds"] += epochs * epoch_seconds
     against = {budget: differences(folders, plan.folds) for budget, folders in by_budget.items()}
-    cost = {"encoder_steps": steps, "seconds": seconds, "pretrain_epoch_steps": epoch_steps}
-    return {"budget": {**cost, "pretrain_epoch_seconds": epoch_seconds}, "methods": figures, "hnm_minus": against}
+    epoch = {"pretrain_epoch_steps": epoch_steps, "pretrain_epoch_seconds": epoch_seconds}
+    return {"budget": cost | epoch, "methods": figures, "hnm_minus": against}
 
 
 def main() -> None:

@@ -15,6 +15,25 @@ def metrics_of_folds(folder: Path) -> dict[str, dict[str, Any]]:
     return {str(path.parent.relative_to(folder)): json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
+def cost_of_folds(folder: Path) -> dict[str, float]:
+    """Return a method's mean cost of a fold, without pretraining (all share it) and the test.
+
+    "encoder_steps", "seconds" and "finetune_seconds" (those of `seconds` that training the encoder took).
+    """
+    costs = [_cost(path.parent) for path in sorted(folder.glob("repeat-*/fold-*/metrics.json"))]
+    return {name: sum(cost[name] for cost in costs) / len(costs) for name in costs[0]}
+
+
+def _cost(fold: Path) -> dict[str, float]:
+    metrics = json.loads((fold / "metrics.json").read_text(encoding="utf-8"))
+    seconds = finetune = metrics["seconds"]
+    if (fold / "state.json").is_file():  # a run of hnm; end-to-end training has no phases
+        phases = json.loads((fold / "state.json").read_text(encoding="utf-8"))["phases"]
+        seconds = sum(phase["seconds"] for phase in phases if phase["phase"] not in ("pretrain", "evaluate"))
+        finetune = sum(phase["seconds"] for phase in phases if phase["phase"] == "finetune")
+    return {"encoder_steps": metrics["encoder_steps"], "seconds": seconds, "finetune_seconds": finetune}
+
+
 def figure(metrics: dict[str, Any], name: str) -> float | None:
     """Return "section name" of a fold's metrics, None if it is unknown."""
     section, _, key = name.partition(" ")
@@ -23,7 +42,7 @@ def figure(metrics: dict[str, Any], name: str) -> float | None:
 
 
 def rows_of(folders: dict[str, Path], num_folds: int) -> dict[str, dict[str, Any]]:
-    """Return by method the mean and interval of each figure, and mean steps and seconds after the shared pretraining."""
+    """Return by method the mean and interval of each figure, and its cost (see `cost_of_folds`)."""
     rows: dict[str, dict[str, Any]] = {}
     for method, folder in folders.items():
         folds = list(metrics_of_folds(folder).values())
@@ -31,8 +50,7 @@ def rows_of(folders: dict[str, Path], num_folds: int) -> dict[str, dict[str, Any
         for name in FIGURES:
             values = [value for its in folds if (value := figure(its, name)) is not None]
             rows[method][name] = over_folds(values, num_folds) if values else None
-        for name in ("encoder_steps", "seconds"):
-            rows[method][name] = sum(its[name] for its in folds) / len(folds)
+        rows[method] |= cost_of_folds(folder)
     return rows
 
 
