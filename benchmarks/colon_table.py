@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from hnm.folds import over_folds
@@ -16,12 +17,13 @@ def metrics_of_folds(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def cost_of_folds(folder: Path) -> dict[str, float]:
-    """Return a method's mean cost of a fold, without pretraining (all share it) and the test.
+    """Return what a fold costs a method, the median over folds, without pretraining (all share it) and the test.
 
-    "encoder_steps", "seconds" and "finetune_seconds" (those of `seconds` that training the encoder took).
+    "encoder_steps", "seconds" and "finetune_seconds" (those of `seconds` that training the encoder took). The median,
+    because other work on the machine lengthens some folds.
     """
     costs = [_cost(path.parent) for path in sorted(folder.glob("repeat-*/fold-*/metrics.json"))]
-    return {name: sum(cost[name] for cost in costs) / len(costs) for name in costs[0]}
+    return {name: median(cost[name] for cost in costs) for name in costs[0]}
 
 
 def _cost(fold: Path) -> dict[str, float]:

@@ -68,12 +68,31 @@ def test_handles_stay_bounded_and_are_closed(files: list[Path]) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_handle_in_use_is_not_closed(files: list[Path]) -> None:
+def test_a_handle_in_use_is_not_closed(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     shards = LocalShards(files, max_open_files=1)
-    slow = shards.read(wanted_of([(0, 0, 5), (0, 99_000, 100)]))
-    next(slow)
-    assert len(list(shards.read(wanted_of([(1, 0, 5), (2, 0, 5)])))) == 2
-    assert [problem for ((_, _, problem),) in slow] == [""]
+    pread, depth = os.pread, []
+
+    def meanwhile_others_are_read(descriptor: int, nbytes: int, offset: int) -> bytes:
+        if not depth:
+            depth.append(1)
+            assert len(list(shards.read(wanted_of([(1, 0, 5), (2, 0, 5)])))) == 2
+        return pread(descriptor, nbytes, offset)
+
+    monkeypatch.setattr(os, "pread", meanwhile_others_are_read)
+    (fetched,) = shards.read(wanted_of([(0, 0, 5), (0, 99_000, 100)]))
+    assert [(bytes(data), problem) for _, data, problem in fetched] == [(bytes(5), ""), (bytes(100), "")]
+    assert depth
+
+
+@given(rows=ROWS, max_bytes=st.integers(1, 500))
+def test_runs_are_all_ranges_in_order_a_shard_at_a_time(rows: list[tuple[int, int, int]], max_bytes: int) -> None:
+    ranges = coalesce(wanted_of(rows), 0, 1000)
+    runs = list(ranges.runs(max_bytes))
+    assert [number for first, after in runs for number in range(first, after)] == list(range(len(ranges.shard)))
+    for first, after in runs:
+        assert first < after
+        assert len(set(ranges.shard[first:after])) == 1
+        assert sum(ranges.stop[n] - ranges.start[n] for n in range(first, after - 1)) < max_bytes
 
 
 def test_missing_and_short_files_are_problems_of_their_patches(files: list[Path]) -> None:
