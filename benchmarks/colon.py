@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.about import about
 from benchmarks.colon_table import cost_of_folds, differences, rows_of, table
 
-NATURAL, RATES = "natural", ("natural", "0.05")
+NATURAL, RATES, BUDGETS = "natural", ("natural", "0.05"), ("steps", "seconds")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Plan:
     folds: int
     seeds: int
     rates: tuple[str, ...]
+    budgets: tuple[str, ...]
     pretrain_epochs: int
     rounds: int
     epochs: int
@@ -114,38 +115,46 @@ def pretraining(folder: Path) -> tuple[float, float]:
     return mean(steps), median(seconds)
 
 
-def run_rate(plan: Plan, rate: str) -> dict[str, Any]:
-    """Run all methods at one witness rate and return their figures by budget and method."""
-    hnm = crossval(plan, "hnm", "hnm", rate, finetuning(plan.rounds, plan.epochs))
-    cost = cost_of_folds(hnm)
-    steps, seconds = cost["encoder_steps"], cost["seconds"]
-    epoch_steps, epoch_seconds = pretraining(hnm)
-    # its2clr passes over all negatives in an epoch, hnm over a fifth: a fifth of the epochs to begin with
+def its2clr(plan: Plan, rate: str, budget: str, hnm: Path) -> Path:
+    """Cross-validate its2clr with as many epochs a round as come nearest to the budget that hnm set; return its folder."""
+    # It passes over all negatives in an epoch, hnm over a fifth: a fifth of the epochs shows what its epochs cost.
     epochs = max(1, round(plan.epochs / 5))
     first = crossval(plan, f"its2clr-{epochs}", "its2clr", rate, finetuning(plan.rounds, epochs), hnm)
-    theirs = cost_of_folds(first)
-    spare = seconds - (theirs["seconds"] - theirs["finetune_seconds"])  # embedding and aggregating cost the same again
-    wanted = {"steps": steps / theirs["encoder_steps"], "seconds": spare / theirs["finetune_seconds"]}
-    by_budget: dict[str, dict[str, Path]] = {"steps": {"hnm": hnm}, "seconds": {"hnm": hnm}}
-    for budget, share in wanted.items():
-        fitting = max(1, round(epochs * share))
-        schedule = finetuning(plan.rounds, fitting)
-        by_budget[budget]["its2clr"] = crossval(plan, f"its2clr-{fitting}", "its2clr", rate, schedule, hnm)
-    frozen = crossval(plan, "dsmil-0", "dsmil", rate, [], hnm)  # no more pretraining: what aggregating costs by itself
-    spare = max(0.0, seconds - cost_of_folds(frozen)["seconds"])
-    more = {"steps": round(steps / epoch_steps), "seconds": round(spare / epoch_seconds)}  # epochs of pretraining
-    for budget, epochs in more.items():
-        longer = [f"pretrain.epochs={plan.pretrain_epochs + epochs}"]
-        by_budget[budget]["dsmil"] = crossval(plan, f"dsmil-{epochs}", "dsmil", rate, longer) if epochs else frozen
-    by_budget["steps"]["abmil"] = end_to_end(plan, f"abmil-{round(steps)}-steps", hnm, rate, ("steps", round(steps)))
-    by_budget["seconds"]["abmil"] = end_to_end(plan, f"abmil-{round(seconds)}-s", hnm, rate, ("seconds", round(seconds)))
-    figures = {budget: rows_of(folders, plan.folds) for budget, folders in by_budget.items()}
-    for budget, epochs in more.items():
-        figures[budget]["dsmil"]["encoder_steps"] += epochs * epoch_steps
-        figures[budget]["dsmil"]["seconds"] += epochs * epoch_seconds
-    against = {budget: differences(folders, plan.folds) for budget, folders in by_budget.items()}
+    ours, theirs = cost_of_folds(hnm), cost_of_folds(first)
+    share = ours["encoder_steps"] / theirs["encoder_steps"]
+    if budget == "seconds":  # embedding and aggregating cost the same again
+        spare = ours["seconds"] - (theirs["seconds"] - theirs["finetune_seconds"])
+        share = spare / theirs["finetune_seconds"]
+    fitting = max(1, round(epochs * share))
+    return crossval(plan, f"its2clr-{fitting}", "its2clr", rate, finetuning(plan.rounds, fitting), hnm)
+
+
+def dsmil(plan: Plan, rate: str, budget: str, hnm: Path) -> tuple[Path, int]:
+    """Cross-validate dsmil after as many more epochs of pretraining as the budget gives; return folder and epochs."""
+    epoch_steps, epoch_seconds = pretraining(hnm)
+    cost = cost_of_folds(hnm)
+    frozen = crossval(plan, "dsmil-0", "dsmil", rate, [], hnm)  # what aggregating costs by itself
+    more = round(cost["encoder_steps"] / epoch_steps)
+    if budget == "seconds":
+        more = round(max(0.0, cost["seconds"] - cost_of_folds(frozen)["seconds"]) / epoch_seconds)
+    longer = [f"pretrain.epochs={plan.pretrain_epochs + more}"]
+    return (crossval(plan, f"dsmil-{more}", "dsmil", rate, longer) if more else frozen), more
+
+
+def run_budget(plan: Plan, rate: str, budget: str) -> dict[str, Any]:
+    """Run all methods at one witness rate and budget ("steps" or "seconds") and return their figures by method."""
+    hnm = crossval(plan, "hnm", "hnm", rate, finetuning(plan.rounds, plan.epochs))
+    cost = cost_of_folds(hnm)
+    amount = round(cost["encoder_steps" if budget == "steps" else "seconds"])
+    folders = {"hnm": hnm, "its2clr": its2clr(plan, rate, budget, hnm)}
+    folders["dsmil"], more = dsmil(plan, rate, budget, hnm)
+    folders["abmil"] = end_to_end(plan, f"abmil-{amount}-{budget}", hnm, rate, (budget, amount))
+    figures = rows_of(folders, plan.folds)
+    epoch_steps, epoch_seconds = pretraining(hnm)
+    figures["dsmil"]["encoder_steps"] += more * epoch_steps
+    figures["dsmil"]["seconds"] += more * epoch_seconds
     epoch = {"pretrain_epoch_steps": epoch_steps, "pretrain_epoch_seconds": epoch_seconds}
-    return {"budget": cost | epoch, "methods": figures, "hnm_minus": against}
+    return {"cost_of_hnm": cost | epoch, "methods": figures, "hnm_minus": differences(folders, plan.folds)}
 
 
 def main() -> None:
@@ -156,6 +165,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=2, help="repeats, each with its own folds and seed")
     parser.add_argument("--rates", nargs="+", default=list(RATES), help="witness rates; natural: as the bags are")
+    parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=list(BUDGETS), help="what is equal")
     parser.add_argument("--pretrain-epochs", type=int, default=3, help="at least 2")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning a round, for hnm; its2clr gets as many steps")
@@ -164,22 +174,23 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=["encoder.width=0.125"], help="section.key=value for all methods")
     args = parser.parse_args()
     plan = Plan(
-        args.data, args.out, args.folds, args.seeds, tuple(args.rates), args.pretrain_epochs, args.rounds, args.epochs,
-        args.jobs, tuple(args.overrides),
+        args.data, args.out, args.folds, args.seeds, tuple(args.rates), tuple(args.budgets), args.pretrain_epochs,
+        args.rounds, args.epochs, args.jobs, tuple(args.overrides),
     )  # fmt: skip
     if args.quick:
         small = ("encoder.width=0.03125", "aggregate.epochs=20")
-        plan = Plan(args.data, args.out, 3, 1, ("0.05",), 2, 1, 5, args.jobs, small)
+        plan = Plan(args.data, args.out, 3, 1, ("0.05",), tuple(args.budgets), 2, 1, 5, args.jobs, small)
     begin = time.monotonic()
     prepare: list[tuple[str, ...]] = [("benchmarks.prepare_colon", str(plan.data), str(plan.out))]
     prepare += [("launch.cli", "tile", str(plan.out / "slides.csv"), str(plan.cohort), "--config", "colon")]
     for arguments in [] if (plan.cohort / "cohort.json").is_file() else prepare:
         if command(*arguments).returncode:
             raise SystemExit(1)
-    results = {}
+    results: dict[str, dict[str, Any]] = {rate: {} for rate in plan.rates}
     for rate in plan.rates:
-        results[rate] = run_rate(plan, rate)
-        print(table(rate, results[rate]), flush=True)
+        for budget in plan.budgets:
+            results[rate][budget] = run_budget(plan, rate, budget)
+            print(table(rate, budget, results[rate][budget]), flush=True)
     head = about("colon", args.quick, ("numpy", "torch"))
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(plan).items()}
     print(json.dumps({**head, "plan": settings, "seconds_of_this_run": round(time.monotonic() - begin), "results": results}))

@@ -71,17 +71,15 @@ def differences(folders: dict[str, Path], num_folds: int) -> dict[str, dict[str,
     return result
 
 
-def table(rate: str, result: dict[str, Any]) -> str:
-    """Return the figures at one witness rate as Markdown."""
-    heading = f"| equal | method | {' | '.join(FIGURES)} | hnm minus it, slide auc | steps | seconds |"
-    lines = [f"witness rate: {rate}", "", heading]
-    lines.append("|" + "---|" * (len(FIGURES) + 5))
-    for budget, rows in result["methods"].items():
-        for method, row in rows.items():
-            difference = result["hnm_minus"][budget].get(method, {}).get("slide auc")
-            cells = [_cell(row[name]) for name in FIGURES]
-            cost = f"{row['encoder_steps']:.0f} | {row['seconds']:.0f}"
-            lines.append(f"| {budget} | {method} | {' | '.join(cells)} | {_cell(difference)} | {cost} |")
+def table(rate: str, budget: str, result: dict[str, Any]) -> str:
+    """Return the figures at one witness rate and budget as Markdown."""
+    heading = f"| method | {' | '.join(FIGURES)} | hnm minus it, slide auc | steps | seconds |"
+    lines = [f"witness rate: {rate}, equal {budget}", "", heading, "|" + "---|" * (len(FIGURES) + 4)]
+    for method, row in result["methods"].items():
+        difference = result["hnm_minus"].get(method, {}).get("slide auc")
+        cells = [_cell(row[name]) for name in FIGURES]
+        cost = f"{row['encoder_steps']:.0f} | {row['seconds']:.0f}"
+        lines.append(f"| {method} | {' | '.join(cells)} | {_cell(difference)} | {cost} |")
     return "\n".join(lines)
 
 
