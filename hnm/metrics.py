@@ -47,7 +47,10 @@ def auprc(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 
 def youden_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the threshold of the ROC curve at argmin(fpr - tpr), Youden's point; choose it on validation slides.
+    """Return a threshold at argmin(fpr - tpr) of the ROC curve, Youden's point; choose it on validation slides.
+
+    All thresholds between two neighbouring scores are the same point of the curve. This is the one half-way: at the
+    upper score, where scikit-learn puts it, half of all slides like that one would be called negative.
 
     Returns:
         A finite threshold. Where no threshold beats chance it lies just above the highest score (nothing is positive,
@@ -62,8 +65,12 @@ def youden_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     if positive.all() or not positive.any():
         return 0.5
     fpr, tpr, thresholds = roc_curve(positive, scores)
-    best = float(thresholds[np.argmin(fpr - tpr)])
-    return best if np.isfinite(best) else float(np.nextafter(scores.max(), np.inf))
+    best = thresholds[np.argmin(fpr - tpr)]
+    if not np.isfinite(best):
+        return float(np.nextafter(scores.max(), np.inf))
+    next_lower = scores[scores < best].max(initial=-np.inf)
+    halfway = float((best + next_lower) / 2)
+    return halfway if next_lower < halfway else float(best)  # best: the lowest score, or nothing lies between the two
 
 
 def scores_at(labels: np.ndarray, scores: np.ndarray, threshold: float) -> Figures:

@@ -35,7 +35,7 @@ def test_by_hand() -> None:
     labels, scores = np.array([0, 0, 0, 1, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
     assert auc(labels, scores) == pytest.approx(11 / 12)  # of twelve pairs only (0.4, 0.5) is in the wrong order
     assert auprc(labels, scores) == pytest.approx((1 + 1 + 3 / 4) / 3)
-    assert youden_threshold(labels, scores) == 0.4  # tpr 1 and fpr 1/4; 0.6 has tpr 2/3 and fpr 0
+    assert youden_threshold(labels, scores) == pytest.approx(0.35)  # tpr 1 and fpr 1/4; at 0.6 they are 2/3 and 0
     assert scores_at(labels, scores, 0.5) == {
         "auc": pytest.approx(11 / 12),
         "auprc": pytest.approx((1 + 1 + 3 / 4) / 3),
@@ -72,6 +72,14 @@ def test_no_threshold_beats_youdens(seed: int, num: int) -> None:
     others = [scores_at(labels, scores, threshold)["balanced_accuracy"] for threshold in scores]
     assert best is not None
     assert all(other is not None and best >= other - 1e-12 for other in others)
+
+
+def test_the_threshold_lies_between_two_scores_or_at_the_lowest() -> None:
+    assert youden_threshold(np.array([0, 1, 1]), np.array([0.2, 0.8, 0.9])) == pytest.approx(0.5)
+    assert youden_threshold(np.array([1, 1, 0]), np.array([0.5, 0.5, 0.5])) > 0.5  # no better than chance: nothing is positive
+    adjacent = np.array([0.5, np.nextafter(0.5, 1)])
+    assert youden_threshold(np.array([0, 1]), adjacent) == adjacent[1]
+    assert youden_threshold(np.array([0, 1]), np.array([-np.inf, 0.5])) == 0.5
 
 
 def test_scores_worse_than_chance_give_a_finite_threshold_above_all() -> None:
