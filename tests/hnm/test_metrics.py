@@ -79,7 +79,6 @@ def test_the_threshold_lies_between_two_scores_or_at_the_lowest() -> None:
     assert youden_threshold(np.array([1, 1, 0]), np.array([0.5, 0.5, 0.5])) > 0.5  # no better than chance: nothing is positive
     adjacent = np.array([0.5, np.nextafter(0.5, 1)])
     assert youden_threshold(np.array([0, 1]), adjacent) == adjacent[1]
-    assert youden_threshold(np.array([0, 1]), np.array([-np.inf, 0.5])) == 0.5
 
 
 def test_scores_worse_than_chance_give_a_finite_threshold_above_all() -> None:
