@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ def test_test_tars_of_a_fold_are_never_read_before_its_evaluation(finished: Path
     for name in ("weights", "slide_scores"):
         before = np.load(finished / f"repeat-0/fold-{fold}/round-001/{name}.npy")
         np.testing.assert_array_equal(np.load(run / "round-001" / f"{name}.npy"), before)
+
+
+def test_two_ranks_give_the_fold_of_one(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    assert crossval.run(replace(request(tiny_cohort, tmp_path / "cv", share="1/3"), ranks=2)) == 0
+    one, two = (pq.read_table(cv / "repeat-0/fold-0/predictions.parquet").to_pandas() for cv in (finished, tmp_path / "cv"))
+    assert two.slide_id.tolist() == one.slide_id.tolist()
+    np.testing.assert_allclose(two.score, one.score, atol=1e-3)
+    state = json.loads((tmp_path / "cv/repeat-0/fold-0/state.json").read_text())
+    assert {attempt["ranks"] for attempt in state["attempts"]} == {2}
 
 
 def test_encoders_are_shared_with_another_method_on_the_same_folds(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
