@@ -5,12 +5,36 @@ features/rows-000000000000-000000032768.npy ...      (rows, dim) float16, one fi
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from shards.files import write_json
+
+
+def as_rows(features: torch.Tensor, name_of: Callable[[int], str]) -> np.ndarray:
+    """Return features (n, dim) as the float16 rows that are kept.
+
+    Args:
+        features: of one batch, on any device.
+        name_of: what to call the patch at a place of the batch.
+
+    Raises:
+        FloatingPointError: a number is not finite, or beyond what float16 holds: with it every score of the slide
+            would be NaN, or worse, look like a score.
+    """
+    with np.errstate(over="ignore"):  # told below
+        rows = features.cpu().numpy().astype(np.float16)
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(broken):
+        raise FloatingPointError(
+            f"{name_of(int(broken[0]))} (the first of {len(broken)}): the encoder's features are not finite, or above "
+            f"float16's {np.finfo(np.float16).max:.0f}. The encoder's weights are damaged, or were trained to such sizes: "
+            "take those of an earlier round, or train again with a lower learning rate"
+        )
+    return rows
 
 
 class Bags:

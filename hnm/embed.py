@@ -6,13 +6,14 @@ each whole or absent; after a stop, those that stand are not computed again (on 
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from hnm.augment import to_float
-from hnm.bags import file_of_rows, write_index
+from hnm.bags import as_rows, file_of_rows, write_index
 from hnm.encoder import Encoder
 from hnm.session import Session
 from launch.distributed import barrier, max_over_ranks
@@ -23,6 +24,7 @@ FILES_PER_RANK = 16  # a process holds all of them open
 MIN_BATCHES_PER_FILE = 8
 
 Batches = list[tuple[int, int]]
+Batch = tuple[np.ndarray, torch.Tensor]  # patch ids and images
 
 
 @torch.inference_mode()
@@ -43,6 +45,7 @@ def embed(
         before_index: called on every rank when all rows are written, before they are declared complete.
 
     Raises:
+        FloatingPointError: features are not finite, see `hnm.bags.as_rows`.
         Preempted: a rank was asked to stop; the files written so far stay.
     """
     world, study = session.world, session.study
@@ -53,11 +56,11 @@ def embed(
     missing = [batches for batches in mine if not _is_written(folder / file_of_batches(batches), session)]
     num_batches, num_missing = (sum(len(batches) for batches in some) for some in (mine, missing))
     read = session.reader.batches([ids[start:stop] for batches in missing for start, stop in batches])
-    images = session.journal.progress((images for _, images in read), "embed", num_batches, num_batches - num_missing)
+    counted = session.journal.progress(read, "embed", num_batches, num_batches - num_missing)
     most = max_over_ranks(num_missing, world)
     for batches in missing:
         with whole_file(folder / file_of_batches(batches)) as temporary:
-            _write_rows(encoder, batches, images, temporary, session)
+            _write_rows(encoder, batches, counted, temporary, session)
             if len(broken := session.reader.broken.ids):  # a process that goes on here must know them, too
                 write_array(broken_beside(folder / file_of_batches(batches)), broken)
     for _ in range(num_missing, most):  # ranks differ by a batch, or by what was there: all ask as often
@@ -103,14 +106,18 @@ def _is_written(path: Path, session: Session) -> bool:
     return path.is_file()
 
 
-def _write_rows(
-    encoder: Encoder, batches: Batches, images: Iterator[torch.Tensor], path: Path, session: Session
-) -> None:
-    """Embed the next batches of `images` into a new file. Every rank must call it, and asks after each batch whether to stop."""
+def _write_rows(encoder: Encoder, batches: Batches, read: Iterator[Batch], path: Path, session: Session) -> None:
+    """Embed the next batches of `read` into a new file. Every rank must call it, and asks after each batch whether to stop."""
     first, last = batches[0][0], batches[-1][1]
     features = np.lib.format.open_memmap(path, "w+", np.float16, (last - first, encoder.feature_dim))
     for start, stop in batches:
-        block = encoder(to_float(next(images).to(session.world.device)))
-        features[start - first : stop - first] = block.cpu().numpy()
+        ids, images = next(read)
+        block = encoder(to_float(images.to(session.world.device)))
+        features[start - first : stop - first] = as_rows(block, partial(_name_of_patch, session, ids))
         session.stop_if_asked()
     features.flush()
+
+
+def _name_of_patch(session: Session, ids: np.ndarray, place: int) -> str:
+    cohort = session.study.cohort
+    return f"patch {ids[place]} of slide {cohort.slide_ids[cohort.patches.slide[ids[place]]]!r}"

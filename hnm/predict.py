@@ -18,7 +18,7 @@ import simplejpeg
 import torch
 
 from hnm.augment import to_float
-from hnm.bags import Bags, write_index
+from hnm.bags import Bags, as_rows, write_index
 from hnm.heatmap import ScoredPatches
 from hnm.model import Model
 from hnm.score import predict_bag, score_patches, slide_scores
@@ -67,6 +67,7 @@ def predict_slide(
 
     Raises:
         InputError: the slide cannot be read, or its microns per pixel are unknown or do not fit.
+        FloatingPointError: the model gives no finite features, or no finite score.
     """
     config = model.config.tile
     with open_slide(job.slide.path) as slide, TemporaryDirectory(prefix="hnm-predict-", dir=scratch) as folder:
@@ -108,7 +109,8 @@ def embed_candidates(
                 if numbers:
                     images = torch.from_numpy(np.stack([patch for _, patch in batch if patch is not None]))
                     features = model.encoder(to_float(images.permute(0, 3, 1, 2).to(model.device)))
-                    file.write(features.cpu().numpy().astype("<f2").tobytes())
+                    names = [f"site {number}" for number in numbers]
+                    file.write(as_rows(features, names.__getitem__).astype("<f2").tobytes())
                     kept += numbers
         # rows of patches that the filters left out were never written: the array is as long as the header says
         file.truncate(file.tell() + 2 * model.encoder.feature_dim * (len(survey.candidates) - len(kept)))
@@ -116,11 +118,18 @@ def embed_candidates(
 
 
 def score_features(folder: Path, num_rows: int, model: Model) -> tuple[float, np.ndarray]:
-    """Return the slide's score and the (num_rows,) float32 patch scores of the features in `folder`."""
+    """Return the slide's score and the (num_rows,) float32 patch scores of the features in `folder`.
+
+    Raises:
+        FloatingPointError: a score is NaN.
+    """
     write_index(folder, np.array([0]), np.array([num_rows]), [FEATURES_FILE])
     bags = Bags(folder, model.device)
     logits = predict_bag(model.aggregator, bags, 0, num_rows)
-    return float(slide_scores(logits[:, None].cpu())[0]), score_patches(model.aggregator, bags, 0, num_rows)
+    score, scores = float(slide_scores(logits[:, None].cpu())[0]), score_patches(model.aggregator, bags, 0, num_rows)
+    if np.isnan(score) or np.isnan(scores).any():
+        raise FloatingPointError("the aggregator's score is NaN: its weights are damaged. Export the model again, or train again")
+    return score, scores
 
 
 def compressed(

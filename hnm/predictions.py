@@ -20,6 +20,7 @@ from PIL import Image
 from hnm.heatmap import draw_heatmap, geojson, overlap, positive_area
 from hnm.model import Model
 from hnm.predict import PredictedSlide
+from shards.errors import InputError
 from shards.files import whole_file
 from shards.resample import resize
 from shards.slides import Slide
@@ -163,6 +164,22 @@ SCHEMA = pa.schema(
         ("mpp", pa.float64()), ("iou", pa.float64()), ("status", pa.string()), ("remark", pa.string()),
     ]
 )  # fmt: skip
+
+
+def rows_of_others(out: Path, slide_ids: set[str]) -> list[Row]:
+    """Return what predictions.parquet already says of other slides than these, in its order.
+
+    Raises:
+        InputError: the table is damaged, or not of `hnm predict`.
+    """
+    path = out / "predictions.parquet"
+    if not path.is_file():
+        return []
+    try:
+        rows = pq.read_table(path, schema=SCHEMA).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a table of hnm predict ({error}). Remove it, or give another --out") from error
+    return [Row(**row, fingerprint="") for row in rows if row["slide_id"] not in slide_ids]
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> None:

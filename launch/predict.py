@@ -6,6 +6,7 @@ files or slides.csv ──▶ a job per slide ──each alone──▶ heatmap,
 import hashlib
 import os
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from hnm.journal import Journal
 from hnm.metrics import auc
 from hnm.model import Model, is_exported, open_exported, open_recorded, with_tile
 from hnm.predict import predict_slide
-from hnm.predictions import Row, done_row, failed_row, row_of, write_slide, write_table
+from hnm.predictions import Row, done_row, failed_row, row_of, rows_of_others, write_slide, write_table
 from hnm.record import RunRecord, read_record
 from hnm.study import open_study
 from launch.distributed import choose_device, single_world
@@ -50,6 +51,7 @@ class PredictRequest:
 def predict(request: PredictRequest) -> int:
     """Score every slide; one that fails is named, the others are done. Exit code 1 if any failed."""
     slides = read_inputs(request.slides)
+    rows_of_others(request.out, set())  # a table that is none is refused before the work
     model = open_model(request)
     jobs = make_jobs(slides, model, request)
     journal = Journal(None, single_world())
@@ -64,7 +66,10 @@ def predict(request: PredictRequest) -> int:
         rows.append(row)
         seconds = "was there" if was_done else f"{time.monotonic() - begin:.1f} s"
         journal.say(f"[{number}/{len(jobs)}] {_in_words(row)} ({seconds})")
-    write_table(request.out, rows)
+    earlier = rows_of_others(request.out, {row.slide_id for row in rows})
+    write_table(request.out, [*earlier, *rows])
+    if earlier:
+        journal.say(f"{len(earlier)} slides of earlier commands stay in the table")
     return _summarise(rows, request.out, journal)
 
 
@@ -178,7 +183,9 @@ def predict_one(job: SlideJob, model: Model, request: PredictRequest, journal: J
     threads = request.workers or len(os.sched_getaffinity(0))
     try:
         result = predict_slide(job, model, request.batch_size, threads, journal.progress)
-    except (InputError, OSError) as error:
+    except Exception as error:  # whatever it is, the other slides are done
+        if not isinstance(error, (InputError, OSError, FloatingPointError)):
+            traceback.print_exc()
         return failed_row(slide, label, _reason(error), model, fingerprint), False
     row = row_of(slide, label, result, model, fingerprint)
     write_slide(request.out, slide, row, result)
@@ -188,7 +195,7 @@ def predict_one(job: SlideJob, model: Model, request: PredictRequest, journal: J
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
-    return str(error)
+    return str(error) if isinstance(error, (InputError, FloatingPointError)) else f"{type(error).__name__}: {error}"
 
 
 def _in_words(row: Row) -> str:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm.bags import Bags, features_complete, file_of_rows, write_index
+from hnm.bags import Bags, as_rows, features_complete, file_of_rows, write_index
 from shards.files import write_array
 
 SLIDES, ROWS = np.array([2, 5, 6]), np.array([3, 1, 4])
@@ -48,3 +48,10 @@ def test_features_are_complete_with_their_index(tmp_path: Path) -> None:
     assert not features_complete(tmp_path)
     write_index(tmp_path, SLIDES, ROWS, [file_of_rows(0, 8)])
     assert features_complete(tmp_path)
+
+
+def test_rows_beyond_float16_are_an_error() -> None:
+    features = torch.tensor([[1.0, 2.0], [3.0, 7e4], [float("nan"), 0.0]])
+    with pytest.raises(FloatingPointError, match=r"^b \(the first of 2\).*65504"):
+        as_rows(features, "abc".__getitem__)
+    assert as_rows(features[:1], "abc".__getitem__).tolist() == [[1.0, 2.0]]

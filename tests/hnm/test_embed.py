@@ -39,6 +39,17 @@ def test_a_bag_holds_the_encoders_features_without_augmentation(tiny_cohort: Pat
     torch.testing.assert_close(bag, expected, atol=2e-3, rtol=2e-3)  # float16 has 11 bits
 
 
+def test_features_that_are_not_finite_name_their_patch(tiny_cohort: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    with tiny_session(single_world(), tiny_cohort, config) as session:
+        encoder = fresh_model(config.encoder, seed=1).encoder
+        for parameter in encoder.parameters():
+            parameter.detach().fill_(np.nan)
+        with pytest.raises(FloatingPointError, match=r"patch 0 of slide 'slide-000' .*not finite, or above float16's 65504"):
+            embed(encoder, session.study.embedded_slides, 7, tmp_path, session)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_embedding_leaves_nothing_that_looks_finished(tiny_cohort: Path, tmp_path: Path) -> None:
     cohort = tmp_path / "cohort"
     shutil.copytree(tiny_cohort, cohort)

@@ -1,17 +1,23 @@
 """`hnm predict` and `hnm export` as a user meets them: files, exit codes, what is said of a slide that fails."""
 
+import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from hnm.model import Model
+from hnm.predict import PredictedSlide, predict_slide
 from launch.predict import PredictRequest, predict, read_inputs
 from shards.annotations import read_annotation
 from shards.drawn_slides import make_whole_slides
 from shards.errors import InputError
+from shards.unit import SlideJob
 from tests.launch.test_cli import assert_refused, hnm
 
 
@@ -59,6 +65,35 @@ def test_good_slides_are_done_and_bad_ones_named(model: Path, tiny_slides: Path,
     other = hnm(*arguments, "--patch-threshold", "0")  # other thresholds, other files
     assert "(was there)" not in other.output
     assert "16 of 16 patches positive" in other.output
+
+
+def test_whatever_goes_wrong_with_a_slide_the_others_are_done_and_stay(
+    model: Path, tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third, fourth = sorted((tiny_slides.parent / "images").glob("*.png"))[:4]
+    out, real = tmp_path / "out", predict_slide
+
+    def strange(job: SlideJob, its_model: Model, *rest: Any) -> PredictedSlide:
+        if job.slide.path == second:
+            raise RuntimeError("out of memory")
+        if job.slide.path == third:
+            encoder = copy.deepcopy(its_model.encoder)
+            for parameter in encoder.parameters():
+                parameter.detach().fill_(np.nan)
+            its_model = replace(its_model, encoder=encoder)
+        return real(job, its_model, *rest)
+
+    monkeypatch.setattr("launch.predict.predict_slide", strange)
+    assert predict(PredictRequest(model, [first, second, third], out, device="cpu")) == 1
+    assert predict(PredictRequest(model, [fourth], out, device="cpu")) == 0  # another call: the table keeps the first
+    rows = {row["slide_id"]: row for row in pq.read_table(out / "predictions.parquet").to_pylist()}
+    assert list(rows) == [path.stem for path in (first, second, third, fourth)]
+    assert [row["score"] is None for row in rows.values()] == [False, True, True, False]
+    assert rows[second.stem]["status"] == "failed: RuntimeError: out of memory"
+    assert "features are not finite" in rows[third.stem]["status"]
+    (out / "predictions.parquet").write_bytes(b"no table")
+    with pytest.raises(InputError, match=r"predictions.parquet: not a table of hnm predict"):
+        predict(PredictRequest(model, [fourth], out, device="cpu"))
 
 
 def test_a_table_with_annotations_gives_labels_and_overlaps(model: Path, tmp_path: Path) -> None:
