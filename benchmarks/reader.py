@@ -10,13 +10,10 @@ last line is JSON; `ratio_to_limit` and `ratio_to_webdataset` are the lower of t
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.about import about
 from benchmarks.reader_data import load_images, make_cohort
 from shards.cohort import Cohort
 from shards.plan import plan_epoch
@@ -158,16 +156,9 @@ def main() -> None:
     effort = (1, 2.0) if args.quick else (3, 10.0)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         result = run(num_patches_of_px, args.subsampling, effort, args.colon, Path(folder))
-    packages = ("numpy", "torch", "simplejpeg", "webdataset")
-    about = {
-        "benchmark": "reader",
-        "quick": args.quick,
-        "subsampling": args.subsampling,
-        "num_patches": {str(px): num for px, num in num_patches_of_px.items()},
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-    }
-    print(json.dumps({**about, **result}))
+    head = about("reader", args.quick, ("numpy", "torch", "simplejpeg", "webdataset"))
+    head |= {"subsampling": args.subsampling, "num_patches": {str(px): num for px, num in num_patches_of_px.items()}}
+    print(json.dumps({**head, **result}))
 
 
 def _stack(images: list[np.ndarray]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import get_worker_info
 
-from shards.broken import BrokenPatches, BrokenPolicy
+from shards.broken import BrokenPatches, BrokenPolicy, UnreadablePatchError
 from shards.buffers import BatchBuffers
 from shards.cache import ShardCache
 from shards.cohort import Cohort
@@ -125,16 +126,20 @@ class PatchReader:
     def image_shape(self) -> tuple[int, int]:
         """(height, width) of the cohort's patches, from the JPEG header of the first that has one.
 
+        Patches that are broken are not counted here: they may be none that is ever asked for.
+
         Raises:
-            UnreadablePatchError: it cannot be read.
+            UnreadablePatchError: none can be read.
         """
-        for patch_id in range(self._cohort.num_patches):
+        last = "it has none"
+        first_of_slides = np.flatnonzero(np.diff(self._cohort.patch_bounds))  # a whole shard may be missing
+        for patch_id in chain(self._cohort.patch_bounds[first_of_slides].tolist(), range(self._cohort.num_patches)):
             ((_, data, problem),) = next(self._shards.read(Wanted.of(self._cohort.patches, np.array([patch_id]))))
             try:
                 return image_shape(data)
             except DecodeError as error:
-                self.broken.record(patch_id, problem or str(error))
-        raise ValueError("the cohort has no patches")
+                last = problem or str(error)
+        raise UnreadablePatchError(f"{self._cohort.root}: none of its patches can be read, the last because: {last}")
 
     def read(self, ids: np.ndarray) -> torch.Tensor:
         """Read and decode patches.

@@ -81,9 +81,12 @@ def test_the_first_is_logged(cohort: Cohort, damage: Damage, caplog: pytest.LogC
     assert [record.message.split(" (")[0][-15:] for record in caplog.records] == ["patch 2 of slide 'slide0'"[-15:]]
 
 
-def test_the_size_comes_from_the_first_readable_patch(cohort: Cohort, damage: Damage) -> None:
+def test_the_size_comes_from_the_first_readable_patch_and_counts_none(cohort: Cohort, damage: Damage) -> None:
     damage(cohort, 0)
-    with PatchReader(cohort, SKIP) as reader:
+    with PatchReader(cohort, ReaderConfig()) as reader:
         assert reader.image_shape == (16, 16)
-    with PatchReader(cohort, ReaderConfig()) as reader, pytest.raises(InputError, match=r"patch 0 .*hnm check"):
+        assert len(reader.broken.ids) == 0
+    for patch in range(cohort.num_patches):
+        damage(cohort, patch)
+    with PatchReader(cohort, SKIP) as reader, pytest.raises(InputError, match=r"none of its patches can be read"):
         _ = reader.image_shape
