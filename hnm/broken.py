@@ -73,7 +73,8 @@ def explain_broken(ids: np.ndarray, study: Study, among: np.ndarray, what: str) 
     broken = count_broken(ids, study, among)
     if not broken["num"]:
         return []
-    by_slide, size_of = broken["by_slide"], dict(zip(study.cohort.slide_ids, study.cohort.patches_per_slide, strict=True))
+    by_slide = broken["by_slide"]
+    size_of = dict(zip(study.cohort.slide_ids, study.cohort.patches_per_slide, strict=True))
     worst = sorted(by_slide, key=lambda name: -by_slide[name])
     lost = [name for name in worst if by_slide[name] == size_of[name]]
     told = [
