@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnm.bags import Bags
+from hnm.broken import count_broken, explain_broken, read_broken
 from hnm.config import Config
 from hnm.contrastive_model import load_model
 from hnm.coordinator import read_decision
@@ -104,7 +105,7 @@ def measure(
     decisions = [read_decision(folder) for folder in folders]
     validation = decisions[chosen]["validation"]
     patients = study.cohort.slides["patient_id"].to_numpy()[study.test]
-    phases = read_state(run)["phases"]
+    phases, broken = read_state(run)["phases"], read_broken(run)
     return {
         "chosen_round": chosen,
         "threshold": validation["threshold"],
@@ -116,7 +117,8 @@ def measure(
         "rounds": round_rows(decisions, folders, study),
         "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
-        "warnings": warnings_of(study),
+        "broken_patches": count_broken(broken, study, study.test),
+        "warnings": warnings_of(study) + explain_broken(broken, study, study.test, "test"),
     }
 
 

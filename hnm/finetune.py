@@ -21,6 +21,7 @@ from hnm.contrastive import PairMode, supcon
 from hnm.contrastive_model import ContrastiveModel, forward_backward, split_batch, start_training, two_views
 from hnm.mining import Mined, MiningConfig, self_paced_ratio
 from hnm.session import Session
+from hnm.step_curve import StepCurve
 from hnm.training import PatchBatch, Progress, train_epoch
 from launch.engine import Computed, Engine
 from shards.plan import ids_of_rank, plan_mixed_epoch
@@ -105,6 +106,7 @@ def finetune(
     round_: int,
     num_rounds: int,
     session: Session,
+    steps_before: int = 0,
 ) -> tuple[dict[str, torch.Tensor], int]:
     """Fine-tune `model` for one round. Every rank must call it.
 
@@ -113,6 +115,7 @@ def finetune(
         mined: the round's decision, the same on all ranks.
         round_: 0-based round; the epochs of the run go on from round to round.
         num_rounds: rounds of the run, for the schedules.
+        steps_before: optimizer steps of earlier rounds, for the step axis of what is told.
 
     Returns:
         The trained weights, the same on all ranks, and the number of optimizer steps taken.
@@ -125,6 +128,10 @@ def finetune(
     num_epochs = num_rounds * config.epochs_per_round
     first = round_ * config.epochs_per_round
     progress = session.resume(engine, Progress("finetune", round_, first))
+
+    def rate_of(taken: Progress) -> float:
+        return learning_rate(taken.epoch, num_epochs, config)
+
     for epoch in range(progress.epoch, first + config.epochs_per_round):
         engine.set_rate(learning_rate(epoch, num_epochs, config))
         steps = plan_steps(mined, epoch, num_epochs, config, mining, session.seed)
@@ -133,7 +140,9 @@ def finetune(
         label = f"round {round_}: fine-tune epoch {epoch + 1}/{num_epochs}"
         epochs_left = first + config.epochs_per_round - epoch - 1
         batches = journal.progress(session.reader.batches(mine), label, len(steps), progress.step, epochs_left)
-        train_epoch(engine, batches, compute, progress, session)
+        rows, done = [step.row for step in steps], progress.step
+        curve = StepCurve(journal, "step_{kind}_loss", rows, config.epochs_per_round, rate_of, done, steps_before)
+        train_epoch(engine, batches, compute, progress, session, curve.step_taken)
         journal.metrics("finetune", epoch, **{f"{kind}_loss": loss for kind, loss in progress.end_epoch().items()})
     return engine.full_weights(), progress.num_steps
 

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,12 +61,25 @@ class Journal:
 
     def metrics(self, phase: str, step: int, **values: float | int | None) -> None:
         """Record numbers of one phase at one step: a line in events.jsonl and the tracker, on rank 0. None is left out."""
-        if not self.world.is_main:
-            return
         known = {name: value for name, value in values.items() if value is not None}
         self.event("metrics", phase=phase, step=step, **known)
-        if self.on_metrics is not None:
-            self.on_metrics({f"{phase}/{name}": float(value) for name, value in known.items()}, step)
+        self._track(phase, step, known)
+
+    def point(self, phase: str, step: int, epoch: float, **values: float) -> None:
+        """Record numbers of one optimizer step: a line "step" in events.jsonl and the tracker, on rank 0.
+
+        Args:
+            phase: such as "pretrain".
+            step: optimizer steps taken in all rounds, this one among them.
+            epoch: epochs done, with the part of the one under way.
+            values: their names begin with step_: those of `metrics` may be counted otherwise.
+        """
+        self.event("step", phase=phase, step=step, epoch=round(epoch, 6), **values)
+        self._track(phase, step, values)
+
+    def _track(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        if self.on_metrics is not None and self.world.is_main:
+            self.on_metrics({f"{phase}/{name}": float(value) for name, value in values.items()}, step)
 
     def event(self, kind: str, **values: Any) -> None:
         """Append a line to events.jsonl on rank 0."""

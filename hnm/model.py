@@ -19,6 +19,7 @@ import torch
 from pydantic import ValidationError
 
 from hnm.aggregators import Aggregator, build_aggregator
+from hnm.broken import count_broken
 from hnm.commit import commit_of_code
 from hnm.config import Config, ConfigError, read_config
 from hnm.encoder import Encoder
@@ -137,6 +138,7 @@ def data_of(record: RunRecord) -> dict[str, Any]:
             "positive": int((study.labels[slides] == 1).sum()),
             "patients": len(set(record.patients[slides].tolist())),
             "patches": study.num_patches_of(slides),
+            "broken_patches": count_broken(record.broken, study, slides)["num"],
         }
     return {
         "fingerprint": record.state["fingerprint"],

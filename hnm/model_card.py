@@ -107,6 +107,12 @@ def _limits(about: Description) -> str:
         "All slides are of one cohort. Other scanners, stains, laboratories or organs were not tested unless the cohort holds "
         "them; expect lower figures there, and look at the heatmaps."
     )
+    broken = {name: split["broken_patches"] for name, split in splits.items() if split.get("broken_patches")}
+    if broken:
+        told = ", ".join(f"{number:,} of {splits[name]['patches']:,} {name} patches" for name, number in broken.items())
+        limits.append(
+            f"Some patches could not be read, and others stood in for them: {told}. What is said of those slides rests on less."
+        )
     if about.preprocessing["mpp"] is None and mpp:
         limits.append(
             f"Patches are native pixels: slides of other than {mpp[0]:.3g} to {mpp[1]:.3g} microns per pixel show it tissue of "

@@ -88,6 +88,12 @@ def read_state(run: Path) -> dict[str, Any]:
     return state
 
 
+def steps_of_finetuning(run: Path, round_: int) -> int:
+    """Return the optimizer steps that fine-tuning took in the rounds before `round_`. Call it on rank 0 only."""
+    done = read_state(run)["phases"]
+    return int(sum(known["steps"] for known in done if known["phase"] == "finetune" and known["round"] < round_))
+
+
 def earlier_seconds(name: str, round_: int, run: Path) -> float:
     """Return the seconds that earlier processes have spent on a phase that is not done."""
     state = read_state(run)

@@ -1,7 +1,7 @@
 """How the scores and the losses went, round by round: histograms of slides and patches, and the training curves."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ from hnm.picture_style import (
     shade,
 )
 from hnm.record import RunRecord
+from hnm.simclr import steps_per_epoch
 
 MAX_ROUNDS = 5  # histograms side by side
 BINS = np.linspace(0, 1, 21).tolist()
@@ -61,7 +62,7 @@ def draw_training(path: Path, record: RunRecord) -> None:
     """Draw what events.jsonl tells: the losses of each phase, and the figures of each round."""
     with figure_of(path, 6.6, 2, 2) as (_, axes):
         _aggregator_losses(axes[0, 0], record)
-        _encoder_losses(axes[0, 1], record)
+        draw_encoder_losses(axes[0, 1], record)
         _by_round(
             axes[1, 0],
             record,
@@ -90,6 +91,9 @@ def series_of(events: list[dict[str, Any]], phase: str, name: str) -> tuple[np.n
         events: of events.jsonl, in order.
         phase: such as "finetune".
         name: such as "negative_loss".
+
+    Returns:
+        (n,) int64, counted as that phase counts them, and (n,) float64.
     """
     value_of = {
         event["step"]: event[name]
@@ -98,6 +102,21 @@ def series_of(events: list[dict[str, Any]], phase: str, name: str) -> tuple[np.n
     }
     steps = sorted(value_of)
     return np.array(steps, np.int64), np.array([value_of[step] for step in steps], np.float64)
+
+
+def points_of(events: list[dict[str, Any]], phase: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (epochs, values) of a loss that was told at some optimizer steps (hnm/step_curve.py), as `series_of` does.
+
+    Returns:
+        (n,) float64 epochs done at that step, with the part of the one under way, and (n,) float64.
+    """
+    found = {
+        event["step"]: (event["epoch"], event[name])
+        for event in events
+        if event.get("event") == "step" and event.get("phase") == phase and name in event
+    }
+    table = np.array([found[step] for step in sorted(found)], np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
 
 
 def _aggregator_losses(axes: Axes, record: RunRecord) -> None:
@@ -117,24 +136,60 @@ def _aggregator_losses(axes: Axes, record: RunRecord) -> None:
     _say_if_empty(axes)
 
 
-def _encoder_losses(axes: Axes, record: RunRecord) -> None:
-    steps, values = series_of(record.events, "pretrain", "loss")
-    if len(steps):
-        axes.plot(steps + 1, values, color=PURPLE, marker="D", label="pretraining (NT-Xent)")
-    first = len(steps)
-    for name, colour, marker, label in (
-        ("negative_loss", BLUE, "o", "fine-tuning, negative-anchored"),
-        ("positive_loss", ORANGE, "s", "fine-tuning, positive-anchored"),
+class Losses(NamedTuple):
+    """One loss of the encoder: the means of epochs, each at the epoch's end, and single steps between. All are (n,) float64."""
+
+    ends: np.ndarray
+    means: np.ndarray
+    places: np.ndarray
+    losses: np.ndarray
+
+
+def encoder_losses(events: list[dict[str, Any]], pretrain_epochs: int, per_epoch: int) -> dict[str, Losses]:
+    """Return the encoder's losses by kind, on one axis: epochs done, in pretraining and then in the rounds.
+
+    Args:
+        events: of events.jsonl, in order.
+        pretrain_epochs: of pretraining; they count if it was done in this run.
+        per_epoch: optimizer steps of one of them: pretraining counts steps, fine-tuning epochs.
+
+    Returns:
+        By "pretraining", "negative" and "positive" those that were told.
+    """
+    steps, means = series_of(events, "pretrain", "loss")
+    found = {"pretraining": Losses(steps / per_epoch, means, *points_of(events, "pretrain", "step_loss"))}
+    first = pretrain_epochs if len(steps) else 0
+    for kind in ("negative", "positive"):
+        epochs, means = series_of(events, "finetune", f"{kind}_loss")
+        places, losses = points_of(events, "finetune", f"step_{kind}_loss")
+        found[kind] = Losses(first + epochs + 1.0, means, first + places, losses)
+    return {kind: losses for kind, losses in found.items() if len(losses.ends)}
+
+
+def draw_encoder_losses(axes: Axes, record: RunRecord) -> None:
+    """Draw the encoder's losses over the epochs done, a thin line through single steps and a mark at each epoch's end."""
+    config, study = record.config, record.study
+    per_epoch = steps_per_epoch(study.num_patches_of(np.flatnonzero(study.encoder_slides)), config.pretrain)
+    found = encoder_losses(record.events, config.pretrain.epochs, per_epoch)
+    for kind, colour, marker, label in (
+        ("pretraining", PURPLE, "D", "pretraining (NT-Xent)"),
+        ("negative", BLUE, "o", "fine-tuning, negative-anchored"),
+        ("positive", ORANGE, "s", "fine-tuning, positive-anchored"),
     ):
-        steps, values = series_of(record.events, "finetune", name)
-        axes.plot(first + steps + 1, values, color=colour, marker=marker, label=label)
-    per_round = record.config.finetune.epochs_per_round
+        if kind in found:
+            ends, means, places, losses = found[kind]
+            axes.plot(places, losses, color=colour, linewidth=0.8, alpha=0.4)
+            axes.plot(ends, means, color=colour, marker=marker, markersize=5, label=label)
+    first = config.pretrain.epochs if "pretraining" in found else 0
     for round_ in range(1, record.num_rounds - 1):
-        axes.axvline(first + round_ * per_round + 0.5, color=GREY, linestyle=":", linewidth=1)
-    axes.set(title="Encoder loss; dotted: a new round begins", xlabel="epoch", ylabel="loss")
+        axes.axvline(first + round_ * config.finetune.epochs_per_round, color=GREY, linestyle=":", linewidth=1)
+    axes.set(title="Encoder loss; dotted: a new round begins", ylabel="loss (thin: of single steps)")
+    axes.set_xlabel("epochs done (of pretraining: over all training\npatches; of fine-tuning: over the hard negatives)")
+    axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
+    if found:
+        axes.legend()
     _say_if_empty(axes)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from hnm.broken import read_broken
 from hnm.config import Config
 from hnm.coordinator import read_decision, read_scores
 from hnm.evaluate import read_metrics
@@ -97,6 +98,11 @@ class RunRecord:
     @cached_property
     def state(self) -> dict[str, Any]:
         return read_state(self.run)
+
+    @cached_property
+    def broken(self) -> np.ndarray:
+        """(b,) int64 ids of the patches that could not be read, in training or in `hnm evaluate`."""
+        return read_broken(self.run)
 
     @cached_property
     def environment(self) -> dict[str, Any]:

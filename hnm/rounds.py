@@ -26,7 +26,7 @@ from hnm.embed import embed
 from hnm.finetune import finetune
 from hnm.metrics import scores_at, youden_threshold
 from hnm.mining import self_paced_ratio
-from hnm.phase import phase
+from hnm.phase import phase, steps_of_finetuning
 from hnm.ranking import count_of_share
 from hnm.score import score_slides, slide_scores
 from hnm.session import Session
@@ -121,7 +121,8 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     with phase("finetune", round_, run, session) as record:
         mined = share_mined(folder, session.world)
         num_rounds = config.rounds.num_rounds
-        weights, num_steps = finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session)
+        before = steps_of_finetuning(run, round_) if session.world.is_main else 0  # rank 0 tells them
+        weights, num_steps = finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session, before)
         record.keep(steps=num_steps)
         if session.world.is_main:
             save_weights(folder / "encoder.safetensors", weights, {"round": str(round_)})

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hnm.broken import MAX_NAMED, explain_broken, named
 from hnm.record import RunRecord
 from shards.outliers import find_outliers
 
-MAX_NAMED = 8
 FEW_SLIDES = 10  # of a class: one slide more or less moves the sensitivity by a tenth
 MPP_SPREAD = 1.05  # as in shards/merge.py
 
@@ -26,7 +26,8 @@ def warnings_of(record: RunRecord) -> list[str]:
         _outliers,
         _resolution,
     )
-    return [warning for check in checks for warning in check(record)]
+    found = [warning for check in checks for warning in check(record)]
+    return list(dict.fromkeys(found))  # metrics.json has told some of them already
 
 
 def outlier_slides(record: RunRecord) -> dict[str, str]:
@@ -68,18 +69,17 @@ def _judged_slides(record: RunRecord) -> list[str]:
     split, slides = record.judged
     labels = record.study.labels[slides]
     told = [str(text)[:1].upper() + str(text)[1:] for text in (record.metrics or {}).get("warnings", [])]
-    if told:
-        return told
     num_positive, num_negative = int((labels == 1).sum()), int((labels == 0).sum())
-    if min(num_positive, num_negative) == 0:
+    if min(num_positive, num_negative) == 0 and not told:
         word = "positive" if num_negative == 0 else "negative"
         return [f"All {len(labels)} {split} slides are {word}: AUC and balanced figures are not defined."]
-    if min(num_positive, num_negative) < FEW_SLIDES:
-        return [
+    if 0 < min(num_positive, num_negative) < FEW_SLIDES:
+        few = (
             f"Only {num_positive} positive and {num_negative} negative {split} slides: the intervals are wide, and one slide "
             "more or less changes the figures."
-        ]
-    return []
+        )
+        return [*told, few]
+    return told
 
 
 def _skipped_slides(record: RunRecord) -> list[str]:
@@ -93,21 +93,17 @@ def _skipped_slides(record: RunRecord) -> list[str]:
         (tiled & ~unlabelled & without_part, "are in no split and take no part"),
     )
     return [
-        f"{int(chosen.sum())} of {len(ids)} slides {what}: {_named(ids[chosen])}."
+        f"{int(chosen.sum())} of {len(ids)} slides {what}: {named(ids[chosen])}."
         for chosen, what in groups
         if chosen.any()
     ]
 
 
 def _broken_patches(record: RunRecord) -> list[str]:
-    broken = record.decisions[-1].get("broken_patches") or {}
-    if not broken.get("num"):
-        return []
-    worst = sorted(broken["by_slide"], key=lambda name: -broken["by_slide"][name])
-    return [
-        f"{broken['num']:,} patches ({broken['share']:.2%}) could not be read; others of their slides stood in for them: "
-        f"{_named(worst)}."
-    ]
+    study = record.study
+    of_test = explain_broken(record.broken, study, study.test, "test")
+    of_training = explain_broken(record.broken, study, study.train, "training")
+    return of_test + explain_broken(record.broken, study, study.validation, "validation") + of_training
 
 
 def _rounds(record: RunRecord) -> list[str]:
@@ -146,8 +142,3 @@ def _resolution(record: RunRecord) -> list[str]:
             "show the same size of tissue (tile.mpp)."
         )
     return warnings
-
-
-def _named(names: Sequence[str] | np.ndarray) -> str:
-    shown = ", ".join(str(name) for name in names[:MAX_NAMED])
-    return f"{shown} and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else shown

@@ -15,6 +15,7 @@ from hnm.contrastive import nt_xent
 from hnm.contrastive_model import forward_backward, fresh_model, split_batch, start_training, two_views
 from hnm.encoder import EncoderConfig
 from hnm.session import Session
+from hnm.step_curve import StepCurve
 from hnm.study import Study
 from hnm.training import PatchBatch, Progress, train_epoch
 from hnm.weights import save_weights
@@ -70,6 +71,11 @@ def check_batch(config: PretrainConfig, study: Study, world: World) -> None:
     require_batch(num_patches, config.batch_size, "training patches", "pretrain.batch_size", world)
 
 
+def steps_per_epoch(num_patches: int, config: PretrainConfig) -> int:
+    """Return the optimizer steps of a pass over the training patches."""
+    return math.ceil(num_patches / config.batch_size)
+
+
 def learning_rate(step: int, num_steps: int, config: PretrainConfig) -> float:
     """Return the rate of `step` (0-based over the run): half a cosine from `lr` to zero at `num_steps`."""
     return config.lr * 0.5 * (1 + math.cos(math.pi * step / num_steps))
@@ -100,14 +106,19 @@ def pretrain(
     model = fresh_model(encoder, seed)
     engine = start_training(model, partial(make_optimizer, config), session.engine, world)
     progress = session.resume(engine, Progress("pretrain"))
-    num_steps = config.epochs * math.ceil(len(ids) / config.batch_size)
+    num_steps = config.epochs * steps_per_epoch(len(ids), config)
     journal.say(f"pretrain: {len(ids):,} patches, {config.epochs} epochs, {num_steps} steps on {world.size} rank(s)")
+
+    def rate_of(taken: Progress) -> float:
+        return learning_rate(taken.num_steps - 1, num_steps, config)
+
     for epoch in range(progress.epoch, config.epochs):
         plan = plan_epoch(ids, config.batch_size, numpy_generator(seed, "pretrain", epoch))
         compute = partial(compute_step, engine, config, session, epoch, plan)
         mine = [ids_of_rank(row, world.rank, world.size) for row in plan[progress.step :]]
         batches = journal.progress(session.reader.batches(mine), "pretrain", num_steps, progress.num_steps)
-        train_epoch(engine, batches, compute, progress, session)
+        curve = StepCurve(journal, "step_loss", plan, config.epochs, rate_of, progress.step)
+        train_epoch(engine, batches, compute, progress, session, curve.step_taken)
         journal.metrics("pretrain", progress.num_steps, **progress.end_epoch())
     weights = engine.full_weights()
     before_file(steps=num_steps)

@@ -1,6 +1,6 @@
 """MLflow, from rank 0 only, follows events.jsonl. Whatever goes wrong here, training goes on.
 
-    Journal.metrics ──▶ run/events.jsonl ──from the byte in mlflow_sent.json on──▶ MLflow
+    Journal.metrics, Journal.point ──▶ run/events.jsonl ──from the byte in mlflow_sent.json on──▶ MLflow
 
 So a number that MLflow did not take (no answer, database locked, process killed) is sent later: every ten minutes it is tried
 again, at the end, and when the command is run again. What is sent twice is one point: its time stands in the file. Steps
@@ -219,9 +219,9 @@ def read_events(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def numbers_of(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """Yield (name in MLflow, value) of a line of events.jsonl; none, if it is not of metrics."""
-    if event.get("event") == "metrics":
+    if event.get("event") in ("metrics", "step"):
         for name, value in event.items():
-            if name not in ("time", "event", "phase", "step"):
+            if name not in ("time", "event", "phase", "step", "epoch"):
                 yield f"{event['phase']}/{name}", float(value)
 
 

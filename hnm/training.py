@@ -83,6 +83,7 @@ def train_epoch(
     compute: Callable[[int, Batch], tuple[str, Computed]],
     progress: Progress,
     session: "Session",
+    tell: Callable[[Progress, str, float], None] | None = None,
 ) -> None:
     """Take the steps of the epoch under way, from `progress.step` on. Every rank must call it.
 
@@ -91,6 +92,7 @@ def train_epoch(
         compute: does forward and backward of (step of the epoch, batch) on `engine`; returns the loss's kind and what came
             out. Torch's global generators are seeded for the step and this rank, for models that draw (dropout).
         progress: counts the steps.
+        tell: is told progress, kind and loss after each step, before it is kept.
 
     Raises:
         FloatingPointError: something is not finite on some rank; no rank takes that step.
@@ -100,6 +102,9 @@ def train_epoch(
         with seeded_torch(session.seed, progress.phase, progress.round, progress.epoch, progress.step, world.rank):
             kind, computed = compute(progress.step, batch)
         where = f"{progress.phase} epoch {progress.epoch}, step {progress.step} ({kind})"
-        progress.count_step(kind, take_step(engine, computed, where, session.engine.clip_norm, world))
+        loss = take_step(engine, computed, where, session.engine.clip_norm, world)
+        progress.count_step(kind, loss)
+        if tell is not None:
+            tell(progress, kind, loss)
         if session.keeper is not None:
             session.keeper.step_taken(engine, progress)

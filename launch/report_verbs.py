@@ -44,12 +44,15 @@ def has_results(run: Path) -> bool:
 
 
 def numbers_of(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return the figures of metrics.json as flat names and numbers, for tracking; validation has been told by round."""
+    """Return the figures of metrics.json as flat names and numbers, for tracking; validation has been told by round.
+
+    Slides are not named: a name may hold what a tracker refuses.
+    """
     flat = flatten({name: value for name, value in metrics.items() if name not in ("validation", "chosen_round", "threshold")})
     return {
         name.replace(".", "_"): value
         for name, value in flat.items()
-        if isinstance(value, float | int) and not isinstance(value, bool)
+        if isinstance(value, float | int) and not isinstance(value, bool) and ".by_slide." not in name
     }
 
 

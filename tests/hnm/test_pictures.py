@@ -3,16 +3,18 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hnm.coordinator import load_mined
 from hnm.picture_embedding import NUM_PATCHES, draw_embedding, project, sample_patches
 from hnm.picture_patches import Row, draw_montage, enlarged, fit_middle
-from hnm.picture_rounds import series_of
+from hnm.picture_rounds import draw_encoder_losses, encoder_losses, series_of
 from hnm.picture_style import evenly_spread
 from hnm.pictures import TEXTS, draw_heatmaps, draw_pictures, scored_patches
 from hnm.record import RunRecord, read_record
@@ -134,6 +136,35 @@ def test_a_step_that_was_told_twice_counts_once() -> None:
     assert steps.tolist() == [0, 1]
     assert values.tolist() == [7.0, 4.0]
     assert series_of(events, "pretrain", "loss")[0].size == 0
+
+
+def test_pretraining_and_fine_tuning_lie_on_one_axis_of_epochs() -> None:
+    def ended(phase: str, step: int, **losses: float) -> dict[str, Any]:
+        return {"event": "metrics", "phase": phase, "step": step, **losses}
+
+    events = [ended("pretrain", 60 * epoch, loss=5.0 - epoch) for epoch in (1, 2, 2, 3)]  # stopped in the third epoch
+    between = [(30, 0.5), (150, 2.5), (150, 2.5)]
+    events += [{"event": "step", "phase": "pretrain", "step": s, "epoch": e, "step_loss": 4.0} for s, e in between]
+    events += [ended("finetune", 0, negative_loss=3.0), ended("finetune", 1, negative_loss=2.0, positive_loss=6.0)]
+    events += [{"event": "step", "phase": "finetune", "step": 9, "epoch": 1.5, "step_positive_loss": 6.5}]
+    found = encoder_losses(events, 3, 60)
+    assert found["pretraining"].ends.tolist() == [1, 2, 3]
+    assert found["pretraining"].means.tolist() == [4, 3, 2]
+    assert found["pretraining"].places.tolist() == [0.5, 2.5]
+    assert found["negative"].ends.tolist() == [4, 5]
+    assert (found["positive"].ends.tolist(), found["positive"].places.tolist()) == ([5], [4.5])
+    tuned = encoder_losses([event for event in events if event["phase"] == "finetune"], 3, 60)
+    assert (list(tuned), tuned["negative"].ends.tolist()) == (["negative", "positive"], [1, 2])  # with --encoder
+
+
+def test_the_curves_that_a_run_has_drawn_begin_where_pretraining_ends(record: RunRecord) -> None:
+    axes = Figure().subplots()
+    draw_encoder_losses(axes, record)  # 1 epoch of 4 steps, then 2 rounds of 1 epoch
+    (pretraining,) = [line for line in axes.get_lines() if line.get_label() == "pretraining (NT-Xent)"]
+    (negative,) = [line for line in axes.get_lines() if line.get_label() == "fine-tuning, negative-anchored"]
+    np.testing.assert_array_equal(pretraining.get_xdata(), [1])
+    np.testing.assert_array_equal(negative.get_xdata(), [2, 3])
+    assert axes.get_xlabel().startswith("epochs done")
 
 
 def test_rounds_are_spread_evenly() -> None:

@@ -66,12 +66,17 @@ def test_one_class_no_test_and_not_evaluated(record: RunRecord) -> None:
 def test_rounds_broken_patches_and_resolution(record: RunRecord) -> None:
     first, *others = (dict(decision) for decision in record.decisions)
     first["witness_rate_self_paced"], others[-1]["witness_rate_self_paced"] = 0.9, 0.3
-    others[-1]["broken_patches"] = {"num": 3, "share": 0.01875, "by_slide": {"slide-001": 1, "slide-004": 2}}
     worse = replace(record, decisions=[first, *others], chosen=0)
+    study, (first_slide, second_slide) = record.study, record.study.train[:2]
+    bounds, names = study.cohort.patch_bounds, study.cohort.slide_ids
+    ids = [bounds[first_slide], bounds[second_slide], bounds[second_slide] + 5]
+    worse.__dict__["broken"] = np.array(ids)  # the cached property
     assert "fell from 90% to 30%" in one(worse, "fell")
     assert "round 0 was chosen" in one(worse, "start encoder")
-    assert "3 patches (1.88%)" in one(worse, "stood in")
-    assert "slide-004, slide-001" in one(worse, "stood in")
+    assert "Of the training patches 3 (3.12%)" in one(worse, "stood in")
+    assert f": {names[second_slide]} (2 of 16), {names[first_slide]} (1 of 16)." in one(worse, "stood in")
+    worse.__dict__["broken"] = np.array([bounds[study.test[0]]])
+    assert "Of the test patches 1 (3.12%)" in one(worse, "stood in")
     mixed = with_column(record, "source_mpp", [0.25, 0.5, *[None] * 8])
     assert "0.25 to 0.5 microns per pixel" in one(mixed, "native pixels")
     assert "2 slides are assumed" in one(with_column(record, "mpp_from", ["assumed"] * 2 + [""] * 8), "assumed")

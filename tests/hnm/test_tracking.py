@@ -156,6 +156,13 @@ def test_a_resumed_training_goes_on_in_its_mlflow_run(tmp_path: Path, tiny_cohor
     assert tracked.data.params["finetune.batch_size"] == "16"
     steps = [step for step, _ in points(run, f"sqlite:///{run / 'mlflow.db'}", "round/validation_auc")]
     assert steps == [0, 1, 2]  # each once, also those of the first process, which did not track
+    phases = json.loads((run / "state.json").read_text())["phases"]
+    num_steps = sum(known["steps"] for known in phases if known["phase"] == "finetune")
+    uri = f"sqlite:///{run / 'mlflow.db'}"
+    both = [points(run, uri, f"finetune/step_{kind}_loss") for kind in ("negative", "positive")]
+    assert sorted(step for series in both for step, _ in series) == list(range(1, num_steps + 1))  # over both rounds
+    assert [step for step, _ in points(run, uri, "pretrain/step_loss")] == [1, 2, 3, 4]
+    assert [step for step, _ in points(run, uri, "pretrain/loss")] == [4]
     told = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert [event["step"] for event in told if event.get("phase") == "round" and "step" in event] == [0, 1, 2, 1, 2, 2]
     names = {file.path for file in client.list_artifacts(tracked.info.run_id)}

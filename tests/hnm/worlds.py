@@ -15,6 +15,7 @@ from hnm.config import Config
 from hnm.contrastive_model import ContrastiveModel, fresh_model, save_model
 from hnm.coordinator import decide, rank_cohort, share_mined
 from hnm.embed import embed
+from hnm.evaluate import evaluate
 from hnm.finetune import finetune, plan_steps
 from hnm.journal import Journal
 from hnm.mining import Mined
@@ -172,3 +173,23 @@ def mine_round_of(world: World, cohort: str, run: str, overrides: list[str]) -> 
         train(config, folder / START_ENCODER, folder, session)
         session.journal.close()
     return {"steps": read_state(folder)["phases"][3]["steps"]}
+
+
+def embed_and_finetune(world: World, cohort: str, folder: str) -> dict[str, Any]:
+    """Embed all slides and fine-tune for an epoch in float64; return what came out. Every rank must call it."""
+    config = tiny_config("mining.neg_ratio=1.0", "finetune.augment.recipe=weak", "finetune.batch_size=32")
+    with tiny_session(world, Path(cohort), config, Journal(Path(folder), world)) as session:
+        slides = session.study.embedded_slides
+        embed(fresh_model(config.encoder, seed=1).encoder, slides, 16, Path(folder) / "features", session)
+        mined = mine_and_share(session, Path(folder) / "mined")
+        num_steps, weights = finetuned(mined, config, torch.float64, session)
+        session.journal.close()
+    return {"num_read": session.reader.num_read, "num_steps": num_steps, "weights": weights}
+
+
+def evaluate_in(world: World, cohort: str, run: str, overrides: list[str]) -> None:
+    """Evaluate the finished run in the folder `run`. Every rank must call it."""
+    config = tiny_config(*overrides)
+    with tiny_session(world, Path(cohort), config, Journal(Path(run), world)) as session:
+        evaluate(config, Path(run), session)
+        session.journal.close()
