@@ -5,12 +5,13 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from launch import slurm
 from launch.submissions import read_jobs
 from shards.cohort import Cohort
-from tests.cluster.lab import MINUTES, hnm, no_orphans, sbatch, signal_rank, state_of, until, until_state
+from tests.cluster.lab import MINUTES, hnm, intruder, no_orphans, sbatch, signal_rank, state_of, until, until_state
 from tests.tiny import TILE, TINY
 
 
@@ -89,3 +90,24 @@ def test_the_batch_scripts_without_submitit(tiny_slides: Path, tmp_path: Path) -
     assert state_of(job) == "COMPLETED", log
     assert "done. Next: hnm evaluate" in log
     assert len(list((run / "log").glob("rank-*.log"))) == 4
+
+
+@MINUTES
+def test_a_cross_validation_is_preempted_goes_on_and_is_summed_up(tiny_cohort: Path, tmp_path: Path) -> None:
+    out, here = tmp_path / "cv", tmp_path / "here"
+    settings = ["--folds", "3", "--preset", "hnm", *TINY, "rounds.num_rounds=1", "finetune.batch_size=8"]
+    submit = ["submit", "crossval", tiny_cohort, out, "--gpus-per-node", "2", "--throttle", "2", *settings]
+    assert hnm(*submit).exit_code == 0
+    folds, summary = read_jobs(out)
+    until(lambda: any(out.glob("repeat-0/fold-*/encoder-start.safetensors")), "a fold to be in the middle", every_s=0.1)
+    intruder()  # ends both elements that are at work: they save and come back
+    until_state(summary.job_id, "COMPLETED", "CANCELLED", "FAILED", timeout_s=300)
+    told = said("status", out)
+    assert f"crossval, job {folds.job_id}: 3 elements: 3 finished" in told
+    assert any(state.restarts for state in slurm.states_of([folds.job_id]).values())
+    log = hnm("logs", out, "--job", folds.job_id, "--element", "0").output
+    assert "No other fold is begun; the same command goes on there" in log
+    assert hnm("crossval", tiny_cohort, here, "--ranks", "2", *settings).exit_code == 0
+    ours, undisturbed = (pq.read_table(folder / "predictions.parquet") for folder in (out, here))
+    assert ours.equals(undisturbed)
+    assert "everything is done, nothing was submitted" in said(*submit)
