@@ -6,7 +6,8 @@
         metrics.json  predictions.parquet   mean and interval over folds; out-of-fold predictions
 
 A fold is done when its metrics.json is there: the same command does what is missing. Processes that share the work (array jobs,
---fold I/N) need only the folder in common; each claims the fold that it is at.
+--fold I/N) need only the folder in common; each claims the fold that it is at. With --ranks 1 a fold trains in this process, else
+in a child (launch/child.py); asked to stop, either saves, and no other fold begins.
 """
 
 import json
@@ -80,8 +81,7 @@ def run(request: Request) -> int:
         raise
     finally:
         if status is not None:
-            files = [(request.out / name, None) for name in RESULT_FILES if (request.out / name).is_file()]
-            tracker.finish(status, files)
+            tracker.finish(status, [(request.out / name, None) for name in RESULT_FILES if (request.out / name).is_file()])
     for (repeat, fold), problem in failed.items():
         print(f"error: repeat {repeat}, fold {fold}: {problem}", file=sys.stderr)
     return 1 if failed else 0

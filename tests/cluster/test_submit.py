@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch import slurm
-from tests.cluster.lab import hnm
+from tests.cluster.lab import ROOT, hnm
 from tests.tiny import TINY
 
 
@@ -119,6 +119,7 @@ def test_a_cross_validation_is_an_array_of_folds_and_a_summary(tiny_cohort: Path
     folds, summary = (" ".join(line.split()) for line in graph.strip().splitlines())
     assert folds.startswith("crossval at once 5 elements, 1 node x 2 ranks, gpus_per_node 2, cpus 3, mem 32G")
     assert summary.startswith("summary after crossval (afterok) 1 node x 1 rank, mem 2G")
+    scripts.append((ROOT / "slurm" / "crossval_array.sbatch").read_text())
     for script in scripts:
         tried = subprocess.run(["sbatch", "--test-only"], input=script.lstrip(), capture_output=True, text=True, check=False)
         assert tried.returncode == 0, tried.stderr
