@@ -250,6 +250,11 @@ def test_the_command_line_says_what_is_missing(finished: Path, tiny_cohort: Path
     assert result.exit_code == 0, result.output
     assert "2 of 3 folds are done\n  repeat 0, fold 0: done\n" in result.output
     assert "repeat 0, fold 2: not begun" in result.output
+    submit = ["submit", "crossval", str(tiny_cohort), str(out), "--cluster", "debug", *options]
+    result = CliRunner().invoke(app, submit)  # as a job, which is told that it is a rank, but for this command
+    assert result.exit_code == 0, result.output
+    assert (out / "predictions.parquet").read_bytes() == (finished / "predictions.parquet").read_bytes()
+    assert "everything is done, nothing was submitted" in CliRunner().invoke(app, submit).output
     result = CliRunner().invoke(app, ["crossval", str(tiny_cohort), str(finished), *options])
     assert result.exit_code == 0, result.output
     assert "3 folds x 1: mean and 95 % interval over folds" in result.output
