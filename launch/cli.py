@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from launch.cohort_cli import cohort_app
-from launch.evidence_cli import evidence_app
+from launch.evidence_cli import crossval, evidence_app
 from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
 from launch.predict_cli import predict, predict_app
 from launch.report_cli import report_app
@@ -175,7 +175,7 @@ def evaluate(
     finish(lambda: verbs.evaluate(run, cohort, ranks, report))
 
 
-app.add_typer(submit_app(tile, pretrain, train, evaluate, predict), name="submit")
+app.add_typer(submit_app(tile, pretrain, train, evaluate, predict, crossval), name="submit")
 app.command()(logs)
 app.command()(cancel)
 

@@ -6,38 +6,41 @@
         metrics.json  predictions.parquet   mean and interval over folds; out-of-fold predictions
 
 A fold is done when its metrics.json is there: the same command does what is missing. Processes that share the work (array jobs,
---fold I/N) need only the folder in common; each claims the fold that it is at.
+--fold I/N) need only the folder in common; each claims the fold that it is at. With --ranks 1 a fold trains in this process, else
+in a child (launch/child.py); asked to stop, either saves, and no other fold begins.
 """
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from hnm.config import Config, ConfigError, load_config
+from hnm.config import Config, load_config
 from hnm.crossval import summarise, write_predictions
 from hnm.folds import require_clean_run, require_no_leak
 from hnm.journal import Journal
 from hnm.study import open_study
 from hnm.tracking import Tracker
 from launch import verbs
+from launch.child import run_child, stop_if_asked
 from launch.crossval_folder import (
     Fold,
     Request,
+    all_folds,
     alone,
+    check,
+    claim_of_fold,
     encoder_of_other,
     open_folder,
-    require_foreign,
     run_folder,
+    share_of_folds,
     split_column,
 )
 from launch.distributed import single_world
-from shards.claim import claimed
+from launch.preemption import Preempted, StopSignals
 from shards.cohort import Cohort
 from shards.errors import InputError
 from shards.files import write_json
@@ -48,79 +51,75 @@ SHOWN = ("slide auc", "slide auprc", "slide accuracy", "slide balanced_accuracy"
 
 
 def run(request: Request) -> int:
-    """Cross-validate; the exit code is 1 when a fold failed, 0 also when folds are left to other processes."""
+    """Cross-validate; the exit code is 1 when a fold failed, 0 also when folds are left to other processes.
+
+    Raises:
+        Preempted: it was asked to stop, and the fold that it was at has saved.
+    """
     if "RANK" in os.environ:
         raise InputError("hnm crossval starts its ranks itself, fold by fold: leave torchrun out and give --ranks N")
-    mine = share_of_folds(request)
     config = load_config(request.config, request.preset, request.overrides)
-    if config.data.encoder_splits != ["train"]:
-        raise InputError(
-            f"data.encoder_splits is {config.data.encoder_splits}: in a cross-validation no validation patch may train. "
-            "Add data.encoder_splits=[train]"
-        )
-    cohort = Cohort.open(request.cohort)
-    require_foreign(request.encoder, cohort)
+    cohort = check(request, config)
     with alone(request.out):
         open_folder(request, config, cohort)
         params = {**config.model_dump(mode="json"), "folds": request.num_folds, "repeats": request.repeats}
         tracker = Tracker(request.out, config.tracking, params)
     failed: dict[Fold, str] = {}
-    status = "FAILED"
+    status: str | None = "FAILED"
     try:
-        for key in mine:
-            if (problem := run_fold(request, config, key, tracker.run_id)) is not None:
-                failed[key] = problem
-                print(f"repeat {key[0]}, fold {key[1]} failed: {problem}", file=sys.stderr, flush=True)
-        finish(request, config)
-        status = "FAILED" if failed else "FINISHED"
+        with StopSignals(is_quiet=True) as signals:
+            for key in share_of_folds(request):
+                if (problem := run_fold(request, config, key, tracker.run_id, signals)) is not None:
+                    failed[key] = problem
+                    print(f"repeat {key[0]}, fold {key[1]} failed: {problem}", file=sys.stderr, flush=True)
+            if finish(request, config):
+                status = "FINISHED"
+            elif not failed:
+                status = None  # other processes are at work, or to come: it is still running
+    except Preempted:
+        status = "KILLED"
+        raise
     finally:
-        tracker.finish(status, [(request.out / name, None) for name in RESULT_FILES if (request.out / name).is_file()])
+        if status is not None:
+            tracker.finish(status, [(request.out / name, None) for name in RESULT_FILES if (request.out / name).is_file()])
     for (repeat, fold), problem in failed.items():
         print(f"error: repeat {repeat}, fold {fold}: {problem}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def all_folds(request: Request) -> Iterator[Fold]:
-    """Yield every (repeat, fold)."""
-    for repeat in range(request.repeats):
-        for fold in range(request.num_folds):
-            yield repeat, fold
-
-
-def share_of_folds(request: Request) -> list[Fold]:
-    """Return the folds that this process is to do: all, or with --fold I/N every N-th from the I-th on.
+def run_fold(request: Request, config: Config, key: Fold, parent_run: str, signals: StopSignals) -> str | None:
+    """Do one fold, if it is not done and no other process is at it; return what went wrong, None if nothing.
 
     Raises:
-        ConfigError: --fold is not I/N with I from 1 to N.
+        Preempted: this process, or the one that did the work, was asked to stop.
     """
-    everything = list(all_folds(request))
-    if request.share is None:
-        return everything
-    number, _, count = request.share.partition("/")
-    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-        raise ConfigError(f"--fold {request.share}: write I/N with I from 1 to N, such as $SLURM_ARRAY_TASK_ID/{len(everything)}")
-    return everything[int(number) - 1 :: int(count)]
-
-
-def run_fold(request: Request, config: Config, key: Fold, parent_run: str) -> str | None:
-    """Do one fold, if it is not done and no other process is at it; return what went wrong, None if nothing."""
-    folder = run_folder(request.out, key)
-    if (folder / "metrics.json").is_file():
+    name, result = f"repeat {key[0]}, fold {key[1]}", run_folder(request.out, key) / "metrics.json"
+    if result.is_file():
         return None
-    with claimed(request.out / "locks" / f"repeat-{key[0]}-fold-{key[1]}.json") as claim:
-        if claim is None:
-            print(f"repeat {key[0]}, fold {key[1]}: another process is at it", flush=True)
+    with claim_of_fold(request, key, signals) as is_mine:
+        if not is_mine:
+            if request.share:
+                return "another process is at it"
+            print(f"{name}: another process is at it", flush=True)
             return None
-        print(f"repeat {key[0]}, fold {key[1]}", flush=True)
+        if result.is_file():  # that process was waited for, and has done it
+            return None
+        print(name, flush=True)
         try:
-            train_and_evaluate(request, config, key, parent_run)
-        except (InputError, FloatingPointError, subprocess.CalledProcessError) as error:
+            train_and_evaluate(request, config, key, parent_run, signals)
+        except (InputError, FloatingPointError) as error:
             return str(error)
+        except Preempted as stop:
+            raise Preempted(f"{name}: {stop}. No other fold is begun") from stop
     return None
 
 
-def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: str) -> None:
-    """Pretrain, train and evaluate one fold, with the leak checks before and after the training."""
+def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: str, signals: StopSignals) -> None:
+    """Pretrain, train and evaluate one fold, with the leak checks before and after the training.
+
+    Raises:
+        Preempted: asked to stop, it has saved what it could.
+    """
     folder, view = run_folder(request.out, key), request.out / "cohort"
     overrides = [*request.overrides, *fold_overrides(request, config, key, parent_run)]
     fold_config = load_config(request.config, request.preset, overrides)
@@ -130,18 +129,21 @@ def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: 
     encoder = request.encoder
     if request.encoders_of is not None:
         encoder = encoder_of_other(request.encoders_of, request.out, key)
+    stop_if_asked(signals)
     if request.ranks == 1:
         verbs.train(view, folder, encoder, request.config, request.preset, overrides, 1)
     else:
         named = [("--config", request.config), ("--preset", request.preset), ("--encoder", encoder)]
         options = [str(word) for pair in named if pair[1] is not None for word in pair]
-        hnm("train", str(view), str(folder), *options, "--ranks", str(request.ranks), *overrides)
+        hnm(["train", str(view), str(folder), *options, "--ranks", str(request.ranks), *overrides], signals)
+    stop_if_asked(signals)
     num_sampled = require_clean_run(folder, study)
     print(f"leak check: none of the {num_sampled:,} patches that trained is of a validation or test slide", flush=True)
     if request.ranks == 1:
         verbs.evaluate(folder, None, 1, with_report=False)
     else:
-        hnm("evaluate", str(folder), "--no-report", "--ranks", str(request.ranks))
+        hnm(["evaluate", str(folder), "--no-report", "--ranks", str(request.ranks)], signals)
+    stop_if_asked(signals)
 
 
 def fold_overrides(request: Request, config: Config, key: Fold, parent_run: str) -> list[str]:
@@ -153,22 +155,24 @@ def fold_overrides(request: Request, config: Config, key: Fold, parent_run: str)
     return overrides
 
 
-def hnm(*arguments: str) -> None:
+def hnm(arguments: list[str], signals: StopSignals) -> None:
     """Run an hnm command in processes of its own.
 
     Raises:
-        subprocess.CalledProcessError: it failed; it has said why.
+        InputError: it failed; it has said why.
+        Preempted: it, or this process, was asked to stop.
     """
-    subprocess.run([sys.executable, "-P", "-m", "launch.cli", *arguments], check=True)
+    if code := run_child(arguments, signals):
+        raise InputError(f"hnm {arguments[0]} ended with exit code {code}; what it said stands above")
 
 
-def finish(request: Request, config: Config) -> None:
-    """Write and print what the folds say together, if all are there; else say how many are not."""
+def finish(request: Request, config: Config) -> bool:
+    """Write and print what the folds say together, if all are there; else say how many are not, and return False."""
     runs = {key: run_folder(request.out, key) for key in all_folds(request)}
     missing = [key for key, folder in runs.items() if not (folder / "metrics.json").is_file()]
     if missing:
         print(f"{len(runs) - len(missing)} of {len(runs)} folds are done. The same command, without --fold, does the rest")
-        return
+        return False
     result, predictions = summarise(runs, request.num_folds, config.seed)
     write_predictions(request.out / "predictions.parquet", predictions)
     write_json(request.out / "metrics.json", result)
@@ -177,6 +181,7 @@ def finish(request: Request, config: Config) -> None:
     journal.metrics("mean", request.repeats, **means)  # more repeats may be asked for later: another point
     journal.close()
     print_summary(result, request)
+    return True
 
 
 def print_summary(result: dict[str, Any], request: Request) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hnm.config import Config, difference, dump_config, read_config
+from hnm.config import Config, ConfigError, difference, dump_config, read_config
 from hnm.folds import draw_folds, splits_of_fold
 from hnm.rounds import START_ENCODER
 from hnm.weights import load_weights
+from launch.child import stop_if_asked
+from launch.heartbeat import BEAT_EVERY_S
+from launch.preemption import StopSignals
+from launch.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, WAIT_FOR_CLAIM_S
+from launch.submissions import SUBFOLDER
 from shards.claim import claimed
 from shards.cohort import Cohort
 from shards.errors import InputError
@@ -43,50 +49,142 @@ class Request:
     ranks: int
 
 
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Wait until no other process of the same cross-validation opens the folder; then this one may.
+def check(request: Request, config: Config) -> Cohort:
+    """Refuse what cannot be cross-validated, or not in this folder; nothing is written. Return the cohort.
 
     Raises:
-        InputError: the folder holds something else.
+        InputError: what trains could have seen test patches, there are too few patients, or the folder holds something else,
+            or a cross-validation with other folds, settings or cohort.
     """
-    if out.exists() and not (out / "locks").is_dir() and (not out.is_dir() or any(out.iterdir())):
+    if config.data.encoder_splits != ["train"]:
+        raise InputError(
+            f"data.encoder_splits is {config.data.encoder_splits}: in a cross-validation no validation patch may train. "
+            "Add data.encoder_splits=[train]"
+        )
+    share_of_folds(request)
+    cohort, out = Cohort.open(request.cohort), request.out
+    require_foreign(request.encoder, cohort)
+    if request.encoders_of is not None:
+        read_record(request.encoders_of)
+    draw_folds(*_patients_and_labels(cohort, config), request.num_folds, config.seed)
+    is_ours = not out.exists() or (out / "locks").is_dir()
+    if not is_ours and (not out.is_dir() or any(path.name != SUBFOLDER for path in out.iterdir())):
         raise InputError(f"{out}: exists and is no cross-validation of hnm. Choose another name or remove it")
+    _require_same(request, config, cohort)
+    return cohort
+
+
+def _require_same(request: Request, config: Config, cohort: Cohort) -> None:
+    """Refuse other folds, settings or cohort than it was started with, but for what decides only where and how."""
+    if not (request.out / "crossval.json").is_file():
+        return
+    known, asked = read_record(request.out), _record(request, cohort)
+    changed = [f"{name}: {known[name]} -> {asked[name]}" for name in ("fingerprint", "folds") if known[name] != asked[name]]
+    lines = difference(read_config(request.out / "config.yaml"), config)
+    changed += [line for line in lines if not line.startswith(FREE_SETTINGS)]
+    if request.repeats < known["repeats"]:
+        changed.append(f"repeats: {known['repeats']} -> {request.repeats}")
+    if changed:
+        raise InputError(
+            f"{request.out}: this cross-validation was started with other settings ({'; '.join(changed)}). Use another "
+            "folder, or the settings it was started with"
+        )
+
+
+def _record(request: Request, cohort: Cohort) -> dict[str, Any]:
+    asked = {"cohort": str(cohort.root.resolve()), "fingerprint": cohort.fingerprint, "folds": request.num_folds}
+    return {**asked, "repeats": request.repeats}
+
+
+def all_folds(request: Request) -> Iterator[Fold]:
+    """Yield every (repeat, fold)."""
+    for repeat in range(request.repeats):
+        for fold in range(request.num_folds):
+            yield repeat, fold
+
+
+def share_of_folds(request: Request) -> list[Fold]:
+    """Return the folds that this process is to do: all, or with --fold I/N every N-th from the I-th on.
+
+    Raises:
+        ConfigError: --fold is not I/N with I from 1 to N.
+    """
+    everything = list(all_folds(request))
+    if request.share is None:
+        return everything
+    number, _, count = request.share.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"--fold {request.share}: write I/N with I from 1 to N, such as $SLURM_ARRAY_TASK_ID/{len(everything)}")
+    return everything[int(number) - 1 :: int(count)]
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Wait until no other process of the same cross-validation opens the folder; then this one may."""
     while True:
-        with claimed(out / "locks" / "open.json") as claim:
+        with claimed(out / "locks" / "open.json", REMOTE_TIMEOUT_S) as claim:
             if claim is not None:
-                yield
+                with _touched(out / "locks" / "open.json"):
+                    yield
                 return
         time.sleep(POLL_S)
 
 
-def open_folder(request: Request, config: Config, cohort: Cohort) -> None:
-    """Create the folder, or check that it belongs to this cross-validation; write the cohort with a split column a fold.
+@contextmanager
+def claim_of_fold(request: Request, key: Fold, signals: StopSignals) -> Iterator[bool]:
+    """Hold a fold during the block, and say whether this process got it.
+
+    A process with a share of its own waits for one that does not let go, as long as it takes the claim of another machine
+    that has died to grow old: a job that lost its node begins again on the next. Others leave the fold at once.
 
     Raises:
-        InputError: the folder holds something else, or folds, settings or cohort differ.
+        Preempted: asked to stop while it waits.
     """
-    out, record = request.out, request.out / "crossval.json"
-    asked = {"cohort": str(cohort.root.resolve()), "fingerprint": cohort.fingerprint, "folds": request.num_folds}
-    if record.is_file():
-        known = read_record(out)
-        changed = [f"{name}: {known[name]} -> {asked[name]}" for name in ("fingerprint", "folds") if known[name] != asked[name]]
-        changed += [
-            line
-            for line in difference(read_config(out / "config.yaml"), config)
-            if not line.startswith(("device:", "reader.", "tracking."))
-        ]
-        if request.repeats < known["repeats"]:
-            changed.append(f"repeats: {known['repeats']} -> {request.repeats}")
-        if changed:
-            raise InputError(
-                f"{out}: this cross-validation was started with other settings ({'; '.join(changed)}). Use another folder, "
-                "or the settings it was started with"
-            )
+    path = request.out / "locks" / f"repeat-{key[0]}-fold-{key[1]}.json"
+    give_up = time.monotonic() + (WAIT_FOR_CLAIM_S if request.share else 0.0)
+    while True:
+        with claimed(path, REMOTE_TIMEOUT_S) as claim:
+            if claim is not None:
+                with _touched(path):
+                    yield True
+                return
+        if time.monotonic() >= give_up:
+            yield False
+            return
+        stop_if_asked(signals)
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def _touched(path: Path) -> Iterator[None]:
+    """Show other machines, during the block, that the owner of a claim lives."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_EVERY_S):
+            with suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, daemon=True, name="claim of a fold")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def open_folder(request: Request, config: Config, cohort: Cohort) -> None:
+    """Write what the folder holds before its folds: the request, and the cohort with a split column for each. Call it alone.
+
+    Raises:
+        InputError: the folder holds a cross-validation with other folds, settings or cohort.
+    """
+    _require_same(request, config, cohort)
     write_cohort(request, config, cohort)
-    with whole_file(out / "config.yaml") as temporary:
+    with whole_file(request.out / "config.yaml") as temporary:
         temporary.write_text(dump_config(config), encoding="utf-8")
-    write_json(record, {**asked, "repeats": request.repeats})
+    write_json(request.out / "crossval.json", _record(request, cohort))
 
 
 def read_record(out: Path) -> dict[str, Any]:
@@ -107,8 +205,7 @@ def write_cohort(request: Request, config: Config, cohort: Cohort) -> None:
     Several processes may do so at a time: they write the same bytes.
     """
     folder = request.out / "cohort"
-    labels = np.where(cohort.patches_per_slide > 0, cohort.labels(config.data.label_column), -1)
-    patients, table = cohort.slides["patient_id"].to_numpy(), cohort.slides
+    (patients, labels), table = _patients_and_labels(cohort, config), cohort.slides
     for repeat in range(request.repeats):
         folds = draw_folds(patients, labels, request.num_folds, config.seed + repeat)
         for fold in range(request.num_folds):
@@ -121,6 +218,12 @@ def write_cohort(request: Request, config: Config, cohort: Cohort) -> None:
     with whole_file(folder / "slides.parquet") as temporary:
         pq.write_table(table, temporary)
     write_json(folder / "cohort.json", cohort.info)
+
+
+def _patients_and_labels(cohort: Cohort, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Return whose each slide is, and its label, -1 if it takes no part; both (S,)."""
+    labels = np.where(cohort.patches_per_slide > 0, cohort.labels(config.data.label_column), -1)
+    return cohort.slides["patient_id"].to_numpy(), labels
 
 
 def split_column(key: Fold) -> str:

@@ -1,12 +1,12 @@
 """`hnm demo`: the whole way on drawn whole slides, by the very commands that a user would type."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 
+from launch.child import run_child
+from launch.preemption import StopSignals
 from shards.drawn_slides import make_whole_slides
 from shards.errors import InputError
 
@@ -18,6 +18,7 @@ def run(folder: Path, ranks: int) -> int:
 
     Raises:
         InputError: the folder is there and is not an earlier demo.
+        Preempted: it was asked to stop; the same command goes on there.
     """
     slides_csv = folder / "slides" / "slides.csv"
     if folder.exists() and any(folder.iterdir()) and not slides_csv.is_file():
@@ -27,11 +28,11 @@ def run(folder: Path, ranks: int) -> int:
     if not slides_csv.is_file():
         console.print(f"drawing {NUM_SLIDES} small whole slides, tumours outlined, into {slides_csv.parent}")
         draw_slides(slides_csv.parent, NUM_SLIDES)
-    for command in commands(folder, ranks):
-        console.print(f"\n[bold]$ hnm {' '.join(command)}[/bold]")
-        done = subprocess.run([sys.executable, "-P", "-m", "launch.cli", *command], check=False)
-        if done.returncode:
-            return done.returncode
+    with StopSignals(is_quiet=True) as signals:
+        for command in commands(folder, ranks):
+            console.print(f"\n[bold]$ hnm {' '.join(command)}[/bold]")
+            if code := run_child(command, signals):
+                return code
     console.print(
         f"\nthe demo took {time.monotonic() - begin:.0f} s. Look at {folder}/run/report.html. What to try next:\n"
         f"  hnm train {folder}/cohort {folder}/its2clr --preset its2clr --config demo --ranks {ranks} "

@@ -57,23 +57,32 @@ def job_lines(folder: Path) -> tuple[list[str], bool]:
                 continue
             failed |= state.state != "CANCELLED" and not (job.elements and merged)
             if job.elements:
-                lines.append(f"  element {number} {state.words()}; its slides: {', '.join(job.elements[number])}")
+                what = "its slides: " if job.stage == "tile" else ""
+                lines.append(f"  element {number} {state.words()}; {what}{', '.join(job.elements[number])}")
             if error := last_error(folder, job, number):
                 lines.append(f"  {error}")
     return lines, failed
 
 
 def print_status(folder: Path) -> int:
-    """Print where a run, cohort or pipeline is; the exit code is 1 when something failed or fell silent.
+    """Print where a run, cohort, cross-validation or pipeline is; the exit code is 1 when something failed or fell silent.
 
     Raises:
         InputError: it is neither a run, nor was anything submitted for it.
     """
     from launch import status
 
-    if not was_submitted(folder):
+    is_crossval = (folder / "crossval.json").is_file()
+    if not (is_crossval or was_submitted(folder)):
         return status.print_status(folder)
     code = 0
+    if is_crossval:
+        from launch.crossval_status import lines_of_folds
+
+        lines, is_silent = lines_of_folds(folder)
+        print(f"{folder}:", *lines, sep="\n  ", flush=True)
+        if not was_submitted(folder):
+            return int(is_silent)
     for path in folders_of(folder):
         lines, failed = job_lines(path)
         print(f"{path}:", *lines, sep="\n  ", flush=True)

@@ -19,6 +19,7 @@ from launch import slurm
 from launch.preemption import TRY_AGAIN
 from launch.submissions import cancel_mark
 
+START_RANKS = ("crossval",)  # commands that do so themselves: they are no rank
 FIRST_PORT, NUM_PORTS = 20000, 12000  # below 32768, where Linux begins to hand out ports by itself
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -40,7 +41,8 @@ class Job:
             handler = stop_handler(environment, signal.getsignal(signal.SIGUSR2))
             for number in (signal.SIGUSR2, signal.SIGTERM):  # at once: submitit's own handler of TERM does nothing
                 signal.signal(number, handler)
-        os.environ.update(rank_variables(environment, os.environ))
+        if self.arguments[0] not in START_RANKS:
+            os.environ.update(rank_variables(environment, os.environ))
         devices = os.environ.get("CUDA_VISIBLE_DEVICES") or "none"
         print(
             f"rank {environment.global_rank} of {environment.num_tasks} on {environment.hostname}: device "

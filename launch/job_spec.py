@@ -20,7 +20,8 @@ class JobSpec:
         commands: arguments after `hnm`; several: an array.
         resources: what it asks for.
         ranks_per_node: processes on a node.
-        elements: the slides of each command; none but for tiling.
+        starts_ranks: one process a node, which starts these itself.
+        elements: the slides, or the folds, of each command; none if it is no array.
         after: the stage that has to end before.
         after_failure_too: it starts however that stage ends; else only if it ends well.
     """
@@ -30,6 +31,7 @@ class JobSpec:
     commands: list[list[str]]
     resources: JobConfig
     ranks_per_node: int = 1
+    starts_ranks: bool = False
     elements: list[list[str]] = field(default_factory=list)
     after: str | None = None
     after_failure_too: bool = False
@@ -38,6 +40,16 @@ class JobSpec:
     def nodes(self) -> int:
         """Nodes of the job, or of an element."""
         return self.resources.nodes or 1
+
+    @property
+    def tasks_per_node(self) -> int:
+        """Processes that the cluster starts on a node."""
+        return 1 if self.starts_ranks else self.ranks_per_node
+
+    @property
+    def cpus_per_task(self) -> int | None:
+        """CPU cores of a process that the cluster starts: its own, or those of the ranks that it starts."""
+        return self.ranks_per_node * (self.resources.cpus or 1) if self.starts_ranks else self.resources.cpus
 
     @property
     def condition(self) -> str:
@@ -99,13 +111,13 @@ def executor_of(spec: JobSpec, config: SlurmConfig, code: str, cluster: str, aft
     if after_job:
         extra |= {"dependency": f"{spec.condition}:{after_job}", "kill-on-invalid-dep": "yes"}
     # --kill-on-bad-exit: when a rank dies, the others are ended too. Since 22.05 srun does not see sbatch's --cpus-per-task
-    srun_args = ["--kill-on-bad-exit=1"] + ([f"--cpus-per-task={wanted.cpus}"] if wanted.cpus else [])
+    srun_args = ["--kill-on-bad-exit=1"] + ([f"--cpus-per-task={spec.cpus_per_task}"] if spec.cpus_per_task else [])
     executor.update_parameters(
         name=f"hnm-{spec.stage}",
         timeout_min=minutes_of(wanted.time or "04:00:00"),
         nodes=spec.nodes,
-        tasks_per_node=spec.ranks_per_node,
-        cpus_per_task=wanted.cpus,
+        tasks_per_node=spec.tasks_per_node,
+        cpus_per_task=spec.cpus_per_task,
         gpus_per_node=wanted.gpus_per_node or None,
         stderr_to_stdout=True,
         slurm_account=wanted.account,
@@ -116,18 +128,19 @@ def executor_of(spec: JobSpec, config: SlurmConfig, code: str, cluster: str, aft
         slurm_mem=wanted.mem,
         slurm_signal_delay_s=config.signal_delay_s,
         slurm_array_parallelism=config.throttle or len(spec.commands),
-        slurm_setup=[*wanted.setup, *environment_lines(submission_folder(spec.folder) / code, config)],
+        slurm_setup=[*wanted.setup, *environment_lines(submission_folder(spec.folder) / code, config, spec)],
         slurm_srun_args=srun_args,
         slurm_additional_parameters=extra,
     )
     return executor
 
 
-def environment_lines(code: Path, config: SlurmConfig) -> list[str]:
+def environment_lines(code: Path, config: SlurmConfig, spec: JobSpec) -> list[str]:
     """Return the shell lines that make a job run the copied code, with its own share of the cores."""
+    cores = str(spec.resources.cpus or 1) if spec.starts_ranks else "${SLURM_CPUS_PER_TASK:-1}"
     lines = [
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
-        "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}",
+        f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cores}}}",
     ]
     if config.interface:
         lines.append(f"export GLOO_SOCKET_IFNAME={config.interface} NCCL_SOCKET_IFNAME={config.interface}")

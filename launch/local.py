@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def run_ranks(num_ranks: int, arguments: list[str]) -> int:
         ranks: Ranks = []
         try:
             for rank in range(num_ranks):
-                ranks.append(_start(rank, environment, arguments))
+                ranks.append(start(arguments, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
             return _wait(ranks, signals)
         finally:
             for process in ranks:
@@ -59,7 +59,8 @@ def run_ranks(num_ranks: int, arguments: list[str]) -> int:
                 process.wait()
 
 
-def _start(rank: int, environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[bytes]:
+def start(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start `hnm` with `arguments` in a process that does not outlive this one, and that leaves Ctrl-C to it."""
     launcher = os.getpid()
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -70,11 +71,13 @@ def _start(rank: int, environment: dict[str, str], arguments: list[str]) -> subp
             if os.getppid() != launcher:  # it died before that call
                 os._exit(1)
 
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "launch.cli", *arguments],
-        env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        preexec_fn=before,
-    )
+    command = [sys.executable, "-P", "-u", "-m", "launch.cli", *arguments]
+    return subprocess.Popen(command, env=environment, preexec_fn=before)
+
+
+def passable(number: signal.Signals) -> signal.Signals:
+    """Return the signal that tells a process of `start` what this one was told: it ignores Ctrl-C."""
+    return signal.SIGTERM if number == signal.SIGINT else number
 
 
 def _wait(ranks: Ranks, signals: list[tuple[float, signal.Signals]]) -> int:
@@ -84,7 +87,7 @@ def _wait(ranks: Ranks, signals: list[tuple[float, signal.Signals]]) -> int:
     while None in [process.poll() for process in ranks]:
         if signals and passed_on is None:
             print(STOPPING.decode(), end="", file=sys.stderr, flush=True)
-            passed_on = signals[0][1] if signals[0][1] != signal.SIGINT else signal.SIGTERM  # ranks ignore INT
+            passed_on = passable(signals[0][1])
             for process in ranks:
                 process.send_signal(passed_on)
         if signals and signals[-1][0] - signals[0][0] > SAME_REQUEST_S:

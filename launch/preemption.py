@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -29,13 +29,19 @@ class StopSignals(AbstractContextManager["StopSignals"]):
     """Catches the signals that ask a process to stop, during a `with` block.
 
     A thread reads the signals as they come (`signal.set_wakeup_fd`): Python's own handlers wait for the main thread, which
-    may be in a collective that never ends. Outside the main thread nothing is caught.
+    may be in a collective that never ends. Outside the main thread nothing is caught. Of two, one in the other's block, both
+    are told: a cross-validation in whose process a fold trains.
+
+    Args:
+        is_quiet: say nothing when asked; whoever does the work says it.
 
     Attributes:
         requested: the signal that asks this process to stop, None so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_quiet: bool = False) -> None:
+        # our launcher, or rank 0, has said it
+        self.is_quiet = is_quiet or os.environ.get("RANK", "0") != "0" or "HNM_RENDEZVOUS" in os.environ
         self.requested: signal.Signals | None = None
         self.previous: dict[signal.Signals, Any] = {}
         self._reader: threading.Thread | None = None
@@ -68,11 +74,14 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         first = 0.0
         with open(pipe, "rb", buffering=0) as signals:
             while byte := signals.read(1):
+                if self._previous_fd >= 0:
+                    with suppress(OSError):
+                        os.write(self._previous_fd, byte)
                 if byte[0] not in self.previous:
                     continue
                 if self.requested is None:
                     first, self.requested = time.monotonic(), signal.Signals(byte[0])
-                    if os.environ.get("RANK", "0") == "0" and "HNM_RENDEZVOUS" not in os.environ:  # our launcher has said it
+                    if not self.is_quiet:
                         os.write(sys.stderr.fileno(), STOPPING)
                 elif time.monotonic() - first > SAME_REQUEST_S:
                     os.write(sys.stderr.fileno(), b"asked to stop again: left at once\n")

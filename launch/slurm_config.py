@@ -67,6 +67,10 @@ class StagesConfig(BaseModel):
     train: JobConfig = Field(default_factory=JobConfig, description="hnm train")
     evaluate: JobConfig = Field(default_factory=JobConfig, description="hnm evaluate")
     predict: JobConfig = Field(default_factory=JobConfig, description="hnm predict")
+    crossval: JobConfig = Field(default_factory=JobConfig, description="a fold of hnm crossval: one node, all its ranks there")
+    summary: JobConfig = Field(
+        default_factory=JobConfig, description="the summary after the folds; what it does not say is as for a fold, but no GPUs"
+    )
 
 
 class SlurmConfig(JobConfig):
@@ -119,14 +123,14 @@ def minutes_of(time: str) -> int:
     return whole - -(day_seconds + seconds + only_seconds) // 60  # minus floor of minus: rounded up
 
 
-def resources_of(config: SlurmConfig, stage: str) -> JobConfig:
-    """Return what the jobs of a stage ask for: its own settings over the general ones, `extra` merged by option."""
-    own: JobConfig = getattr(config.stages, stage)
-    chosen = {}
-    for name in JobConfig.model_fields:
-        general, special = getattr(config, name), getattr(own, name)
-        if name == "extra":
-            chosen[name] = general | special
-        else:
-            chosen[name] = general if special in (None, []) else special
+def resources_of(config: SlurmConfig, *stages: str) -> JobConfig:
+    """Return what the jobs of a stage ask for: its own settings over the general ones, `extra` merged by option.
+
+    Of several stages, a later one's settings are stronger.
+    """
+    chosen = {name: getattr(config, name) for name in JobConfig.model_fields}
+    for stage in stages:
+        own: JobConfig = getattr(config.stages, stage)
+        given = {name: value for name in chosen if (value := getattr(own, name)) not in (None, [])}
+        chosen |= given | {"extra": chosen["extra"] | own.extra}
     return JobConfig(**chosen)

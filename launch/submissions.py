@@ -24,13 +24,13 @@ class SubmittedJob:
 
     Attributes:
         job_id: SLURM's number, or the local launcher's process.
-        stage: tile, merge, pretrain, train, evaluate.
+        stage: tile, merge, pretrain, train, evaluate, predict, crossval, summary.
         cluster: slurm or local.
         submitted: when, ISO 8601.
         commit: of the code.
         arguments: the command, after `hnm`; of an array: of its first element.
-        num_ranks: processes of the job, or of an element.
-        elements: of an array, the slides of each element.
+        num_ranks: processes of the job, or of an element, that the cluster starts.
+        elements: of an array, the slides, or the folds, of each element.
         after: the job that this one waits for.
         host: of the local launcher.
         started: when that process began (see `shards.claim.process`).

@@ -92,7 +92,7 @@ def _require_possible(specs: Sequence[JobSpec], config: Config, cluster: str, co
         _ask_slurm(specs, config, code)
     elif any(spec.nodes > 1 for spec in specs):
         raise ConfigError(f"--cluster {cluster} is this machine: it has one node. Leave out --nodes and slurm.nodes")
-    elif cluster == "debug" and any(spec.ranks_per_node > 1 for spec in specs):
+    elif cluster == "debug" and any(spec.tasks_per_node > 1 for spec in specs):
         raise ConfigError("--cluster debug is this process: it is one rank. --cluster local starts several")
 
 
@@ -134,7 +134,7 @@ def _queue(spec: JobSpec, config: Config, code: Code, cluster: str, after_job: s
         submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         commit=code.commit,
         arguments=spec.commands[0],
-        num_ranks=spec.nodes * spec.ranks_per_node,
+        num_ranks=spec.nodes * spec.tasks_per_node,
         elements=spec.elements if len(spec.commands) > 1 else [],
         after=after_job,
         host=launcher.host if launcher else "",

@@ -43,10 +43,20 @@ def _cluster_options(
 
 
 def _array_options(
+    throttle: Annotated[int | None, typer.Option(min=1, help="Most elements of an array at work at the same time.")] = None,
+) -> None:
+    """Hold the options of arrays."""
+
+
+def _tiling_options(
     array_size: Annotated[int | None, typer.Option(min=1, help="Elements of the tiling array.")] = None,
-    throttle: Annotated[int | None, typer.Option(min=1, help="Most elements at work at the same time.")] = None,
 ) -> None:
     """Hold the options of tiling."""
+
+
+ARRAYS: dict[str, list[LocalCommand]] = {
+    "tile": [_tiling_options, _array_options], "pipeline": [_tiling_options, _array_options], "crossval": [_array_options]
+}  # fmt: skip
 
 
 def _pipeline(
@@ -76,7 +86,7 @@ def submit_app(*commands: LocalCommand) -> typer.Typer:
 def _submitted(local: LocalCommand) -> LocalCommand:
     """Return a command with the arguments of `local` and the cluster's options."""
     name = local.__name__.strip("_")
-    sources: list[LocalCommand] = [local, _cluster_options, *([_array_options] if name in ("tile", "pipeline") else [])]
+    sources: list[LocalCommand] = [local, _cluster_options, *ARRAYS.get(name, [])]
     parameters = {p.name: p for source in sources for p in inspect.signature(source).parameters.values()}
     own = inspect.signature(local).parameters.keys()
 
@@ -130,7 +140,7 @@ def _command(local: LocalCommand, params: dict[str, Any], config: Path) -> list[
 
 
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Run directory, cohort, folder of hnm pretrain, or of a pipeline.")
+    Path, typer.Argument(metavar="RUN", help="Run directory, cohort, folder of hnm pretrain, of hnm crossval, or of a pipeline.")
 ]
 
 
@@ -138,7 +148,7 @@ def logs(
     run: RunArgument,
     rank: Annotated[int, typer.Option(min=0, help="Which process of the job.")] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they are written, until the end.")] = False,
-    element: Annotated[int, typer.Option(min=0, help="Which element of a tiling array, from 0.")] = 0,
+    element: Annotated[int, typer.Option(min=0, help="Which element of an array, from 0.")] = 0,
     job: Annotated[str | None, typer.Option(help="Number of the job; without it, the newest that has begun.")] = None,
 ) -> None:
     """Print what a submitted job has said. Example: `hnm logs run/ --rank 3 --follow`"""

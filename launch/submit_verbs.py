@@ -1,6 +1,7 @@
 """Which jobs a submitted verb becomes: one, an array with its merge, or the whole pipeline.
 
 tile ──array, a share of the slides each──▶ merge ──▶ pretrain ──▶ train ──▶ evaluate
+crossval ──array, a fold each──▶ summary
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from launch import slurm_config
 from launch.job_spec import JobSpec, parallel_job
 from launch.submissions import submission_folder
 from launch.submit import CONFIG_FILE, submit
+from launch.submit_crossval import crossval_specs, request_of
 from shards.errors import InputError
 
 Params = dict[str, Any]  # what the command line gave, by the name of the local command's parameter
@@ -87,6 +89,8 @@ def _specs(name: str, command: list[str], params: Params, folder: Path, config: 
         resources = _single_node(config, name)
         workers = [] if "--workers" in command else ["--workers", str(resources.cpus or 1)]
         return [JobSpec(name, folder, [[*command, *workers]], resources)]
+    if name == "crossval":
+        return crossval_specs(command, params, config, cluster)
     if name != "tile":
         return [parallel_job(name, folder, command, config.slurm, params.get("ranks") or 0)]
     is_step = params["shard_of"] or params["merge"] or params["preview"]
@@ -186,6 +190,12 @@ def _check_train(params: Params, config: Config) -> None:
         open_run(params["run"], Cohort.open(params["cohort"]), config)  # refuses other settings; writes nothing
 
 
+def _check_crossval(params: Params, config: Config) -> None:
+    from launch.crossval_folder import check
+
+    check(request_of(params), config)
+
+
 def _check_evaluate(params: Params, config: Config) -> None:
     from launch.run_directory import read_run
 
@@ -206,4 +216,5 @@ VERBS = {
     "train": Verb("run", _check_train),
     "evaluate": Verb("run", _check_evaluate),
     "predict": Verb("out", _check_predict),
+    "crossval": Verb("out", _check_crossval),
 }

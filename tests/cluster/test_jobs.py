@@ -5,13 +5,16 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from launch import slurm
 from launch.submissions import read_jobs
 from shards.cohort import Cohort
-from tests.cluster.lab import MINUTES, hnm, no_orphans, sbatch, signal_rank, state_of, until, until_state
+from tests.cluster.lab import MINUTES, hnm, intruder, no_orphans, sbatch, signal_rank, state_of, until, until_state
 from tests.tiny import TILE, TINY
+
+LONG_S = 600.0
 
 
 def said(*arguments: str | Path) -> str:
@@ -89,3 +92,41 @@ def test_the_batch_scripts_without_submitit(tiny_slides: Path, tmp_path: Path) -
     assert state_of(job) == "COMPLETED", log
     assert "done. Next: hnm evaluate" in log
     assert len(list((run / "log").glob("rank-*.log"))) == 4
+
+
+@MINUTES
+def test_a_cross_validation_is_preempted_goes_on_and_is_summed_up(
+    tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of our own ranks, as of those in the jobs: the same bits
+    out, here = tmp_path / "cv", tmp_path / "here"
+    settings = ["--folds", "3", "--preset", "hnm", *TINY, "rounds.num_rounds=1", "finetune.batch_size=8"]
+    submit = ["submit", "crossval", tiny_cohort, out, "--gpus-per-node", "2", "--throttle", "2", *settings]
+    assert hnm(*submit).exit_code == 0
+    folds, summary = read_jobs(out)
+    until(lambda: any(out.glob("repeat-0/fold-*/encoder-start.safetensors")), "a fold to be in the middle", LONG_S, every_s=0.1)
+    intruder()  # ends both elements that are at work: they save and come back
+    until_state(summary.job_id, "COMPLETED", "CANCELLED", "FAILED", timeout_s=LONG_S)
+    told = said("status", out)
+    assert f"crossval, job {folds.job_id}: 3 elements: 3 finished" in told
+    assert any(state.restarts for state in slurm.states_of([folds.job_id]).values())
+    log = hnm("logs", out, "--job", folds.job_id, "--element", "0").output
+    assert "No other fold is begun; the same command goes on there" in log
+    assert hnm("crossval", tiny_cohort, here, "--ranks", "2", *settings).exit_code == 0
+    ours, undisturbed = (pq.read_table(folder / "predictions.parquet") for folder in (out, here))
+    assert ours.equals(undisturbed)
+    assert "everything is done, nothing was submitted" in said(*submit)
+
+
+@MINUTES
+def test_the_batch_script_of_a_cross_validation_goes_back_to_the_queue(tiny_cohort: Path, tmp_path: Path) -> None:
+    out, log = tmp_path / "cv", tmp_path / "cv.log"
+    settings = ["--folds", "3", "--preset", "hnm", *TINY, "rounds.num_rounds=1", "finetune.batch_size=8"]
+    options = ["-c", "1", "--array=1-1", "--export=ALL,RANKS_PER_NODE=1", "-o", log]
+    job = sbatch("crossval_array.sbatch", options, tiny_cohort, out, *settings)
+    until((out / "repeat-0" / "fold-0" / "encoder-start.safetensors").is_file, "a fold to be in the middle", LONG_S)
+    slurm.ask("scancel", "--batch", "--signal=USR2", f"{job}_1")
+    until_state(f"{job}_1", "COMPLETED", "FAILED", timeout_s=LONG_S)
+    assert "asked to stop: the job goes back to the queue and resumes" in log.read_text()
+    assert state_of(f"{job}_1") == "COMPLETED", log.read_text()
+    assert (out / "metrics.json").is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch import slurm
-from tests.cluster.lab import hnm
+from tests.cluster.lab import ROOT, hnm
 from tests.tiny import TINY
 
 
@@ -102,4 +102,45 @@ def test_mistakes_of_the_local_command_are_told_at_once(tiny_cohort: Path, tmp_p
     typo = hnm("submit", "pretrain", tiny_cohort, tmp_path / "out", "pretrain.epoch=1")
     assert (typo.exit_code, "Did you mean 'epochs'?" in typo.stderr) == (2, True)
     assert hnm("submit", "pretrain", tiny_cohort, "--node", "2").exit_code == 2
+    assert queue(tmp_path) == []
+
+
+def test_a_cross_validation_is_an_array_of_folds_and_a_summary(tiny_cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cv"
+    submit = ["submit", "crossval", tiny_cohort, out, "--folds", "3", "--repeats", "2", "--preset", "hnm", *TINY]
+    options = ["--gpus-per-node", "2", "--cpus", "3", "--mem", "32G", "--throttle", "2", "slurm.stages.summary.mem=2G"]
+    done = out / "repeat-0" / "fold-1" / "metrics.json"
+    (out / "locks").mkdir(parents=True)
+    done.parent.mkdir(parents=True)
+    done.touch()
+    result = hnm(*submit, *options, "--dry-run")
+    assert result.exit_code == 0, result.output
+    graph, *scripts = re.split(r"^# ---- (?:\w+) ----$", result.stdout, flags=re.MULTILINE)
+    folds, summary = (" ".join(line.split()) for line in graph.strip().splitlines())
+    assert folds.startswith("crossval at once 5 elements, 1 node x 2 ranks, gpus_per_node 2, cpus 3, mem 32G")
+    assert summary.startswith("summary after crossval (afterok) 1 node x 1 rank, mem 2G")
+    scripts.append((ROOT / "slurm" / "crossval_array.sbatch").read_text())
+    for script in scripts:
+        tried = subprocess.run(["sbatch", "--test-only"], input=script.lstrip(), capture_output=True, text=True, check=False)
+        assert tried.returncode == 0, tried.stderr
+    lines = set(scripts[0].splitlines())
+    assert {"#SBATCH --array=0-4%2", "#SBATCH --nodes=1", "#SBATCH --ntasks-per-node=1", "#SBATCH --gpus-per-node=2"} <= lines
+    assert {"#SBATCH --cpus-per-task=6", "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-3}"} <= lines  # 3 of each rank
+    (first,) = [line for line in lines if line.startswith("# hnm crossval")]
+    assert first.endswith(f"--folds 3 --repeats 2 --config {out}/slurm/config.yaml --ranks 2 --fold 1/6")
+    assert "gpus-per-node" not in scripts[1]
+    assert f"--repeats 2 --config {out}/slurm/config.yaml --ranks 1\n" in scripts[1]
+    assert not (out / "slurm").exists()
+    assert queue(tmp_path) == []
+    for wrong, part in (
+        (["--folds", "6"], "--folds 6: there are only 5 patients with a positive slide"),
+        (["data.encoder_splits=[train,validation]"], "no validation patch may train"),
+        (["--fold", "7/6"], "write I/N with I from 1 to N"),
+        (["--encoders-of", tmp_path], "no cross-validation here"),
+        (["--nodes", "2"], "hnm crossval takes one node a fold"),
+        (["--partition", "gpu"], "slurm.partition=gpu: this cluster has high, main"),
+    ):
+        refused = hnm(*submit, *options, *wrong)
+        assert refused.exit_code in (1, 2)
+        assert part in " ".join(refused.stderr.split())
     assert queue(tmp_path) == []

@@ -1,7 +1,12 @@
 """A cross-validation of the tiny cohort: stopped and resumed, shared between processes, joined, and refused where it leaks."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +23,12 @@ from hnm.weights import load_weights
 from launch import crossval, verbs
 from launch.cli import app
 from launch.crossval_folder import Request, encoder_of_other, open_folder
+from launch.preemption import TRY_AGAIN, Preempted
 from shards.cohort import Cohort
 from shards.errors import InputError
 from tests.tiny import TINY
 
+TIMEOUT_S = 300
 CHANGED = ["rounds.num_rounds=1", "aggregate.epochs=2", "finetune.batch_size=8", "mining.neg_ratio=1.0"]
 SHORT = [text for text in TINY if text.partition("=")[0] not in {changed.partition("=")[0] for changed in CHANGED}] + CHANGED
 
@@ -96,6 +103,89 @@ def test_two_ranks_give_the_fold_of_one(finished: Path, tiny_cohort: Path, tmp_p
     assert {attempt["ranks"] for attempt in state["attempts"]} == {2}
 
 
+def on_command_line(cohort: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    """Start `hnm crossval`, whose folds run in processes of their own, in a group of its own, as in a terminal."""
+    words = ["crossval", str(cohort), str(out), "--folds", "3", "--preset", "hnm", *options, *SHORT]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "launch.cli", *words], cwd=Path(__file__).parents[2], start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not path.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_asked_to_stop_it_saves_begins_nothing_else_and_goes_on(
+    finished: Path, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "cv"
+    run = out / "repeat-0" / "fold-0"
+    process = on_command_line(tiny_cohort, out, "--fold", "1/2")  # folds 0 and 2
+    wait_for(run / "log" / "claim.json", process)
+    (child,) = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    os.kill(child, signal.SIGSTOP)  # it hangs
+    process.terminate()
+    time.sleep(1.5)
+    assert process.poll() is None
+    while process.poll() is None:  # again; on a busy machine the two may come to it as one
+        process.terminate()
+        time.sleep(1.5)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "asked to stop again: left at once" in output
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists():  # the kernel ends it a moment after us
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    process = on_command_line(tiny_cohort, out, "--fold", "1/2")
+    wait_for(run / "encoder-start.safetensors", process)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C in a terminal: to the child and to us
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == TRY_AGAIN, output
+    assert "repeat 0, fold 0: asked to stop (SIGINT). No other fold is begun; the same command goes on there\n" in output
+    assert "left at once" not in output
+    assert "Traceback" not in output
+    assert not (out / "repeat-0" / "fold-2").exists()
+
+    assert crossval.run(replace(request(tiny_cohort, out, share="1/3"), ranks=0)) == 0
+    assert (run / "predictions.parquet").read_bytes() == (finished / "repeat-0/fold-0/predictions.parquet").read_bytes()
+    attempts = json.loads((run / "state.json").read_text())["attempts"]
+    assert [attempt["how"] for attempt in attempts] == ["died", "stopped as asked", "finished", "finished"]
+
+
+@pytest.mark.parametrize("place", ["round-000/mining.json", "round-001/mining.json"])  # in the middle; the last file of a run
+def test_in_one_process_it_stops_alike(
+    place: str, finished: Path, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "cv"
+    real = os.replace
+
+    def asking(source: Path, target: Path) -> None:
+        real(source, target)
+        if Path(target) == out / "repeat-0" / "fold-0" / place:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            time.sleep(0.2)  # the thread that reads it has its turn
+
+    before = signal.getsignal(signal.SIGUSR2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", asking)
+        with pytest.raises(Preempted, match=r"^repeat 0, fold 0: .*stop.*\. No other fold is begun$"):
+            crossval.run(request(tiny_cohort, out, share="1/2"))
+    assert signal.getsignal(signal.SIGUSR2) == before
+    assert not (out / "repeat-0" / "fold-0" / "metrics.json").exists()
+    assert not (out / "repeat-0" / "fold-2").exists()
+    assert crossval.run(request(tiny_cohort, out, share="1/3")) == 0
+    ours, undisturbed = (cv / "repeat-0/fold-0/predictions.parquet" for cv in (out, finished))
+    assert ours.read_bytes() == undisturbed.read_bytes()
+
+
 def test_encoders_are_shared_with_another_method_on_the_same_folds(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "dsmil"
     overrides = [*(text for text in SHORT if not text.startswith("rounds.num")), "tracking.enabled=true"]
@@ -108,7 +198,10 @@ def test_encoders_are_shared_with_another_method_on_the_same_folds(finished: Pat
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert runs["fold-0"].data.tags["mlflow.parentRunId"] == runs["dsmil"].info.run_id
     assert "mlflow.parentRunId" not in runs["dsmil"].data.tags
+    assert (runs["fold-0"].info.status, runs["dsmil"].info.status) == ("FINISHED", "RUNNING")  # two folds are to come
     assert runs["dsmil"].data.params["folds"] == "3"
+    assert crossval.run(replace(asked, share=None)) == 0
+    assert client.get_run(runs["dsmil"].info.run_id).info.status == "FINISHED"
     with pytest.raises(InputError, match=r"--encoders-of .*folds are not those of"):
         encoder_of_other(finished, make_other(tiny_cohort, tmp_path / "other"), (0, 0))
 
@@ -153,6 +246,15 @@ def test_the_command_line_says_what_is_missing(finished: Path, tiny_cohort: Path
     result = CliRunner().invoke(app, ["crossval", str(tiny_cohort), str(out), "--fold", "1/3", *options])
     assert result.exit_code == 0, result.output
     assert "2 of 3 folds are done. The same command, without --fold, does the rest" in result.output
+    result = CliRunner().invoke(app, ["status", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "2 of 3 folds are done\n  repeat 0, fold 0: done\n" in result.output
+    assert "repeat 0, fold 2: not begun" in result.output
+    submit = ["submit", "crossval", str(tiny_cohort), str(out), "--cluster", "debug", *options]
+    result = CliRunner().invoke(app, submit)  # as a job, which is told that it is a rank, but for this command
+    assert result.exit_code == 0, result.output
+    assert (out / "predictions.parquet").read_bytes() == (finished / "predictions.parquet").read_bytes()
+    assert "everything is done, nothing was submitted" in CliRunner().invoke(app, submit).output
     result = CliRunner().invoke(app, ["crossval", str(tiny_cohort), str(finished), *options])
     assert result.exit_code == 0, result.output
     assert "3 folds x 1: mean and 95 % interval over folds" in result.output
