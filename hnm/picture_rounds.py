@@ -130,6 +130,7 @@ def _aggregator_losses(axes: Axes, record: RunRecord) -> None:
                 steps[own] % epochs + 1, values[own], line, color=colour, marker=".", label=f"round {round_}, {label}"
             )
     axes.set(title="Aggregator loss, a line per round", xlabel="epoch of the round", ylabel="loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     if record.num_rounds <= MAX_ROUNDS:
         axes.legend(ncols=2, fontsize=9, loc="best")
