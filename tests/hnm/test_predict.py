@@ -74,7 +74,7 @@ def test_an_exported_folder_says_what_it_is_and_nothing_of_this_machine(record: 
     assert "slide-00" not in text  # no slide is named
     about = json.loads((exported / "model.json").read_text())
     assert about["slide_threshold"] == record.threshold
-    assert about["data"]["splits"]["train"] == {"slides": 6, "positive": 3, "patients": 6, "patches": 96}
+    assert about["data"]["splits"]["train"] == {"slides": 6, "positive": 3, "patients": 6, "patches": 96, "broken_patches": 0}
     assert about["preprocessing"]["patch_px"] == 16
     assert not any(name.startswith("projection.") for name in load_weights(exported / "encoder.safetensors")[0])
     card = (exported / "MODEL.md").read_text()
