@@ -13,6 +13,7 @@ import torch
 from hnm.weights import load_weights
 from launch.status import read_status
 from tests.tiny import TINY, results_of
+from tests.waiting import wait_for
 
 TIMEOUT_S = 120
 
@@ -62,14 +63,6 @@ def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     both = subprocess.PIPE, subprocess.STDOUT
     return subprocess.Popen(command(*arguments), cwd=cwd, env=environment, stdout=both[0], stderr=both[1], text=True)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not path.exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_stopped_then_killed_then_finished_is_undisturbed(
