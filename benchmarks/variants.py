@@ -3,9 +3,10 @@
     hnm crossval COHORT CV --preset dsmil --folds 5 ...          the folds, and an encoder for each
     python -m benchmarks.variants CV OUT --variant "now=mining.neg_ratio=0.2" --variant "wider=mining.neg_ratio=0.5" ...
 
-Every variant is `hnm train` on each fold of CV from that fold's encoder; what is read is each round's mining.json: figures of
-the fold's validation slides, and the witness rates of what was mined. No test slide is embedded. Settings that all variants
-share are given as such. Run again, the same command does what is missing. The last line is JSON.
+Every variant is `hnm train` on each fold of CV from that fold's encoder, or with --pretrain from one of its own; what is read
+is each round's mining.json: figures of the fold's validation slides, and the witness rates of what was mined. No test slide is
+embedded. Settings that all variants share are given as such. Run again, the same command does what is missing. The last line
+is JSON.
 """
 
 import argparse
@@ -32,12 +33,12 @@ FIGURES = {
 }
 
 
-def train(crossval: Path, run: Path, fold: tuple[int, int], preset: str, settings: list[str]) -> None:
+def train(crossval: Path, run: Path, fold: tuple[int, int], preset: str, pretrain: bool, settings: list[str]) -> None:
     """Train one variant on one fold, if it is not done; its output goes to RUN.log."""
     run.parent.mkdir(parents=True, exist_ok=True)
     own = [f"data.split_column={split_column(fold)}", f"seed={fold[0]}", "tracking.enabled=false"]
-    encoder = run_folder(crossval, fold) / START_ENCODER
-    options = ["--encoder", str(encoder), "--config", "colon", "--preset", preset, "--ranks", "1"]
+    start = [] if pretrain else ["--encoder", str(run_folder(crossval, fold) / START_ENCODER)]
+    options = [*start, "--config", "colon", "--preset", preset, "--ranks", "1"]
     command = [sys.executable, "-m", "launch.cli", "train", str(crossval / "cohort"), str(run), *options, *settings, *own]
     with open(run.with_suffix(".log"), "ab") as log:
         done = subprocess.run(command, check=False, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--variant", action="append", required=True, metavar="NAME=KEY=VALUE ...", help="may be repeated")
     parser.add_argument("--preset", default="hnm")
+    parser.add_argument("--pretrain", action="store_true", help="each variant pretrains encoders of its own")
     parser.add_argument("--folds", type=int, nargs="+", help="only these, counted from 0")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
     parser.add_argument("shared", nargs="*", help="section.key=value for all variants")
@@ -81,7 +83,7 @@ def main() -> None:
     runs = {name: [args.out / name / f"repeat-{r}-fold-{f}" for r, f in folds] for name in settings}
     tasks = [(run, fold, words) for name, words in settings.items() for run, fold in zip(runs[name], folds, strict=True)]
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda task: train(args.crossval, task[0], task[1], args.preset, [*args.shared, *task[2]]), tasks))
+        list(pool.map(lambda task: train(args.crossval, task[0], task[1], args.preset, args.pretrain, [*args.shared, *task[2]]), tasks))
     variants = {name: figures_of(its, record["folds"]) for name, its in runs.items()}
     print(table(variants), flush=True)
     head = {**about("variants", False, ("numpy", "torch")), "folds": folds, "shared": args.shared, "settings": settings}
