@@ -83,7 +83,12 @@ def main() -> None:
     runs = {name: [args.out / name / f"repeat-{r}-fold-{f}" for r, f in folds] for name in settings}
     tasks = [(run, fold, words) for name, words in settings.items() for run, fold in zip(runs[name], folds, strict=True)]
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda task: train(args.crossval, task[0], task[1], args.preset, args.pretrain, [*args.shared, *task[2]]), tasks))
+        started = [
+            pool.submit(train, args.crossval, run, fold, args.preset, args.pretrain, [*args.shared, *words])
+            for run, fold, words in tasks
+        ]
+    for training in started:
+        training.result()
     variants = {name: figures_of(its, record["folds"]) for name, its in runs.items()}
     print(table(variants), flush=True)
     head = {**about("variants", False, ("numpy", "torch")), "folds": folds, "shared": args.shared, "settings": settings}
