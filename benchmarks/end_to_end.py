@@ -32,6 +32,7 @@ from hnm.metrics import auc, youden_threshold
 from hnm.rounds import START_ENCODER
 from hnm.study import Study, open_study
 from launch.crossval_folder import read_record, run_folder
+from launch.engine import EngineConfig, Forward
 from shards.cohort import Cohort
 from shards.errors import InputError
 from shards.files import write_json
@@ -43,11 +44,11 @@ WEIGHT_DECAY = 5e-4
 
 
 class Network(torch.nn.Module):
-    """Encoder and attention MIL as one."""
+    """Encoder and attention MIL as one; the encoder computes as the cross-validation's config says (engine.precision)."""
 
-    def __init__(self, encoder: Encoder, seed: int) -> None:
+    def __init__(self, encoder: Encoder, config: EngineConfig, seed: int) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = Forward(encoder, config, torch.device("cpu"))
         with seeded_torch(seed, "end to end"):
             self.mil = AttentionMIL(encoder.feature_dim, gated=True)
 
@@ -69,7 +70,7 @@ class Budget:
 
 def train_fold(config: Config, start: Path, budget: Budget, lr: float, study: Study, reader: PatchReader) -> Network:
     """Return the network of the best validation look of one training."""
-    network = Network(load_model(start, config.encoder, config.seed).encoder, config.seed)
+    network = Network(load_model(start, config.encoder, config.seed).encoder, config.engine, config.seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
     positives, negatives = (study.train[study.labels[study.train] == label] for label in (1, 0))
     best, best_state, epoch, looks = (-1.0, 0.0), copy.deepcopy(network.state_dict()), 0, 0
@@ -105,7 +106,7 @@ def step(
         images = reader.read(study.patches_of(np.array([slide])))
         generator = torch_generator(config.seed, "end to end views", number, place)
         bags.append(augment(images, draw(config.pretrain.augment, len(images), images.shape[-1], generator)))
-    features = network.encoder(torch.cat(bags)).split([len(bag) for bag in bags])
+    features = network.encoder(torch.cat(bags)).float().split([len(bag) for bag in bags])
     logits = network.mil(pack(list(features))).bag_logits
     loss = functional.binary_cross_entropy_with_logits(logits, torch.tensor([1.0, 0.0]))
     if not torch.isfinite(loss):
@@ -122,7 +123,7 @@ def score(network: Network, slides: np.ndarray, study: Study, reader: PatchReade
     by_slide, by_patch = np.empty(len(slides)), np.full(study.cohort.num_patches, np.nan)
     for row, slide in enumerate(slides):
         ids = study.patches_of(np.array([slide]))
-        prediction = network.mil(pack([network.encoder(to_float(reader.read(ids)))]))
+        prediction = network.mil(pack([network.encoder(to_float(reader.read(ids))).float()]))
         by_slide[row] = float(prediction.bag_logits.double().sigmoid())
         by_patch[ids] = prediction.instance_logits.double().sigmoid().numpy()
     return by_slide, by_patch

@@ -17,6 +17,7 @@ from hnm.bags import as_rows, file_of_rows, write_index
 from hnm.encoder import Encoder
 from hnm.session import Session
 from launch.distributed import barrier, max_over_ranks
+from launch.engine import Forward, for_inference
 from shards.files import whole_file, write_array
 from shards.plan import embedding_batches
 
@@ -49,7 +50,7 @@ def embed(
         Preempted: a rank was asked to stop; the files written so far stay.
     """
     world, study = session.world, session.study
-    encoder.to(world.device).eval()
+    forward = for_inference(encoder, session.engine, world)
     ids = study.patches_of(slides)
     files = [file_batches(len(ids), batch_size, rank, world.size) for rank in range(world.size)]
     mine = files[world.rank]
@@ -60,7 +61,7 @@ def embed(
     most = max_over_ranks(num_missing, world)
     for batches in missing:
         with whole_file(folder / file_of_batches(batches)) as temporary:
-            _write_rows(encoder, batches, counted, temporary, session)
+            _write_rows(forward, encoder.feature_dim, batches, counted, temporary, session)
             if len(broken := session.reader.broken.ids):  # a process that goes on here must know them, too
                 write_array(broken_beside(folder / file_of_batches(batches)), broken)
     for _ in range(num_missing, most):  # ranks differ by a batch, or by what was there: all ask as often
@@ -106,13 +107,15 @@ def _is_written(path: Path, session: Session) -> bool:
     return path.is_file()
 
 
-def _write_rows(encoder: Encoder, batches: Batches, read: Iterator[Batch], path: Path, session: Session) -> None:
+def _write_rows(
+    forward: Forward, dim: int, batches: Batches, read: Iterator[Batch], path: Path, session: Session
+) -> None:
     """Embed the next batches of `read` into a new file. Every rank must call it, and asks after each batch whether to stop."""
     first, last = batches[0][0], batches[-1][1]
-    features = np.lib.format.open_memmap(path, "w+", np.float16, (last - first, encoder.feature_dim))
+    features = np.lib.format.open_memmap(path, "w+", np.float16, (last - first, dim))
     for start, stop in batches:
         ids, images = next(read)
-        block = encoder(to_float(images.to(session.world.device)))
+        block = forward(to_float(images.to(session.world.device))).float()
         features[start - first : stop - first] = as_rows(block, partial(_name_of_patch, session, ids))
         session.stop_if_asked()
     features.flush()

@@ -40,8 +40,8 @@ class EngineConfig(BaseModel):
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="bf16: autocast in the forward pass, half the memory and twice the speed where the chip has it; "
-        "weights, optimizer and losses stay fp32",
+        description="bf16: autocast in the forward pass, of training and of embedding: half the memory and twice the speed "
+        "where the chip has it; weights, optimizer and losses stay fp32",
     )
     clip_norm: float | None = Field(
         None,
@@ -146,6 +146,11 @@ def on_device(module: nn.Module, config: EngineConfig, world: World) -> nn.Modul
     """Move `module` to the world's device, in the configured memory layout, and return it in training mode."""
     layout = torch.channels_last if config.channels_last else torch.preserve_format
     return module.to(world.device, memory_format=layout).train()  # type: ignore[call-overload]
+
+
+def for_inference(module: nn.Module, config: EngineConfig, world: World) -> Forward:
+    """Return a module's forward pass as it is trained, in evaluation mode; without torch.compile, which would take longer."""
+    return Forward(on_device(module, config, world), config.model_copy(update={"compile": False}), world.device).eval()
 
 
 class DDPEngine:

@@ -39,6 +39,19 @@ def test_a_bag_holds_the_encoders_features_without_augmentation(tiny_cohort: Pat
     torch.testing.assert_close(bag, expected, atol=2e-3, rtol=2e-3)  # float16 has 11 bits
 
 
+def test_embedding_computes_as_training_does(tiny_cohort: Path, tmp_path: Path) -> None:
+    bags = {}
+    for precision, override in (("fp32", "engine.compile=true"), ("bf16", "engine.channels_last=true")):
+        config = tiny_config(f"engine.precision={precision}", override)
+        with tiny_session(single_world(), tiny_cohort, config) as session:
+            encoder = fresh_model(config.encoder, seed=1).encoder
+            embed(encoder, session.study.validation, 7, tmp_path / precision, session)
+            assert not encoder.training
+        bags[precision] = Bags(tmp_path / precision, torch.device("cpu")).bag(session.study.validation[0])
+    error = ((bags["bf16"] - bags["fp32"]).norm() / bags["fp32"].norm()).item()
+    assert 1e-4 < error < 0.1  # bfloat16 has 8 bits; instance norm on a few pixels enlarges its error
+
+
 def test_features_that_are_not_finite_name_their_patch(tiny_cohort: Path, tmp_path: Path) -> None:
     config = tiny_config()
     with tiny_session(single_world(), tiny_cohort, config) as session:
