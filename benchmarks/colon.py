@@ -8,10 +8,12 @@ A budget is what a method spends on the encoder after the pretraining that all s
     hnm       sets both budgets: F optimizer steps, S seconds (embedding, aggregating and mining included)
     its2clr   the same number of rounds; epochs so that its steps are nearest to F, and again so that its seconds are to S
     dsmil     keeps the encoder frozen: it gets F more steps, or S more seconds, of pretraining
+    frozen    hnm's aggregator on dsmil's encoders: what its rounds add is hnm minus this
     abmil     end to end from the same pretrained encoder: F steps (a pair of bags each), or S seconds
 
 Each is a `hnm crossval` (or benchmarks.end_to_end on its folds) below OUT; run again, the same command does what is missing.
-Seconds are those of the runs, with --jobs processes at a time, one thread each. The last line is JSON.
+Seconds are those of the runs, with --jobs processes at a time, one thread each; "hours" is what all of them took together, in
+one call or in several. The last line is JSON.
 """
 
 import argparse
@@ -28,9 +30,11 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.about import about
-from benchmarks.colon_table import cost_of_folds, differences, rows_of, table
+from benchmarks.colon_table import cost_of_folds, differences, metrics_of_folds, rows_of, table
 
 NATURAL, RATES, BUDGETS = "natural", ("natural", "0.05"), ("steps", "seconds")
+SPENT = "spent.jsonl"  # in OUT: the seconds of each command
+SETTINGS = ("encoder.width=0.125", "engine.precision=bf16", "engine.channels_last=true")  # what two cores can do in three hours
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,12 @@ def command(module: str, *arguments: str, threads: int = 1) -> subprocess.Comple
 
 def in_shares(plan: Plan, option: str, module: str, *arguments: str) -> None:
     """Run a command --jobs times at once, each with its share of the folds; stop if one fails."""
+    begin = time.monotonic()
     with ThreadPoolExecutor(plan.jobs) as pool:
         shares = [f"{job + 1}/{plan.jobs}" for job in range(plan.jobs)]
         done = list(pool.map(lambda share: command(module, *arguments, option, share), shares))
+    with open(plan.out / SPENT, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"seconds": round(time.monotonic() - begin), "command": [module, *arguments]}) + "\n")
     if any(process.returncode for process in done):
         raise SystemExit(f"error: {module} failed; the same command goes on where it was")
 
@@ -81,7 +88,7 @@ def crossval(plan: Plan, name: str, preset: str, rate: str, overrides: list[str]
     shared = ["--encoders-of", str(encoders_of)] if encoders_of else []
     fixed = ["--folds", str(plan.folds), "--repeats", str(plan.seeds), "--config", "colon", "--preset", preset, "--ranks", "1"]
     arguments = ["crossval", str(plan.cohort), str(out), *fixed, *shared, *plan.common(rate), *overrides]
-    if not (out / "metrics.json").is_file():
+    if len(metrics_of_folds(out)) < plan.folds * plan.seeds or not (out / "metrics.json").is_file():
         in_shares(plan, "--fold", "launch.cli", *arguments)
         if command("launch.cli", *arguments).returncode:
             raise SystemExit(f"error: {out} could not be summarised")
@@ -93,6 +100,12 @@ def end_to_end(plan: Plan, name: str, source: Path, rate: str, limit: tuple[str,
     out = plan.out / rate / name
     in_shares(plan, "--share", "benchmarks.end_to_end", str(source), str(out), f"--{limit[0]}", str(limit[1]))
     return out
+
+
+def hours(plan: Plan) -> float:
+    """Return the hours that all calls for OUT took so far, by the clock, without summaries and preparation."""
+    lines = (plan.out / SPENT).read_text(encoding="utf-8").splitlines()
+    return round(sum(json.loads(line)["seconds"] for line in lines) / 3600, 2)
 
 
 def finetuning(rounds: int, epochs: int) -> list[str]:
@@ -148,11 +161,13 @@ def run_budget(plan: Plan, rate: str, budget: str) -> dict[str, Any]:
     amount = round(cost["encoder_steps" if budget == "steps" else "seconds"])
     folders = {"hnm": hnm, "its2clr": its2clr(plan, rate, budget, hnm)}
     folders["dsmil"], more = dsmil(plan, rate, budget, hnm)
+    folders["frozen"] = crossval(plan, f"frozen-{more}", "hnm", rate, ["rounds.num_rounds=0"], folders["dsmil"])
     folders["abmil"] = end_to_end(plan, f"abmil-{amount}-{budget}", hnm, rate, (budget, amount))
     figures = rows_of(folders, plan.folds)
     epoch_steps, epoch_seconds = pretraining(hnm)
-    figures["dsmil"]["encoder_steps"] += more * epoch_steps
-    figures["dsmil"]["seconds"] += more * epoch_seconds
+    for method in ("dsmil", "frozen"):
+        figures[method]["encoder_steps"] += more * epoch_steps
+        figures[method]["seconds"] += more * epoch_seconds
     epoch = {"pretrain_epoch_steps": epoch_steps, "pretrain_epoch_seconds": epoch_seconds}
     return {"cost_of_hnm": cost | epoch, "methods": figures, "hnm_minus": differences(folders, plan.folds)}
 
@@ -166,12 +181,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="repeats, each with its own folds and seed")
     parser.add_argument("--rates", nargs="+", default=list(RATES), help="witness rates; natural: as the bags are")
     parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=list(BUDGETS), help="what is equal")
-    parser.add_argument("--pretrain-epochs", type=int, default=3, help="at least 2")
+    parser.add_argument("--pretrain-epochs", type=int, default=8, help="at least 2")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning a round, for hnm; its2clr gets as many steps")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="folds at a time")
     parser.add_argument("--quick", action="store_true", help="3 folds, one seed, a tiny encoder: does it all run?")
-    parser.add_argument("overrides", nargs="*", default=["encoder.width=0.125"], help="section.key=value for all methods")
+    parser.add_argument("overrides", nargs="*", default=list(SETTINGS), help="section.key=value for all methods")
     args = parser.parse_args()
     plan = Plan(
         args.data, args.out, args.folds, args.seeds, tuple(args.rates), tuple(args.budgets), args.pretrain_epochs,
@@ -180,7 +195,6 @@ def main() -> None:
     if args.quick:
         small = ("encoder.width=0.03125", "aggregate.epochs=20")
         plan = Plan(args.data, args.out, 3, 1, ("0.05",), tuple(args.budgets), 2, 1, 5, args.jobs, small)
-    begin = time.monotonic()
     prepare: list[tuple[str, ...]] = [("benchmarks.prepare_colon", str(plan.data), str(plan.out))]
     prepare += [("launch.cli", "tile", str(plan.out / "slides.csv"), str(plan.cohort), "--config", "colon")]
     for arguments in [] if (plan.cohort / "cohort.json").is_file() else prepare:
@@ -193,7 +207,7 @@ def main() -> None:
             print(table(rate, budget, results[rate][budget]), flush=True)
     head = about("colon", args.quick, ("numpy", "torch"))
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(plan).items()}
-    print(json.dumps({**head, "plan": settings, "seconds_of_this_run": round(time.monotonic() - begin), "results": results}))
+    print(json.dumps({**head, "plan": settings, "hours": hours(plan), "results": results}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The features of finished rounds are deleted (they are the largest files of a run
 it costs two passes over 1,200 patches, works for runs of any age, and lets the start encoder be shown beside the result.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from shards.seeding import numpy_generator
 NUM_PATCHES = 1200
 MINED_SHARE = 0.25  # of the sample, for hard negatives and for candidates each: a uniform draw would miss both
 BATCH = 128
+NUM_NEIGHBOURS = 15  # UMAP's own choice; with fewer patches than that it fails
 SLIDE_COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
 SLIDE_MARKERS = ("o", "^", "s", "D", "v", "P")
 
@@ -99,17 +101,17 @@ def embed_images(record: RunRecord, round_: int, images: torch.Tensor, device: t
 def project(features: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
     """Return places (n, 2) of features (n, dim) on a map, and how they were found.
 
-    UMAP where the package is installed; else the two main directions of the features (PCA), which keep distances true
-    but show only part of them: the share of the variance is told.
+    UMAP where the package is installed, and there are more patches than it asks for neighbours; else the two main
+    directions of the features (PCA), which keep distances true but show only part of them: the share of the variance is told.
     """
-    try:
-        from umap import UMAP
-    except ImportError:
+    if len(features) <= NUM_NEIGHBOURS or find_spec("umap") is None:
         centred = features - features.mean(axis=0)
         _, singular, directions = np.linalg.svd(centred, full_matrices=False)
         share = float((singular[:2] ** 2).sum() / max(float((singular**2).sum()), 1e-12))
         return centred @ directions[:2].T, f"PCA, {share:.0%} of the variance"
-    return UMAP(random_state=seed, n_jobs=1).fit_transform(features), "UMAP"
+    from umap import UMAP
+
+    return UMAP(n_neighbors=NUM_NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(features), "UMAP"
 
 
 def _by_truth(axes: Axes, places: np.ndarray, ids: np.ndarray, record: RunRecord) -> None:
