@@ -22,7 +22,7 @@ MAX_LISTED = 3  # slides that an error names
 
 
 @dataclass(frozen=True)
-class TestedSlides:
+class SlideSet:
     """Which slides were tested, in the order of their names.
 
     Attributes:
@@ -49,7 +49,7 @@ class Tested:
         metrics: the run's metrics.json.
     """
 
-    slides: TestedSlides
+    slides: SlideSet
     scores: np.ndarray
     threshold: float
     metrics: dict[str, Any]
@@ -74,7 +74,7 @@ def read_test_scores(run: Path) -> Tested:
         raise InputError(f"{run / 'predictions.parquet'}: no test slide with a label, so there is nothing to compare")
     rows = rows[np.argsort(slide_ids[rows])]
     metrics = read_metrics(run)
-    slides = TestedSlides(run, slide_ids[rows], patients[rows], labels[rows])
+    slides = SlideSet(run, slide_ids[rows], patients[rows], labels[rows])
     return Tested(slides, scores[rows], metrics["threshold"], metrics)
 
 
@@ -129,7 +129,7 @@ def by_figure(values: Figures, intervals: Mapping[str, Interval]) -> dict[str, d
     return figures
 
 
-def require_same_slides(a: TestedSlides, b: TestedSlides) -> None:
+def require_same_slides(a: SlideSet, b: SlideSet) -> None:
     """Refuse two that were not tested on the same slides with the same labels and patients.
 
     Raises:

@@ -3,10 +3,11 @@
     metrics.json of both ──fold by fold──▶ b - a of each fold ──▶ mean, 95 % interval corrected for shared training slides
     predictions.parquet of both ──the same draws of patients──▶ pooled AUC of a, b and b - a, 95 % intervals
 
-Folds differ more from one another than two methods on one fold do, so the difference fold by fold is the sharper question.
+Folds differ more from one another than two methods on one fold do, so the difference fold by fold is the sharper question. The
+interval of the pooled AUC is narrower, and says less: that of these models on other patients, not of other training slides.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hnm.bootstrap import bootstrap_intervals
-from hnm.compare import TestedSlides, by_figure, paired, require_same_slides, some
+from hnm.compare import SlideSet, by_figure, paired, require_same_slides, some
 from hnm.crossval import OutOfFold, arrays_of
 from hnm.evaluate import read_metrics
 from hnm.folds import over_folds
 from hnm.metrics import Figures
 from shards.errors import InputError
 
-FoldFigures = Mapping[Hashable, Mapping[str, float]]  # by fold, then by "section name"; unknown figures are left out
+FoldFigures = Mapping[Any, Mapping[str, float]]  # by fold, of any sortable type, then by "section name"; unknown: left out
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class CrossValidated:
         predictions: out of fold.
     """
 
-    slides: TestedSlides
+    slides: SlideSet
     num_folds: int
     num_repeats: int
     figures: FoldFigures
@@ -59,7 +60,7 @@ def read_crossval(folder: Path, num_folds: int, num_repeats: int) -> CrossValida
             "summarised after the last). Run the same hnm crossval again"
         )
     predictions = arrays_of(pq.read_table(folder / "predictions.parquet"))
-    slides = TestedSlides(folder, predictions.slide_ids, predictions.patients, predictions.labels)
+    slides = SlideSet(folder, predictions.slide_ids, predictions.patients, predictions.labels)
     return CrossValidated(slides, num_folds, num_repeats, figures, predictions)
 
 
@@ -123,7 +124,7 @@ def mean_differences(
         names: of figures.
         num_folds: of one repeat.
     """
-    shared = sorted(first.keys() & second.keys())  # type: ignore[type-var]
+    shared = sorted(first.keys() & second.keys())
     result = {}
     for name in names:
         pairs = [(first[key].get(name), second[key].get(name)) for key in shared]

@@ -25,7 +25,7 @@ UNKNOWN = Interval(None, None, 0)
 
 
 @dataclass(frozen=True)
-class TestedPatches:
+class OpenedRun:
     """An evaluated run, opened with its cohort.
 
     Attributes:
@@ -55,7 +55,7 @@ def told_by_metrics(metrics_a: dict[str, Any], metrics_b: dict[str, Any]) -> dic
     return by_figure(values, intervals)
 
 
-def compare_instance(a: TestedPatches, b: TestedPatches, seed: int = 0) -> dict[str, dict[str, Any]]:
+def compare_instance(a: OpenedRun, b: OpenedRun, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Return "instance auc" and so on, as both metrics.json know them, with intervals of both runs and of b - a.
 
     Args:
@@ -72,14 +72,14 @@ def compare_instance(a: TestedPatches, b: TestedPatches, seed: int = 0) -> dict[
         return {}
     weights = resampled_weights(a.study.patients_of(a.study.test), seed=seed)
     of_a, of_b = (instance_draws(its.by_patch, its.study, its.metrics["instance"]["threshold"], weights) for its in (a, b))
-    draws = {}
+    draws: dict[str, np.ndarray] = {}
     for name in of_a:
         both = {"a": of_a[name], "b": of_b[name], "difference": of_b[name] - of_a[name]}
         draws |= {f"instance {name}/{which}": its for which, its in both.items()}
     return by_figure(values, intervals_of(draws))
 
 
-def compare_froc(a: TestedPatches, b: TestedPatches, seed: int = 0) -> dict[str, dict[str, Any]]:
+def compare_froc(a: OpenedRun, b: OpenedRun, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Return "froc score" in the same way, if both metrics.json know it.
 
     Raises:
@@ -100,13 +100,13 @@ def compare_froc(a: TestedPatches, b: TestedPatches, seed: int = 0) -> dict[str,
     now = of_rows(np.arange(len(slides)))
     if any(its is None or not np.isclose(its, values[name] or 0.0) for name, its in now.items()):
         raise InputError(
-            f"the FROC comes out otherwise than in metrics.json: the annotations that {a.study.cohort.root / 'slides.parquet'} "
-            "names have changed, or are not there any more"
+            "the FROC comes out otherwise than in metrics.json: since then patch_scores.npy has changed, or the annotations that "
+            f"{a.study.cohort.root / 'slides.parquet'} names have, or they are not there any more"
         )
     return by_figure(values, bootstrap_intervals(of_rows, a.study.labels[slides], a.study.patients_of(slides), seed=seed))
 
 
-def require_same_patches(a: TestedPatches, b: TestedPatches) -> None:
+def require_same_patches(a: OpenedRun, b: OpenedRun) -> None:
     """Refuse two that were not tested on the same patches of the same slides.
 
     Raises:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hnm.compare import Tested, compare, read_test_scores
 from hnm.compare_crossval import CrossValidated, compare_crossvals, read_crossval
-from hnm.compare_patches import TestedPatches, compare_froc, compare_instance, told_by_metrics
+from hnm.compare_patches import OpenedRun, compare_froc, compare_instance, told_by_metrics
 from hnm.study import open_study
 from launch.crossval_folder import is_crossval, read_record
 from launch.run_directory import check_cohort, read_run
@@ -24,6 +24,7 @@ from shards.files import write_json
 SLIDES = ("auc", "auprc", "accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity", "brier")
 PATCHES = ("instance auc", "instance auprc", "instance in_positive_auc", "froc score")
 SHOWN = (*(f"slide {name}" for name in SLIDES), *PATCHES)
+COLUMNS = ("a", "b", "difference")
 
 
 def run(a: Path, b: Path, json_file: Path | None) -> int:
@@ -61,10 +62,10 @@ def _of_runs(run_a: Path, run_b: Path, console: Console) -> dict[str, Any]:
 
 
 def patch_figures(a: Tested, b: Tested) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return the patch figures of two runs with all intervals that can be had, and a sentence for each cause that some cannot."""
+    """Return the patch figures of two runs with all intervals that can be had, and a line for each cause that some cannot."""
     figures = told_by_metrics(a.metrics, b.metrics)
     if not figures:
-        return {}, ["no patch figures: the runs' metrics.json know none, for want of patch truth"]
+        return {}, ["no patch figures: not both runs know any in metrics.json, for want of patch truth"]
     remarks = []
     try:
         opened: dict[Path, Cohort] = {}
@@ -79,7 +80,7 @@ def patch_figures(a: Tested, b: Tested) -> tuple[dict[str, dict[str, Any]], list
     return figures, [f"patch figures without an interval of the difference: {remark}" for remark in dict.fromkeys(remarks)]
 
 
-def open_patches(tested: Tested, opened: dict[Path, Cohort]) -> TestedPatches:
+def open_patches(tested: Tested, opened: dict[Path, Cohort]) -> OpenedRun:
     """Open the cohort of an evaluated run, where the run says it is, and its patch scores.
 
     Args:
@@ -97,18 +98,19 @@ def open_patches(tested: Tested, opened: dict[Path, Cohort]) -> TestedPatches:
         opened[root] = Cohort.open(root)
     check_cohort(run, opened[root])
     study = open_study(opened[root], config.data, config.seed)
-    return TestedPatches(run, study, np.load(run / "patch_scores.npy", mmap_mode="r"), tested.metrics)
+    return OpenedRun(run, study, np.load(run / "patch_scores.npy", mmap_mode="r"), tested.metrics)
 
 
 def _of_crossvals(a: Path, b: Path, console: Console) -> dict[str, Any]:
     first, second = (_open_crossval(folder) for folder in (a, b))
     result = compare_crossvals(first, second)
-    title = f"{result['num_folds']} folds x {result['num_repeats']}, {result['num_slides']} slides: means, 95 % intervals over folds"
-    console.print(_table(title, result, result["figures"]))
+    folds = f"{result['num_folds']} folds x {result['num_repeats']}, {result['num_slides']} slides"
+    console.print(_table(f"{folds}: means, 95 % intervals over folds", result, result["figures"]))
     pooled = result["out_of_fold"]["auc"]
     if pooled["difference"] is not None:
-        told = [f"{name} {_with_interval(pooled, which)}" for name, which in (("A", "a"), ("B", "b"), ("B - A", "difference"))]
-        console.print(f"AUC of all out-of-fold predictions, by patient: {', '.join(told)}", markup=False, soft_wrap=True)
+        of_a, of_b, difference = (_with_interval(pooled, which) for which in COLUMNS)
+        told = f"A {of_a}, B {of_b}, B - A {difference}"
+        console.print(f"AUC of all out-of-fold predictions, by patient: {told}", markup=False, soft_wrap=True)
     return result
 
 
@@ -124,7 +126,7 @@ def _table(title: str, result: dict[str, Any], figures: dict[str, dict[str, Any]
         table.add_column(heading, justify="right")
     for name in SHOWN:
         if name in figures:
-            table.add_row(name, *(_with_interval(figures[name], which) for which in ("a", "b", "difference")))
+            table.add_row(name, *(_with_interval(figures[name], which) for which in COLUMNS))
     return table
 
 
