@@ -5,15 +5,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hnm.folds import over_folds
+from hnm.compare_crossval import mean_differences, means
+from hnm.crossval import figures_of_run
 
 FIGURES = ("slide auc", "slide accuracy", "slide f1", "instance auc", "instance in_positive_auc")
 
 
-def metrics_of_folds(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return each fold's metrics.json by "repeat-i/fold-j"."""
+def figures_of_folds(folder: Path) -> dict[str, dict[str, float]]:
+    """Return the figures of each fold's metrics.json by "repeat-i/fold-j", then by "section name"."""
     paths = sorted(folder.glob("repeat-*/fold-*/metrics.json"))
-    return {str(path.parent.relative_to(folder)): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    metrics = {str(path.parent.relative_to(folder)): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {name: figures_of_run(its) for name, its in metrics.items()}
 
 
 def cost_of_folds(folder: Path) -> dict[str, float]:
@@ -36,39 +38,21 @@ def _cost(fold: Path) -> dict[str, float]:
     return {"encoder_steps": metrics["encoder_steps"], "seconds": seconds, "finetune_seconds": finetune}
 
 
-def figure(metrics: dict[str, Any], name: str) -> float | None:
-    """Return "section name" of a fold's metrics, None if it is unknown."""
-    section, _, key = name.partition(" ")
-    value: float | None = (metrics.get(section) or {}).get(key)
-    return value
-
-
 def rows_of(folders: dict[str, Path], num_folds: int) -> dict[str, dict[str, Any]]:
     """Return by method the mean and interval of each figure, and its cost (see `cost_of_folds`)."""
     rows: dict[str, dict[str, Any]] = {}
     for method, folder in folders.items():
-        folds = list(metrics_of_folds(folder).values())
-        rows[method] = {"folder": folder.name, "num": len(folds)}
-        for name in FIGURES:
-            values = [value for its in folds if (value := figure(its, name)) is not None]
-            rows[method][name] = over_folds(values, num_folds) if values else None
-        rows[method] |= cost_of_folds(folder)
+        folds = figures_of_folds(folder)
+        counts = {"folder": folder.name, "num": len(folds)}
+        rows[method] = {**counts, **means(folds, FIGURES, num_folds), **cost_of_folds(folder)}
     return rows
 
 
 def differences(folders: dict[str, Path], num_folds: int) -> dict[str, dict[str, Any]]:
     """Return by method the mean and interval of (hnm - method) over the same folds, for each figure."""
-    ours = metrics_of_folds(folders["hnm"])
-    result: dict[str, dict[str, Any]] = {}
-    for method, folder in folders.items():
-        if method == "hnm":
-            continue
-        theirs, result[method] = metrics_of_folds(folder), {}
-        for name in FIGURES:
-            pairs = [(figure(ours[key], name), figure(theirs[key], name)) for key in sorted(ours.keys() & theirs.keys())]
-            known = [first - second for first, second in pairs if first is not None and second is not None]
-            result[method][name] = over_folds(known, num_folds) if known else None
-    return result
+    figures = {method: figures_of_folds(folder) for method, folder in folders.items()}
+    ours = figures.pop("hnm")
+    return {method: mean_differences(ours, theirs, FIGURES, num_folds) for method, theirs in figures.items()}
 
 
 def table(rate: str, budget: str, result: dict[str, Any]) -> str:

@@ -141,7 +141,7 @@ def run_one(source: Path, out: Path, budget: Budget, lr: float) -> None:
     by_patch = np.where(np.isnan(by_patch), patches_chosen_by, by_patch)
     metrics: dict[str, Any] = {
         "slide": slide_figures(study.labels[study.test], scores, threshold),
-        "instance": instance_part(by_patch, study),
+        "instance": instance_part(by_patch, study, config.seed),
         "encoder_steps": budget.num_steps,
         "seconds": round(budget.spent, 1),
     }

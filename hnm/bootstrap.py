@@ -1,6 +1,6 @@
 """Bootstrap intervals: whole patients are drawn with replacement, for slides of one patient are no independent evidence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,16 +46,34 @@ def bootstrap_intervals(
     numbers, group_of_row = np.unique(groups, return_inverse=True)
     order = np.argsort(group_of_row, kind="stable")
     rows_of_group = np.split(order, np.cumsum(np.bincount(group_of_row))[:-1])
-    random = numpy_generator(seed, "bootstrap")
     values: dict[str, list[float]] = {name: [] for name in figures_of(np.arange(len(positive)))}
-    for _ in range(num):
-        drawn = random.integers(len(numbers), size=len(numbers))
+    for drawn in drawn_groups(len(numbers), num, seed):
         rows = np.concatenate([rows_of_group[group] for group in drawn])
         if positive[rows].any() and not positive[rows].all():
             for name, value in figures_of(rows).items():
                 if value is not None:
                     values[name].append(value)
-    return {name: _interval(known, num, level) for name, known in values.items()}
+    return {name: interval_of_draws(known, num, level) for name, known in values.items()}
+
+
+def drawn_groups(num_groups: int, num: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield `num` draws with replacement of as many groups as there are, (num_groups,) int64: the same for the same seed."""
+    random = numpy_generator(seed, "bootstrap")
+    for _ in range(num):
+        yield random.integers(num_groups, size=num_groups)
+
+
+def resampled_weights(groups: np.ndarray, num: int = 1000, *, seed: int) -> np.ndarray:
+    """Return how often each row is in each resample of whole groups, (num, n) int64: those of `bootstrap_intervals`.
+
+    Args:
+        groups: (n,) the patient of each row, of any sortable type.
+        num: resamples.
+        seed: the same seed gives the same resamples.
+    """
+    numbers, group_of_row = np.unique(groups, return_inverse=True)
+    draws = drawn_groups(len(numbers), num, seed)
+    return np.stack([np.bincount(drawn, minlength=len(numbers))[group_of_row] for drawn in draws])
 
 
 def bootstrap_interval(
@@ -80,8 +98,9 @@ def bootstrap_interval(
     return intervals["metric"]
 
 
-def _interval(known: list[float], num: int, level: float) -> Interval:
-    if not known:
+def interval_of_draws(known: Sequence[float] | np.ndarray, num: int, level: float = 0.95) -> Interval:
+    """Return the percentile interval of a figure's values in those of `num` resamples that define it."""
+    if len(known) == 0:
         return Interval(None, None, num)
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), num - len(known))

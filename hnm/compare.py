@@ -1,5 +1,9 @@
-"""Compare two evaluated runs on the same test slides: both with intervals, their differences, DeLong's test."""
+"""Compare two evaluated runs on the same test slides: both with intervals, their differences, DeLong's test.
 
+Patch figures: hnm/compare_patches.py. Two cross-validations: hnm/compare_crossval.py.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from hnm.bootstrap import bootstrap_intervals
+from hnm.bootstrap import Interval, bootstrap_intervals
 from hnm.delong import delong
 from hnm.evaluate import read_metrics
 from hnm.measure import slide_figures
@@ -18,23 +22,34 @@ MAX_LISTED = 3  # slides that an error names
 
 
 @dataclass(frozen=True)
-class Tested:
-    """What a run says of its test slides, in the order of their names.
+class SlideSet:
+    """Which slides were tested, in the order of their names.
 
     Attributes:
-        run: its folder.
+        folder: of the run, or of the cross-validation.
         slide_ids: (n,) names.
         patients: (n,) whose slide it is.
         labels: (n,) 1 or 0.
+    """
+
+    folder: Path
+    slide_ids: np.ndarray
+    patients: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a run says of its test slides.
+
+    Attributes:
+        slides: which they are.
         scores: (n,) float in [0, 1].
         threshold: the run's own, chosen on its validation slides.
         metrics: the run's metrics.json.
     """
 
-    run: Path
-    slide_ids: np.ndarray
-    patients: np.ndarray
-    labels: np.ndarray
+    slides: SlideSet
     scores: np.ndarray
     threshold: float
     metrics: dict[str, Any]
@@ -50,7 +65,7 @@ def read_test_scores(run: Path) -> Tested:
         raise InputError(f"{run}: no metrics.json and predictions.parquet here. Evaluate the run first: hnm evaluate {run}")
     table = pq.read_table(run / "predictions.parquet")
     if "repeat" in table.column_names:
-        raise InputError(f"{run}: a cross-validation. Give two runs, such as the same fold of two cross-validations")
+        raise InputError(f"{run}: a cross-validation whose crossval.json is missing. Give the whole folder of hnm crossval")
     slide_ids, patients, splits, labels, scores = (
         table[name].to_numpy() for name in ("slide_id", "patient_id", "split", "label", "score")
     )
@@ -59,7 +74,8 @@ def read_test_scores(run: Path) -> Tested:
         raise InputError(f"{run / 'predictions.parquet'}: no test slide with a label, so there is nothing to compare")
     rows = rows[np.argsort(slide_ids[rows])]
     metrics = read_metrics(run)
-    return Tested(run, slide_ids[rows], patients[rows], labels[rows], scores[rows], metrics["threshold"], metrics)
+    slides = SlideSet(run, slide_ids[rows], patients[rows], labels[rows])
+    return Tested(slides, scores[rows], metrics["threshold"], metrics)
 
 
 def compare(a: Tested, b: Tested, seed: int = 0) -> dict[str, Any]:
@@ -71,55 +87,70 @@ def compare(a: Tested, b: Tested, seed: int = 0) -> dict[str, Any]:
         seed: of the bootstrap.
 
     Returns:
-        `num_slides`, `delong_p` (None where a class has fewer than two slides), and by figure its `a`, `b`, `difference`
-        (b - a) and the 95 % intervals of the three over resampled patients, the same resamples for both runs.
+        `num_slides`, `delong_p` (None where a class has fewer than two slides), and by figure of the slides its `a`, `b`,
+        `difference` (b - a) and the 95 % intervals of the three over resampled patients, the same resamples for both runs.
 
     Raises:
         InputError: the slides, their labels or patients differ, or a score is NaN.
     """
-    require_same_slides(a, b)
+    require_same_slides(a.slides, b.slides)
+    labels = a.slides.labels
 
     def of_rows(rows: np.ndarray) -> Figures:
-        both = [slide_figures(run.labels[rows], run.scores[rows], run.threshold) for run in (a, b)]
-        figures: Figures = {}
-        for name in both[0]:
-            first, second = both[0][name], both[1][name]
-            difference = None if first is None or second is None else second - first
-            figures |= {f"{name}/a": first, f"{name}/b": second, f"{name}/difference": difference}
-        return figures
+        return paired(*(slide_figures(labels[rows], run.scores[rows], run.threshold) for run in (a, b)))
 
-    values = of_rows(np.arange(len(a.labels)))
-    intervals = bootstrap_intervals(of_rows, a.labels, a.patients, seed=seed)
+    intervals = bootstrap_intervals(of_rows, labels, a.slides.patients, seed=seed)
+    return {
+        "a": str(a.slides.folder),
+        "b": str(b.slides.folder),
+        "num_slides": len(labels),
+        "delong_p": delong(labels, a.scores, b.scores).p,
+        "figures": by_figure(of_rows(np.arange(len(labels))), intervals),
+    }
+
+
+def paired(a: Figures, b: Figures) -> Figures:
+    """Return the figures of two on the same rows, and b - a, by "figure/a", "figure/b" and "figure/difference"."""
+    figures: Figures = {}
+    for name in [name for name in a if name in b]:
+        first, second = a[name], b[name]
+        difference = None if first is None or second is None else second - first
+        figures |= {f"{name}/a": first, f"{name}/b": second, f"{name}/difference": difference}
+    return figures
+
+
+def by_figure(values: Figures, intervals: Mapping[str, Interval]) -> dict[str, dict[str, Any]]:
+    """Return what `paired` gave by figure: its a, a_interval, b, b_interval, difference, difference_interval."""
     figures: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
-        name, _, which = key.partition("/")
+        name, _, which = key.rpartition("/")
         figures.setdefault(name, {})[which] = value
         figures[name][f"{which}_interval"] = intervals[key]._asdict()
-    p = delong(a.labels, a.scores, b.scores).p
-    return {"a": str(a.run), "b": str(b.run), "num_slides": len(a.labels), "delong_p": p, "figures": figures}
+    return figures
 
 
-def require_same_slides(a: Tested, b: Tested) -> None:
-    """Refuse runs that were not tested on the same slides with the same labels and patients.
+def require_same_slides(a: SlideSet, b: SlideSet) -> None:
+    """Refuse two that were not tested on the same slides with the same labels and patients.
 
     Raises:
         InputError: naming some that differ.
     """
     only_a, only_b = np.setdiff1d(a.slide_ids, b.slide_ids), np.setdiff1d(b.slide_ids, a.slide_ids)
-    for run, only in ((a.run, only_a), (b.run, only_b)):
+    for folder, only in ((a.folder, only_a), (b.folder, only_b)):
         if len(only):
             raise InputError(
-                f"{a.run} has {len(a.slide_ids)} test slides, {b.run} has {len(b.slide_ids)}; {len(only)} are in {run} only, "
-                f"such as {_some(only)}. Compare runs that were tested on the same slides"
+                f"{a.folder} has {len(a.slide_ids)} test slides, {b.folder} has {len(b.slide_ids)}; {len(only)} are in {folder} "
+                f"only, such as {some(only)}. Compare what was tested on the same slides"
             )
     for what, of_a, of_b in (("labels", a.labels, b.labels), ("patients", a.patients, b.patients)):
         if (of_a != of_b).any():
             differ = a.slide_ids[of_a != of_b]
             raise InputError(
-                f"{a.run} and {b.run}: {len(differ)} test slides have other {what} in one than in the other, such as "
-                f"{_some(differ)}. Compare runs of the same question (data.label_column)"
+                f"{a.folder} and {b.folder}: {len(differ)} test slides have other {what} in one than in the other, such as "
+                f"{some(differ)}. Compare answers to the same question (data.label_column)"
             )
 
 
-def _some(names: np.ndarray) -> str:
+def some(names: np.ndarray) -> str:
+    """Return the first few names, for a message."""
     return ", ".join(repr(str(name)) for name in names[:MAX_LISTED])

@@ -1,5 +1,6 @@
 """What the folds of a cross-validation say together: means with intervals, out-of-fold predictions."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from hnm.bootstrap import bootstrap_intervals
 from hnm.evaluate import read_metrics
 from hnm.folds import over_folds
-from hnm.metrics import auc
+from hnm.metrics import Figures, auc
 from shards.files import whole_file
 
 SECTIONS = ("slide", "instance", "froc")
@@ -71,24 +72,52 @@ def out_of_fold(runs: dict[tuple[int, int], Path], thresholds: dict[tuple[int, i
     return pa.concat_tables(tables)
 
 
+@dataclass(frozen=True)
+class OutOfFold:
+    """Out-of-fold predictions as arrays: n slides in the order of their names, r repeats.
+
+    Attributes:
+        slide_ids: (n,) names.
+        patients: (n,) whose slide it is.
+        labels: (n,) 1 or 0.
+        folds: (r, n) int32, which fold tested the slide.
+        scores: (r, n) float in [0, 1].
+        right: (r, n) bool, called by its label at its fold's threshold.
+    """
+
+    slide_ids: np.ndarray
+    patients: np.ndarray
+    labels: np.ndarray
+    folds: np.ndarray
+    scores: np.ndarray
+    right: np.ndarray
+
+    def figures_of(self, rows: np.ndarray) -> Figures:
+        """Return the AUC and accuracy of the slides `rows`, drawn ones repeat: the mean over repeats."""
+        aucs = [value for its in self.scores if (value := auc(self.labels[rows], its[rows])) is not None]
+        return {"auc": float(np.mean(aucs)) if aucs else None, "accuracy": float(self.right[:, rows].mean())}
+
+
+def arrays_of(predictions: pa.Table) -> OutOfFold:
+    """Return what `out_of_fold` made as arrays."""
+    names = ("repeat", "fold", "slide_id", "patient_id", "label", "score", "predicted")
+    columns = {name: predictions[name].to_numpy() for name in names}
+    num_repeats = len(np.unique(columns["repeat"]))
+    order = np.lexsort([columns["slide_id"].astype(str), columns["repeat"]]).reshape(num_repeats, -1)  # (repeats, slides)
+    slide_ids, patients, labels = (columns[name][order[0]] for name in ("slide_id", "patient_id", "label"))
+    right = (columns["predicted"] == columns["label"])[order]
+    return OutOfFold(slide_ids, patients, labels, columns["fold"][order], columns["score"][order], right)
+
+
 def pooled(predictions: pa.Table, seed: int) -> dict[str, Any]:
     """Return the AUC and accuracy of all out-of-fold predictions together: the mean over repeats, with intervals by patient.
 
     Scores of different folds come from different models, each with its own scale: the pooled AUC is a little pessimistic,
     and the mean over folds is the first figure to look at.
     """
-    columns = {name: predictions[name].to_numpy() for name in ("repeat", "slide_id", "patient_id", "label", "score", "predicted")}
-    num_repeats = len(np.unique(columns["repeat"]))
-    order = np.lexsort([columns["slide_id"].astype(str), columns["repeat"]]).reshape(num_repeats, -1)  # (repeats, slides)
-    labels, patients = columns["label"][order[0]], columns["patient_id"][order[0]]
-    scores, right = columns["score"][order], (columns["predicted"] == columns["label"])[order]
-
-    def of_rows(rows: np.ndarray) -> dict[str, float | None]:
-        aucs = [value for its in scores if (value := auc(labels[rows], its[rows])) is not None]
-        return {"auc": float(np.mean(aucs)) if aucs else None, "accuracy": float(right[:, rows].mean())}
-
-    intervals = bootstrap_intervals(of_rows, labels, patients, seed=seed)
-    values = of_rows(np.arange(len(labels)))
+    its = arrays_of(predictions)
+    intervals = bootstrap_intervals(its.figures_of, its.labels, its.patients, seed=seed)
+    values = its.figures_of(np.arange(len(its.labels)))
     return {name: {"value": value, **intervals[name]._asdict()} for name, value in values.items()}
 
 

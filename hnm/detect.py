@@ -4,6 +4,7 @@
     annotation, or else the patches' truth ──▶ lesions ───┴─▶ Hits of the slide ──all test slides──▶ FROC
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,28 @@ def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] |
         The score (mean sensitivity) with its bootstrap interval by patient, the sensitivity at each rate, the curve, and
         how many slides were left out: positive ones whose lesions are unknown.
     """
-    found = [(slide, *lesions_of_slide(study, slide)) for slide in study.test.tolist()]
-    known = [(slide, lesions, source) for slide, lesions, source in found if lesions is not None]
-    hits = [hits_of_slide(study, slide, by_patch, lesions) for slide, lesions, _ in known]
-    if not any(len(its.lesions) for its in hits):
+    known, sources = known_lesions(study)
+    if not any(lesions.counted.any() for lesions in known.values()):
         return None
-    slides = np.array([slide for slide, _, _ in known])
+    counts, slides = count_detections(study, by_patch, known), np.array(list(known))
     return {
-        **froc_figures(count_hits(hits), study.labels[slides], _patients(study, slides), seed),
+        **froc_figures(counts, study.labels[slides], study.patients_of(slides), seed),
         "num_slides": len(slides),
-        "num_slides_left_out": len(found) - len(known),
-        "lesions_from": sorted({source for _, _, source in known if source}),
+        "num_slides_left_out": len(study.test) - len(slides),
+        "lesions_from": sources,
     }
+
+
+def known_lesions(study: Study) -> tuple[dict[int, Lesions], list[str]]:
+    """Return the lesions of the test slides where they are known, by slide, and where they come from."""
+    found = [(slide, *lesions_of_slide(study, slide)) for slide in study.test.tolist()]
+    known = {slide: lesions for slide, lesions, _ in found if lesions is not None}
+    return known, sorted({source for _, _, source in found if source})
+
+
+def count_detections(study: Study, by_patch: np.ndarray, lesions: Mapping[int, Lesions]) -> Counts:
+    """Return what the patch scores (N,) of some slides, in the order of `lesions`, meet."""
+    return count_hits([hits_of_slide(study, slide, by_patch, its) for slide, its in lesions.items()])
 
 
 def froc_figures(counts: Counts, labels: np.ndarray, patients: np.ndarray, seed: int) -> dict[str, Any]:
@@ -95,8 +106,3 @@ def patch_side(study: Study, slide: int) -> int:
 
 def _patches(study: Study, slide: int) -> slice:
     return slice(*study.cohort.patch_bounds[slide : slide + 2].tolist())
-
-
-def _patients(study: Study, slides: np.ndarray) -> np.ndarray:
-    patients: np.ndarray = study.cohort.slides["patient_id"].to_numpy()[slides]
-    return patients

@@ -104,14 +104,14 @@ def measure(
     folders = [round_folder(run, r) for r in range(config.rounds.num_rounds + 1)]
     decisions = [read_decision(folder) for folder in folders]
     validation = decisions[chosen]["validation"]
-    patients = study.cohort.slides["patient_id"].to_numpy()[study.test]
+    patients = study.patients_of(study.test)
     phases, broken = read_state(run)["phases"], read_broken(run)
     return {
         "chosen_round": chosen,
         "threshold": validation["threshold"],
         "num_test_slides": len(study.test),
         **slide_part(study.labels[study.test], by_slide[study.test], patients, validation["threshold"], seed),
-        "instance": instance_part(by_patch, study),
+        "instance": instance_part(by_patch, study, seed),
         "froc": froc_part(by_patch, study, seed),
         "validation": validation,
         "rounds": round_rows(decisions, folders, study),
@@ -131,7 +131,7 @@ def write_predictions(path: Path, by_slide: np.ndarray, threshold: float, sessio
     table = pa.table(
         {
             "slide_id": study.cohort.slide_ids[slides],
-            "patient_id": study.cohort.slides["patient_id"].to_numpy()[slides],
+            "patient_id": study.patients_of(slides),
             "split": split[slides],
             "label": study.labels[slides],
             "score": by_slide[slides],

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hnm.bootstrap import bootstrap_intervals
+from hnm.bootstrap import bootstrap_intervals, resampled_weights
 from hnm.calibration import brier, calibration_curve
 from hnm.coordinator import read_scores
 from hnm.metrics import Figures, instance_metrics, scores_at, youden_threshold
+from hnm.patch_bootstrap import count_scores, figures_of_draws, intervals_of
 from hnm.score_histogram import score_counts
 from hnm.study import Study
 from shards.errors import InputError
@@ -46,14 +47,15 @@ def slide_part(
     }
 
 
-def instance_part(by_patch: np.ndarray, study: Study) -> dict[str, Any] | None:
-    """Return the instance metrics of the test patches, None where no patch truth is known.
+def instance_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] | None:
+    """Return the instance metrics of the test patches and their 95 % bootstrap intervals; None where no truth is known.
 
     The threshold of F1 is chosen on the validation patches with known truth.
 
     Args:
         by_patch: (N,) patch scores.
         study: the cohort and its parts.
+        seed: of the bootstrap, which draws patients.
     """
     patches = study.cohort.patches
     validation, test = study.patches_of(study.validation), study.patches_of(study.test)
@@ -62,7 +64,28 @@ def instance_part(by_patch: np.ndarray, study: Study) -> dict[str, Any] | None:
         return None
     threshold = youden_threshold(patches.truth[known], by_patch[known])
     in_positive = study.labels[patches.slide[test]] == 1
-    return {"threshold": threshold, **instance_metrics(patches.truth[test], by_patch[test], in_positive, threshold)}
+    weights = resampled_weights(study.patients_of(study.test), seed=seed)
+    intervals = intervals_of(instance_draws(by_patch, study, threshold, weights))
+    return {
+        "threshold": threshold,
+        **instance_metrics(patches.truth[test], by_patch[test], in_positive, threshold),
+        "intervals": {name: interval._asdict() for name, interval in intervals.items()},
+    }
+
+
+def instance_draws(by_patch: np.ndarray, study: Study, threshold: float, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the instance metrics of the test patches in each resample of the test slides, (draws,) each, NaN if undefined.
+
+    Args:
+        by_patch: (N,) patch scores.
+        study: the cohort and its parts.
+        threshold: a patch at or above it is called positive.
+        weights: (draws, test slides) how often each slide is drawn.
+    """
+    test, num = study.patches_of(study.test), len(study.test)
+    slide = np.repeat(np.arange(num, dtype=np.int32), study.cohort.patches_per_slide[study.test])
+    counts = count_scores(study.cohort.patches.truth[test], by_patch[test], slide, num, threshold)
+    return figures_of_draws(counts, weights, study.labels[study.test] == 1)
 
 
 def round_rows(decisions: list[dict[str, Any]], folders: list[Path], study: Study) -> list[dict[str, Any]]:

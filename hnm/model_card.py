@@ -74,10 +74,16 @@ def _figures(about: Description) -> str:
         ]
         lines += ["", "| figure | validation |", "|---|---|", *_rows(about.validation)]
         return "\n".join(lines)
-    interval = about.test.get("slide_auc_interval") or {}
     lines += [f"{about.test['num_test_slides']} test slides, read once."]
-    if interval.get("low") is not None:
-        lines += [f"Slide AUC, 95 % bootstrap interval by patient: {interval['low']:.3f} to {interval['high']:.3f}."]
+    of_patches = (about.test.get("instance") or {}).get("intervals", {})
+    told = {
+        "Slide AUC": about.test.get("slide_auc_interval") or {},
+        "Patch AUC": of_patches.get("auc", {}),
+        "Patch AUC in positive slides": of_patches.get("in_positive_auc", {}),
+    }
+    for name, interval in told.items():
+        if interval.get("low") is not None:
+            lines += [f"{name}, 95 % bootstrap interval by patient: {interval['low']:.3f} to {interval['high']:.3f}."]
     lines += ["", "| figure, slides | test |", "|---|---|", *_rows(about.test["slide"])]
     if about.test.get("instance"):
         lines += ["", "| figure, patches | test |", "|---|---|", *_rows(about.test["instance"])]

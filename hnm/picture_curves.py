@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from hnm.bootstrap import resampled_weights
 from hnm.metrics import auc, auprc
 from hnm.picture_style import BLUE, GREY, INK, LIGHT_GREY, VERMILLION, figure_of
 from shards.errors import InputError
-from shards.seeding import numpy_generator
 
 NUM_RESAMPLES = 400
 GRID = np.linspace(0, 1, 101)
@@ -99,7 +99,7 @@ def bands_of(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, seed:
 
     Whole patients are drawn with replacement; draws of one class are left out. A band is NaN where none is left.
     """
-    weights = resampled_weights(patients, seed)
+    weights = resampled_weights(patients, NUM_RESAMPLES, seed=seed)
     positive = labels == 1
     weights = weights[(weights[:, positive].sum(1) > 0) & (weights[:, ~positive].sum(1) > 0)]
     hits, alarms = counts_by_threshold(positive, scores, weights)
@@ -112,14 +112,6 @@ def bands_of(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, seed:
         )
         bands.append(both)
     return bands
-
-
-def resampled_weights(groups: np.ndarray, seed: int) -> np.ndarray:
-    """Return (resamples, n) int64: how often each row is in each draw of whole groups with replacement."""
-    numbers, group_of_row = np.unique(groups, return_inverse=True)
-    random = numpy_generator(seed, "curve bands")
-    drawn = random.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=NUM_RESAMPLES)
-    return drawn[:, group_of_row]
 
 
 def counts_by_threshold(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

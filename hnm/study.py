@@ -67,6 +67,11 @@ class Study:
         """Return how many patches `slides` have."""
         return int(self.cohort.patches_per_slide[slides].sum())
 
+    def patients_of(self, slides: np.ndarray) -> np.ndarray:
+        """Return the patients of `slides`, in their order, (s,) of str."""
+        patients: np.ndarray = self.cohort.slides["patient_id"].to_numpy()[slides]
+        return patients
+
     @cached_property
     def kinds(self) -> np.ndarray:
         """(N,) int8: 1 patch of a positive training slide, 0 of a negative one, -1 of a slide that does not train."""

@@ -1,56 +1,139 @@
-"""`hnm compare`: a table of two runs."""
+"""`hnm compare`: a table of two runs, or of two cross-validations.
+
+    two runs             predictions.parquet, metrics.json ──▶ slides          patch_scores.npy, the cohort ──▶ patches
+    two hnm crossval     metrics.json ──▶ means and differences over folds     predictions.parquet ──▶ pooled AUC
+"""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hnm.compare import compare, read_test_scores
+from hnm.compare import Tested, compare, read_test_scores
+from hnm.compare_crossval import CrossValidated, compare_crossvals, read_crossval
+from hnm.compare_patches import OpenedRun, compare_froc, compare_instance, told_by_metrics
+from hnm.study import open_study
+from launch.crossval_folder import is_crossval, read_record
+from launch.run_directory import check_cohort, read_run
+from shards.cohort import Cohort
+from shards.errors import InputError
 from shards.files import write_json
 
-SHOWN = ("auc", "auprc", "accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity", "brier")
-WITHOUT_TEST = (("instance", "auc"), ("instance", "auprc"), ("instance", "in_positive_auc"), ("froc", "score"))
+SLIDES = ("auc", "auprc", "accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity", "brier")
+PATCHES = ("instance auc", "instance auprc", "instance in_positive_auc", "froc score")
+SHOWN = (*(f"slide {name}" for name in SLIDES), *PATCHES)
+COLUMNS = ("a", "b", "difference")
 
 
-def run(run_a: Path, run_b: Path, json_file: Path | None) -> int:
-    """Print the comparison of two runs, and write it to `json_file` if that is given."""
-    a, b = read_test_scores(run_a), read_test_scores(run_b)
-    result = compare(a, b)
+def run(a: Path, b: Path, json_file: Path | None) -> int:
+    """Print the comparison of two runs or two cross-validations, and write it to `json_file` if that is given.
+
+    Raises:
+        InputError: they cannot be compared.
+    """
+    folds = [folder for folder in (a, b) if is_crossval(folder)]
+    if len(folds) == 1:
+        raise InputError(
+            f"{folds[0]} is a cross-validation, the other is not. Give two runs, such as {folds[0] / 'repeat-0' / 'fold-0'}, or "
+            "two cross-validations"
+        )
     console = Console(highlight=False)
-    console.print(_table(result, a.metrics, b.metrics))
-    console.print(_verdict(result), markup=False)
+    result = _of_crossvals(a, b, console) if folds else _of_runs(a, b, console)
     if json_file is not None:
         write_json(json_file, result)
         console.print(f"wrote {json_file}", markup=False, soft_wrap=True)
     return 0
 
 
-def _table(result: dict[str, Any], metrics_a: dict[str, Any], metrics_b: dict[str, Any]) -> Table:
-    table = Table(title=f"{result['num_slides']} test slides; 95 % intervals by patient")
+def _of_runs(run_a: Path, run_b: Path, console: Console) -> dict[str, Any]:
+    a, b = read_test_scores(run_a), read_test_scores(run_b)
+    result = compare(a, b)
+    result["patch_figures"], result["patch_remarks"] = patch_figures(a, b)
+    figures = {f"slide {name}": figure for name, figure in result["figures"].items()} | result["patch_figures"]
+    console.print(_table(f"{result['num_slides']} test slides; 95 % intervals by patient", result, figures))
+    p = result["delong_p"]
+    without = "no DeLong test: it needs at least two positive and two negative test slides"
+    lines = [without if p is None else f"DeLong's test of the two AUCs: p = {p:.4g}", *result["patch_remarks"]]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    return result
+
+
+def patch_figures(a: Tested, b: Tested) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the patch figures of two runs with all intervals that can be had, and a line for each cause that some cannot."""
+    figures = told_by_metrics(a.metrics, b.metrics)
+    if not figures:
+        return {}, ["no patch figures: not both runs know any in metrics.json, for want of patch truth"]
+    remarks = []
+    try:
+        opened: dict[Path, Cohort] = {}
+        both = [open_patches(its, opened) for its in (a, b)]
+        for measure in (compare_instance, compare_froc):
+            try:
+                figures |= measure(both[0], both[1])
+            except InputError as error:
+                remarks.append(str(error))
+    except InputError as error:
+        remarks.append(str(error))
+    return figures, [f"patch figures without an interval of the difference: {remark}" for remark in dict.fromkeys(remarks)]
+
+
+def open_patches(tested: Tested, opened: dict[Path, Cohort]) -> OpenedRun:
+    """Open the cohort of an evaluated run, where the run says it is, and its patch scores.
+
+    Args:
+        tested: the run.
+        opened: cohorts that are open already; this one is added.
+
+    Raises:
+        InputError: the cohort is not there any more, is another, or a file of the run is missing.
+    """
+    run = tested.slides.folder
+    config, root = read_run(run)
+    if not (run / "patch_scores.npy").is_file():
+        raise InputError(f"{run}: patch_scores.npy is missing, which hnm evaluate writes")
+    if root not in opened:
+        opened[root] = Cohort.open(root)
+    check_cohort(run, opened[root])
+    study = open_study(opened[root], config.data, config.seed)
+    return OpenedRun(run, study, np.load(run / "patch_scores.npy", mmap_mode="r"), tested.metrics)
+
+
+def _of_crossvals(a: Path, b: Path, console: Console) -> dict[str, Any]:
+    first, second = (_open_crossval(folder) for folder in (a, b))
+    result = compare_crossvals(first, second)
+    folds = f"{result['num_folds']} folds x {result['num_repeats']}, {result['num_slides']} slides"
+    console.print(_table(f"{folds}: means, 95 % intervals over folds", result, result["figures"]))
+    pooled = result["out_of_fold"]["auc"]
+    if pooled["difference"] is not None:
+        of_a, of_b, difference = (_with_interval(pooled, which) for which in COLUMNS)
+        told = f"A {of_a}, B {of_b}, B - A {difference}"
+        console.print(f"AUC of all out-of-fold predictions, by patient: {told}", markup=False, soft_wrap=True)
+    return result
+
+
+def _open_crossval(folder: Path) -> CrossValidated:
+    record = read_record(folder)
+    return read_crossval(folder, record["folds"], record["repeats"])
+
+
+def _table(title: str, result: dict[str, Any], figures: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title=title)
     table.add_column("figure")
     for heading in (f"A: {Path(result['a']).name}", f"B: {Path(result['b']).name}", "B - A"):
         table.add_column(heading, justify="right")
     for name in SHOWN:
-        figure = result["figures"][name]
-        cells = [_with_interval(figure[which], figure[f"{which}_interval"]) for which in ("a", "b", "difference")]
-        table.add_row(f"slide {name}", *cells)
-    for section, name in WITHOUT_TEST:
-        first, second = ((metrics.get(section) or {}).get(name) for metrics in (metrics_a, metrics_b))
-        if first is not None and second is not None:
-            table.add_row(f"{section} {name}", f"{first:.3f}", f"{second:.3f}", f"{second - first:+.3f}")
+        if name in figures:
+            table.add_row(name, *(_with_interval(figures[name], which) for which in COLUMNS))
     return table
 
 
-def _with_interval(value: float | None, interval: dict[str, Any]) -> str:
+def _with_interval(figure: dict[str, Any], which: str) -> str:
+    value, interval = figure[which], figure[f"{which}_interval"]
     if value is None:
         return "unknown"
     if interval["low"] is None:
         return f"{value:.3f}"
     return f"{value:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
-
-
-def _verdict(result: dict[str, Any]) -> str:
-    if result["delong_p"] is None:
-        return "no DeLong test: it needs at least two positive and two negative test slides"
-    return f"DeLong's test of the two AUCs: p = {result['delong_p']:.4g}"

@@ -76,7 +76,7 @@ def check(request: Request, config: Config) -> Cohort:
 
 def _require_same(request: Request, config: Config, cohort: Cohort) -> None:
     """Refuse other folds, settings or cohort than it was started with, but for what decides only where and how."""
-    if not (request.out / "crossval.json").is_file():
+    if not is_crossval(request.out):
         return
     known, asked = read_record(request.out), _record(request, cohort)
     changed = [f"{name}: {known[name]} -> {asked[name]}" for name in ("fingerprint", "folds") if known[name] != asked[name]]
@@ -187,13 +187,18 @@ def open_folder(request: Request, config: Config, cohort: Cohort) -> None:
     write_json(request.out / "crossval.json", _record(request, cohort))
 
 
+def is_crossval(folder: Path) -> bool:
+    """Is this a folder that `hnm crossval` writes?"""
+    return (folder / "crossval.json").is_file()
+
+
 def read_record(out: Path) -> dict[str, Any]:
     """Return crossval.json.
 
     Raises:
         InputError: there is none.
     """
-    if not (out / "crossval.json").is_file():
+    if not is_crossval(out):
         raise InputError(f"{out}: no cross-validation here (crossval.json is missing). Make one with: hnm crossval COHORT {out}")
     record: dict[str, Any] = json.loads((out / "crossval.json").read_text(encoding="utf-8"))
     return record

@@ -12,13 +12,16 @@ evidence_app = typer.Typer()
 
 @evidence_app.command()
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Evaluated run directory.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another, tested on the same slides.")],
+    run_a: Annotated[Path, typer.Argument(metavar="A", help="Evaluated run directory, or folder of a finished hnm crossval.")],
+    run_b: Annotated[Path, typer.Argument(metavar="B", help="Another, tested on the same slides, or with the same folds.")],
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here.")] = None,
 ) -> None:
-    """Two runs on the same test slides: figures with intervals, their differences, DeLong's test of the AUCs.
+    """Two runs on the same test slides, or two cross-validations: figures with 95 % intervals, and their differences.
 
-    Example: `hnm compare run-its2clr/ run-hnm/`
+    Of two runs, the intervals are over resampled patients, the same for both, and DeLong's test is made of the slide AUCs; the
+    patch figures need the runs' cohort where it was. Of two cross-validations, the difference is taken fold by fold, its
+    interval is corrected for the training slides that folds share, and the AUC of all out-of-fold predictions is compared
+    over resampled patients. Example: `hnm compare run-its2clr/ run-hnm/`
     """
     from launch.compare import run
 

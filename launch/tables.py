@@ -57,11 +57,9 @@ def _test_table(metrics: dict[str, Any]) -> Table:
     )
     table.add_column("metric")
     table.add_column("value", justify="right")
-    interval = metrics["slide_auc_interval"]
     slide = metrics["slide"]
     table.add_row("slide AUC", _figure(slide["auc"]))
-    if interval["low"] is not None:
-        table.add_row("  95 % interval", f"{_figure(interval['low'])} to {_figure(interval['high'])}")
+    _add_interval(table, metrics["slide_auc_interval"])
     table.add_row("slide AUPRC", _figure(slide.get("auprc")))
     for name in ("accuracy", "balanced accuracy", "f1", "sensitivity", "specificity"):
         table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide.get(name.replace(" ", "_"))))
@@ -73,7 +71,14 @@ def _test_table(metrics: dict[str, Any]) -> Table:
         for name, value in instance.items():
             if name.endswith(("auc", "auprc", "f1")):
                 table.add_row(f"instance {name}", _figure(value))
+                if name.endswith("auc"):
+                    _add_interval(table, instance.get("intervals", {}).get(name))
     return table
+
+
+def _add_interval(table: Table, interval: dict[str, Any] | None) -> None:
+    if interval is not None and interval["low"] is not None:
+        table.add_row("  95 % interval", f"{_figure(interval['low'])} to {_figure(interval['high'])}")
 
 
 def _rounds_table(metrics: dict[str, Any]) -> Table:

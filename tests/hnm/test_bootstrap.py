@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hnm.bootstrap import bootstrap_interval, bootstrap_intervals
+from hnm.bootstrap import bootstrap_interval, bootstrap_intervals, interval_of_draws, resampled_weights
 from hnm.metrics import auc
 from shards.errors import InputError
 from tests.hnm.test_metrics import random_case
@@ -78,6 +78,17 @@ def test_bootstrap_draws_whole_groups() -> None:
 
     bootstrap_interval(spy, labels, scores, np.repeat(np.array(list("abcdefghij")), 2), num=20, seed=0)
     assert sizes == {20}
+
+
+def test_weights_are_those_of_the_same_resamples() -> None:
+    labels, scores = random_case(4, 30)
+    groups = np.array([f"p{row % 11}" for row in range(30)])
+    weights = resampled_weights(groups, 200, seed=6)
+    assert (weights[:, :11] == weights[:, 11:22]).all()
+    expected = bootstrap_interval(mean, labels, scores, groups, num=200, seed=6)
+    assert expected.num_skipped == 0
+    means = (weights * scores).sum(1) / weights.sum(1)
+    assert interval_of_draws(means, 200) == pytest.approx(expected)
 
 
 def test_bootstrap_counts_resamples_of_one_class() -> None:

@@ -11,7 +11,6 @@ from hnm.bootstrap import bootstrap_interval
 from hnm.compare import compare, read_test_scores
 from hnm.delong import delong
 from hnm.metrics import auc
-from launch.compare import run as run_verb
 from shards.errors import InputError
 from shards.files import write_json
 
@@ -45,7 +44,7 @@ def test_figures_intervals_and_p_are_those_of_the_scores(tmp_path: Path) -> None
     a = read_test_scores(write_run(tmp_path / "a", weak))
     b = read_test_scores(write_run(tmp_path / "b", strong, threshold=0.7))
     result = compare(a, b, seed=4)
-    assert a.slide_ids[0] == "s00"
+    assert a.slides.slide_ids[0] == "s00"
     assert result["num_slides"] == NUM
     assert result["delong_p"] == pytest.approx(delong(LABELS, weak, strong).p)
     figure = result["figures"]["auc"]
@@ -78,17 +77,3 @@ def test_other_slides_labels_or_nothing_to_compare_are_refused(tmp_path: Path) -
     broken = read_test_scores(write_run(tmp_path / "broken", np.where(np.arange(NUM) == 3, np.nan, drawn(0, 1))))
     with pytest.raises(InputError, match="1 of 30 scores are NaN"):
         compare(a, broken)
-
-
-def test_the_verb_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = write_run(tmp_path / "weak", drawn(0, 0.3)), write_run(tmp_path / "strong", drawn(1, 3))
-    assert run_verb(*runs, tmp_path / "out.json") == 0
-    out = capsys.readouterr().out
-    for text in ("30 test slides", "A: weak", "B: strong", "slide auc", "instance auc", "DeLong's test of the two AUCs: p ="):
-        assert text in out
-    assert (tmp_path / "out.json").is_file()
-    one_class = write_run(tmp_path / "ones", drawn(0, 1), labels=np.ones(NUM, np.int8))
-    assert run_verb(one_class, one_class, None) == 0
-    out = capsys.readouterr().out
-    assert "unknown" in out
-    assert "no DeLong test" in out

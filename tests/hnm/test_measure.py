@@ -36,13 +36,17 @@ def test_instance_metrics_need_truth_on_validation_and_test() -> None:
     study = tables_only_study()
     scores = np.random.default_rng(0).random(study.cohort.num_patches)
     truth, validation = study.cohort.patches.truth, study.patches_of(study.validation)
-    figures = instance_part(scores, study)
+    figures = instance_part(scores, study, seed=2)
     assert figures is not None
     assert figures["threshold"] == youden_threshold(truth[validation], scores[validation])
+    assert set(figures["intervals"]) == set(figures) - {"threshold", "intervals"}
+    for name, interval in figures["intervals"].items():
+        assert interval["low"] < figures[name] < interval["high"], name
+    assert figures["intervals"] == instance_part(scores, study, seed=2)["intervals"]  # type: ignore[index]
     for slides in (study.validation, study.test):
         unknown = truth.copy()
         unknown[study.patches_of(slides)] = -1
-        assert instance_part(scores, with_truth(study, unknown)) is None
+        assert instance_part(scores, with_truth(study, unknown), seed=2) is None
 
 
 def test_a_row_per_round_counts_scores_by_kind_of_patch(tmp_path: Path) -> None:

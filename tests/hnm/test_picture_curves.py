@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from hnm.bootstrap import resampled_weights
 from hnm.picture_curves import (
     GRID,
     bands_of,
@@ -15,7 +16,6 @@ from hnm.picture_curves import (
     draw_confusion,
     draw_curves,
     precision_on_grid,
-    resampled_weights,
     roc_on_grid,
 )
 from shards.errors import InputError
@@ -55,7 +55,7 @@ def test_curves_on_the_grid_by_hand() -> None:
 def test_bands_hold_the_curve_and_patients_are_drawn_whole() -> None:
     labels, scores = drawn(90)
     patients = np.array([f"p{n // 3}" for n in range(90)])
-    weights = resampled_weights(patients, seed=3)
+    weights = resampled_weights(patients, 400, seed=3)
     assert (weights[:, ::3] == weights[:, 1::3]).all()
     assert (weights.sum(1) == 90).all()
     (low, high), _ = bands_of(labels, scores, patients, seed=3)

@@ -80,6 +80,8 @@ def test_an_exported_folder_says_what_it_is_and_nothing_of_this_machine(record: 
     card = (exported / "MODEL.md").read_text()
     for part in ("not for diagnosis", "## Data", "## Figures", "## Limits", "1 positive, 1 negative slides", "points"):
         assert part in card
+    for what in ("Slide AUC", "Patch AUC", "Patch AUC in positive slides"):
+        assert f"\n{what}, 95 % bootstrap interval by patient: " in card
     config = read_config(exported / "config.yaml")
     assert config.encoder == record.config.encoder
     assert config.tracking.uri is None

@@ -54,6 +54,8 @@ def test_the_page_is_whole_and_asks_nobody(evaluated_run: Path) -> None:
     assert len(found.ids) == len(set(found.ids))
     assert not re.search(r"(src|href)=['\"]?(https?:)?//", page.read_text(encoding="utf-8"))
     assert "mining.neg_ratio" in found.text
+    assert "slide_intervals.auc.low" in found.text
+    assert "instance.intervals.in_positive_auc.high" in found.text
     assert "tracking.uri" not in found.text
 
 

@@ -253,5 +253,6 @@ def test_the_command_line_says_what_is_missing(finished: Path, tiny_cohort: Path
     result = CliRunner().invoke(app, ["crossval", str(tiny_cohort), str(finished), *options])
     assert result.exit_code == 0, result.output
     assert "3 folds x 1: mean and 95 % interval over folds" in result.output
-    result = CliRunner().invoke(app, ["compare", str(finished), str(finished)])
-    assert result.exit_code == 1
+    result = CliRunner().invoke(app, ["compare", str(finished), str(out)])
+    assert result.exit_code == 0, result.output
+    assert "B - A 0.000 (0.000 to 0.000)" in result.output

@@ -42,7 +42,7 @@ def metrics_of(**changes: Any) -> dict[str, Any]:
     metrics = {
         "num_test_slides": 20, "chosen_round": 1, "threshold": 0.4321, "rounds": rounds,
         "slide": {"auc": 0.8765, "accuracy": 0.75, "f1": 0.7}, "slide_auc_interval": {"low": 0.71, "high": 0.95},
-        "instance": {"threshold": 0.3, "auc": 0.66, "in_positive_f1": None},
+        "instance": {"threshold": 0.3, "auc": 0.66, "in_positive_f1": None, "in_positive_auc": 0.6},
     }  # fmt: skip
     return metrics | changes
 
@@ -62,6 +62,10 @@ def test_the_tables_hold_the_figures(capsys: pytest.CaptureFixture[str]) -> None
     assert rows["instance auc"] == ["0.660"]
     assert rows["instance in_positive_f1"] == ["unknown"]
     assert "instance threshold" not in rows
+    unknown = {"low": None, "high": None, "num_skipped": 1000}
+    intervals = {"auc": {"low": 0.61, "high": 0.72, "num_skipped": 0}, "in_positive_auc": unknown}
+    again = printed(capsys, metrics_of(instance=metrics_of()["instance"] | {"intervals": intervals}))
+    assert again["95 % interval"] == ["0.610 to 0.720"]  # the last one
     assert rows["0"] == ["0.500", "0.875", "0", "7", "0.250"]
     assert rows["1 *"] == ["0.625", "unknown", "1,000", "7", "unknown"]
 
