@@ -232,14 +232,14 @@ def _strip(
         scores[wrong], across[wrong], s=52, color=VERMILLION, marker="X", label=f"wrong ({wrong.sum()})", zorder=4
     )
     for value in np.unique(threshold):
-        axes.axvline(value, color=GREY, linestyle="--", linewidth=1.2)
+        axes.axvline(value, color=GREY, linestyle="--", linewidth=1.2 if np.ndim(threshold) == 0 else 0.7)
     worst = np.flatnonzero(wrong)[np.argsort(-np.abs(scores - threshold)[wrong], kind="stable")][:4]
-    for place, number in enumerate(worst[np.argsort(scores[worst], kind="stable")]):
+    for number in worst:
         name = str(slide_ids[number])
         axes.annotate(
             name if len(name) <= 22 else f"{name[:21]}…",
             (scores[number], across[number]),
-            xytext=(0, 9 if place % 2 == 0 else -17),
+            xytext=(0, 9 if across[number] >= labels[number] else -17),
             textcoords="offset points",
             ha="center",
             fontsize=9,
