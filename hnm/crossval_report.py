@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hnm.broken import named
 from hnm.config import Config
 from hnm.pictures import Picture, drawn_or_not
 from hnm.report_page import (
@@ -89,6 +90,7 @@ class CrossvalRecord:
         metrics: metrics.json.
         predictions: predictions.parquet: a row per repeat and slide (see `hnm.crossval.out_of_fold`).
         runs: each fold's run directory.
+        slide_ids: (S,) names of all slides of the cohort; those without a label or a patch take no part.
     """
 
     out: Path
@@ -97,6 +99,7 @@ class CrossvalRecord:
     metrics: dict[str, Any]
     predictions: pa.Table
     runs: dict[Fold, Path]
+    slide_ids: np.ndarray
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
@@ -115,14 +118,12 @@ class CrossvalRecord:
 def make_crossval_report(record: CrossvalRecord) -> Path:
     """Draw the pictures of a cross-validation and write its page; return the page."""
     pictures = draw_crossval_pictures(record, record.out / "figures")
-    told = [
-        f"{record.name_of_fold((fold['repeat'], fold['fold']))}: {warning}"
-        for fold in record.metrics["folds"]
-        for warning in fold["warnings"]
-    ]
     parts = [
         _head(record),
-        warnings_part(told, "every fold has test slides of both classes, and no patch of theirs was unreadable"),
+        warnings_part(
+            warnings_of_crossval(record),
+            "every slide took part, every fold has test slides of both classes, and no patch of theirs was unreadable",
+        ),
         _figures(record),
         _folds(record),
         pictures_part(pictures),
@@ -134,6 +135,26 @@ def make_crossval_report(record: CrossvalRecord) -> Path:
     page = record.out / REPORT_FILE
     write_page(page, name_of(record.out), parts)
     return page
+
+
+def warnings_of_crossval(record: CrossvalRecord) -> list[str]:
+    """Return what one should know before one believes the page, a sentence each: of all folds, then of each."""
+    left_out, folds, warnings = np.setdiff1d(record.slide_ids, record.columns["slide_id"]), record.metrics["folds"], []
+    if len(left_out):
+        warnings.append(
+            f"{len(left_out)} of {len(record.slide_ids)} slides take no part, for they have no label or no patch: "
+            f"{named(left_out)}."
+        )
+    num_start = sum(fold["chosen_round"] == 0 for fold in folds)
+    if num_start and record.config.rounds.num_rounds:
+        warnings.append(
+            f"In {num_start} of {len(folds)} folds no fine-tuned round was better than the start encoder on the validation "
+            "slides: round 0 was chosen."
+        )
+    for fold in folds:
+        name = record.name_of_fold((fold["repeat"], fold["fold"]))
+        warnings += [f"{name}: {warning}" for warning in fold["warnings"]]
+    return warnings
 
 
 def draw_crossval_pictures(record: CrossvalRecord, folder: Path) -> list[Picture]:

@@ -36,12 +36,13 @@ def draw_figures(path: Path, mean: Mapping[str, Mapping[str, Any]], by_fold: Map
                 axes.plot(span, [place, place], color=GREY, linewidth=1.6, zorder=1, label="95 % interval of the mean")
             axes.plot(figure["mean"], place, "D", color=VERMILLION, markersize=7, label="mean")
             if len(known) > 1 and values.max() - values.min() > 0.02:
-                lowest = min(known, key=lambda fold: known[fold])
+                worst = max(known, key=lambda fold: known[fold] if is_low_good(name) else -known[fold])
+                aside = "left" if known[worst] < 0.15 else "center"  # it would cover the figure's name
                 axes.annotate(
-                    lowest, (known[lowest], place), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK
+                    worst, (known[worst], place), (0, 6), textcoords="offset points", ha=aside, fontsize=8, color=INK
                 )
         axes.set_yticks(range(len(names)), [_words(name) for name in names])
-        axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.4, -0.8), title="Every fold's figures; the lowest is named")
+        axes.set(xlim=(-0.03, 1.03), ylim=(len(names) - 0.4, -0.8), title="Every fold's figures; the worst is named")
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one of each kind
         axes.legend(handles.values(), handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
@@ -81,4 +82,9 @@ def draw_scores(
 def _words(name: str) -> str:
     """Return "slide balanced accuracy" of "slide balanced_accuracy"; of the Brier score that it is to be low."""
     words = name.replace("_", " ").replace("in positive ", "in positive slides, ")
-    return f"{words} (low is good)" if name.endswith("brier") else words
+    return f"{words} (low is good)" if is_low_good(name) else words
+
+
+def is_low_good(name: str) -> bool:
+    """Return whether a figure is an error: of all that are averaged over folds, the Brier score alone."""
+    return name.endswith("brier")

@@ -132,12 +132,14 @@ h3{font-size:1em;margin:1.4em 0 .2em}nav{margin:.2em 0 1em}code{background:#f3f5
 .note{color:#59636e;margin:.2em 0 .5em}.missing{color:#7a5600;background:#fff1d6;padding:.5em .8em;border-radius:8px}
 ul.warnings{background:#fff1d6;border-radius:8px;padding:.7em 1em .7em 2em;overflow-wrap:anywhere}
 .scroll{overflow-x:auto}table.wide td,table.wide th{white-space:nowrap}
-table.wide th{vertical-align:bottom}#rounds+.scroll th{white-space:normal}
+table.wide th{vertical-align:bottom}#rounds+.scroll th,#figures+.scroll th{white-space:normal}
 #slide-table td:last-child{white-space:normal;min-width:12em}
 th button{font:inherit;font-weight:bold;background:none;border:0;padding:0;cursor:pointer;color:inherit}
 th button::after{content:" \\2195";color:#9aa4ae}th[aria-sort=ascending] button::after{content:" \\2191";color:#1b1f24}
 th[aria-sort=descending] button::after{content:" \\2193";color:#1b1f24}
-tr.chosen td{background:#eaf3fb}tr.changed td{font-weight:bold}
+table.wide tr{background:#fff}table.wide tr.chosen{background:#eaf3fb}
+table.wide td:first-child{position:sticky;left:0;background:inherit}
+tr.changed td{font-weight:bold}
 .filters label{margin-right:1em;display:inline-block}.filters input,.filters select{font:inherit;padding:.15em .4em}
 .wrong{color:#a8480a;font-weight:bold}.none{color:#9aa4ae}
 .bar{display:inline-block;min-width:7em;padding:0 .3em}
@@ -148,7 +150,7 @@ figure:target{outline:3px solid #E69F00}
 .figures b{white-space:nowrap}
 [hidden]{display:none!important}
 @media(max-width:600px){body{margin:1em auto;font-size:14px}.figures div{padding:.4em .7em}
-table.wide tr{display:table-row;background:#fff}table.wide tr.chosen{background:#eaf3fb}
+table.wide tr{display:table-row}
 table.wide th,table.wide td{display:table-cell;border-bottom:1px solid #e3e7eb;padding:.25em .9em .25em 0}
-table.wide td:first-child{position:sticky;left:0;background:inherit;min-width:0}}
+table.wide td:first-child{min-width:0}}
 </style>"""

@@ -38,7 +38,9 @@ def read_joined(out: Path) -> CrossvalRecord:
     joined = [out / name for name in ("metrics.json", "predictions.parquet")]
     if not all(path.is_file() for path in joined) or len((metrics := read_metrics(out))["folds"]) != len(runs):
         raise InputError(f"{out}: all folds are done, but metrics.json is not of all of them yet. {again}")
-    return CrossvalRecord(out, read_config(out / "config.yaml"), facts, metrics, pq.read_table(joined[1]), runs)
+    slide_ids = pq.read_table(out / "cohort" / "slides.parquet", columns=["slide_id"])["slide_id"].to_numpy()
+    config = read_config(out / "config.yaml")
+    return CrossvalRecord(out, config, facts, metrics, pq.read_table(joined[1]), runs, slide_ids)
 
 
 def report_crossval(out: Path) -> int:

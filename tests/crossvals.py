@@ -19,7 +19,7 @@ NUM_SLIDES, NUM_FOLDS = 12, 3
 def write_crossval(out: Path) -> None:
     """Write a finished cross-validation of 12 slides of 12 patients, 3 folds twice, without patch truth.
 
-    In the second repeat fold 0 has negative slides only, and a warning of it.
+    Another slide of the cohort takes no part. In the second repeat fold 0 has negative slides only, and a warning of it.
     """
     slides = np.arange(NUM_SLIDES)
     labels = (slides % 2).astype(np.int64)
@@ -33,22 +33,30 @@ def write_crossval(out: Path) -> None:
     result, predictions = summarise(runs, NUM_FOLDS, seed=0)
     write_predictions(out / "predictions.parquet", predictions)
     write_json(out / "metrics.json", result)
+    (out / "cohort").mkdir()
+    pq.write_table(pa.table({"slide_id": [*names_of(slides), "unlabelled"]}), out / "cohort" / "slides.parquet")
     asked = {"cohort": "/gone/cohort", "fingerprint": "0123456789abcdef", "folds": NUM_FOLDS, "repeats": 2}
     write_json(out / "crossval.json", asked)
     config = tiny_config("tracking.uri=http://user:secret@127.0.0.1:9")
     (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
 
+def names_of(slides: np.ndarray) -> list[str]:
+    """Return the names of slides; a dot must become another character in the names of files."""
+    return [f"TCGA.{number:02d}" for number in slides]
+
+
 def _write_fold(run: Path, slides: np.ndarray, labels: np.ndarray, scores: np.ndarray, threshold: float) -> Path:
     both = len(np.unique(labels)) == 2
     metrics: dict[str, Any] = {
-        "chosen_round": 1, "threshold": threshold, "num_test_slides": len(slides), "encoder_steps": 60, "seconds": 30.0,
+        "chosen_round": 1 if both else 0, "threshold": threshold, "num_test_slides": len(slides),
+        "encoder_steps": 60, "seconds": 30.0,
         "slide": slide_figures(labels, scores, threshold), "instance": None, "froc": None,
         "warnings": [] if both else ["no test slide is <positive>"],
     }  # fmt: skip
     run.mkdir(parents=True)
     write_json(run / "metrics.json", metrics)
-    names = [f"TCGA.{number:02d}" for number in slides]
+    names = names_of(slides)
     columns = {
         "slide_id": pa.array(names), "patient_id": pa.array([f"patient {name}" for name in names]),
         "split": pa.array(["test"] * len(slides)), "label": pa.array(labels.astype(np.int8)),

@@ -75,8 +75,10 @@ def test_its_table_sorts_and_filters_in_a_browser(twice: Path, width: int) -> No
 
 def test_a_fold_of_one_class_has_no_auc_and_breaks_nothing(twice: Path) -> None:
     found = Text(twice / "report.html")
-    assert "Warnings (1) repeat 1, fold 0: no test slide is <positive>" in found.text
-    assert "repeat 1, fold 0 not defined 4 0 1 0.400 60 30 1 repeat 1, fold 1 " in found.text  # in the table of folds
+    assert "repeat 1, fold 0: no test slide is <positive>" in found.text
+    assert "repeat 1, fold 0 not defined 4 0 0 0.400 60 30 1 repeat 1, fold 1 " in found.text  # in the table of folds
+    assert "Warnings (3) 1 of 13 slides take no part, for they have no label or no patch: unlabelled." in found.text
+    assert "In 1 of 6 folds no fine-tuned round was better than the start encoder" in found.text
     assert "Not drawn" not in found.text
 
 
