@@ -9,7 +9,7 @@ import numpy as np
 from hnm.picture_style import BLUE, GREY, INK, NEGATIVE, POSITIVE, VERMILLION, figure_of
 from shards.errors import InputError
 
-MAX_NAMED_FOLDS = 10  # more names than that would cover each other
+MAX_CHARACTERS = 100  # of names beside each other; more would not fit, and are turned
 
 
 def draw_figures(path: Path, mean: Mapping[str, Mapping[str, Any]], by_fold: Mapping[str, Mapping[str, float]]) -> None:
@@ -73,7 +73,7 @@ def draw_scores(
             if (folds == fold).any():
                 span, threshold = [fold - 0.4, fold + 0.4], thresholds[folds == fold][0]
                 axes.plot(span, [threshold, threshold], color=INK, linewidth=1.5, label="threshold" if fold == 0 else None)
-        axes.set_xticks(range(len(names)), names, rotation=0 if len(names) <= MAX_NAMED_FOLDS else 90)
+        axes.set_xticks(range(len(names)), names, rotation=0 if sum(map(len, names)) <= MAX_CHARACTERS else 90)
         axes.set(xlim=(-0.6, len(names) - 0.4), ylim=(-0.03, 1.03), ylabel="slide score", title="Scores of the test slides")
         axes.grid(False, axis="x")
         figure.legend(loc="outside lower center", ncols=3)
