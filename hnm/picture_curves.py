@@ -26,10 +26,11 @@ def draw_curves(
     labels: np.ndarray,
     scores: np.ndarray,
     patients: np.ndarray,
-    threshold: float,
+    threshold: float | np.ndarray,
     split: str,
     seed: int,
     intervals: Mapping[str, Mapping[str, Any]] | None = None,
+    folds: np.ndarray | None = None,
 ) -> None:
     """Draw ROC and precision-recall side by side.
 
@@ -38,10 +39,12 @@ def draw_curves(
         labels: (n,) 1 or 0.
         scores: (n,) slide scores.
         patients: (n,) whose slide each is.
-        threshold: of a positive slide; marked on both curves.
+        threshold: of a positive slide, one or (n,) each slide's own; what it gives is marked on both curves.
         split: its name, for the title.
         seed: of the bootstrap.
-        intervals: by figure ("auc", "auprc") what metrics.json says: low and high. None: none are told.
+        intervals: by figure ("auc", "auprc") what metrics.json says: low and high, and value, if it is not simply that of
+            these slides. None: none are told.
+        folds: (n,) the fold that each slide is of; every fold of both classes gets a thin line of its own.
 
     Raises:
         InputError: the slides are of one class: neither curve is defined.
@@ -54,23 +57,43 @@ def draw_curves(
         fpr, tpr, _ = roc_curve(labels, scores)
         roc.plot(fpr, tpr, color=BLUE, label=_figure("AUC", auc(labels, scores), (intervals or {}).get("auc")))
         roc.plot([0, 1], [0, 1], color=LIGHT_GREY, linestyle=":", label="chance")
-        roc.plot((called & ~positive).sum() / (~positive).sum(), recall, "o", **_MARK, label=_threshold(threshold))
+        roc.plot((called & ~positive).sum() / (~positive).sum(), recall, "o", **_MARK, label=f"at {_threshold(threshold)}")
         roc.set(xlabel="false positive rate (1 - specificity)", ylabel="sensitivity", title=f"ROC, {split} slides")
         precision, sensitivity, _ = precision_recall_curve(labels, scores)
         pr.plot(sensitivity, precision, color=BLUE, label=_figure("AUPRC", auprc(labels, scores), (intervals or {}).get("auprc")))
         prevalence = positive.mean()
         pr.axhline(prevalence, color=LIGHT_GREY, linestyle=":", label=f"chance, {prevalence:.2f}")
         if called.any():
-            pr.plot(recall, (called & positive).sum() / called.sum(), "o", **_MARK, label=_threshold(threshold))
+            pr.plot(recall, (called & positive).sum() / called.sum(), "o", **_MARK, label=f"at {_threshold(threshold)}")
         pr.set(xlabel="sensitivity (recall)", ylabel="precision", title="Precision and recall")
+        if folds is not None:
+            _thin_curves(roc, pr, labels, scores, folds)
         for axes, (low, high) in zip((roc, pr), bands, strict=True):
             axes.fill_between(GRID, low, high, color=BLUE, alpha=0.16, linewidth=0, label="95 % band, by patient")
             axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.03), aspect="equal")
             axes.legend(loc="lower right" if axes is roc else "lower left")
 
 
+def _thin_curves(roc: Axes, pr: Axes, labels: np.ndarray, scores: np.ndarray, folds: np.ndarray) -> None:
+    """Draw both curves of each fold that has slides of both classes."""
+    style: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "alpha": 0.55, "zorder": 1.5, "label": "one fold"}
+    for fold in np.unique(folds):
+        own = folds == fold
+        if len(np.unique(labels[own])) == 2:
+            fpr, tpr, _ = roc_curve(labels[own], scores[own])
+            precision, sensitivity, _ = precision_recall_curve(labels[own], scores[own])
+            roc.plot(fpr, tpr, **style)
+            pr.plot(sensitivity, precision, **style)
+            style["label"] = None
+
+
 def draw_confusion(
-    path: Path, labels: np.ndarray, scores: np.ndarray, threshold: float, split: str, slide_ids: np.ndarray
+    path: Path,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    threshold: float | np.ndarray,
+    split: str,
+    slide_ids: np.ndarray,
 ) -> None:
     """Draw the confusion at the threshold, and beside it each slide's score, the wrong ones named.
 
@@ -78,7 +101,7 @@ def draw_confusion(
         path: PNG to write.
         labels: (n,) 1 or 0; one class will do.
         scores: (n,) slide scores.
-        threshold: of a positive slide.
+        threshold: of a positive slide, one or (n,) each slide's own.
         split: its name.
         slide_ids: (n,) names.
     """
@@ -88,7 +111,7 @@ def draw_confusion(
         _strip(strip, labels, scores, threshold, slide_ids)
 
 
-def confusion_of(labels: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+def confusion_of(labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
     """Return (2, 2) int64 counts: row = label 0, 1; column = called 0, 1."""
     called = (scores >= threshold).astype(np.int64)
     return np.bincount(2 * labels.astype(np.int64) + called, minlength=4).reshape(2, 2)
@@ -161,18 +184,20 @@ def require_both_classes(labels: np.ndarray, split: str) -> None:
 _MARK = {"color": VERMILLION, "markersize": 8, "zorder": 5}
 
 
-def _threshold(threshold: float) -> str:
-    return f"at the threshold, {threshold:.3f}"
+def _threshold(threshold: float | np.ndarray) -> str:
+    """Return "the threshold, 0.500", or words for several."""
+    values = np.unique(threshold)
+    return f"the threshold, {values[0]:.3f}" if len(values) == 1 else "the folds' thresholds"
 
 
 def _figure(name: str, value: float | None, interval: Mapping[str, Any] | None) -> str:
-    text = f"{name} {value:.3f}"
+    text = f"{name} {(interval or {}).get('value', value):.3f}"
     if interval is None or interval["low"] is None:
         return text
     return f"{text} ({interval['low']:.2f} to {interval['high']:.2f})"
 
 
-def _matrix(axes: Axes, counts: np.ndarray, threshold: float, split: str) -> None:
+def _matrix(axes: Axes, counts: np.ndarray, threshold: float | np.ndarray, split: str) -> None:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
     for (row, column), count in np.ndenumerate(counts):
@@ -182,12 +207,14 @@ def _matrix(axes: Axes, counts: np.ndarray, threshold: float, split: str) -> Non
     names = ("negative", "positive")
     axes.set_xticks((0, 1), [f"called\n{name}" for name in names])
     axes.set_yticks((0, 1), [f"truly\n{name}" for name in names])
-    axes.set_title(f"Confusion, {split} slides at {threshold:.3f}", fontsize=11)
+    axes.set_title(f"Confusion, {split} slides,\nat {_threshold(threshold)}", fontsize=11)
     axes.grid(False)
     axes.tick_params(length=0)
 
 
-def _strip(axes: Axes, labels: np.ndarray, scores: np.ndarray, threshold: float, slide_ids: np.ndarray) -> None:
+def _strip(
+    axes: Axes, labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, slide_ids: np.ndarray
+) -> None:
     """Draw each slide as a point: its score along, its label across; the worst mistakes are named."""
     wrong = (scores >= threshold) != (labels == 1)
     order = np.argsort(np.argsort(scores, kind="stable"), kind="stable")
@@ -196,20 +223,22 @@ def _strip(axes: Axes, labels: np.ndarray, scores: np.ndarray, threshold: float,
     axes.scatter(
         scores[wrong], across[wrong], s=52, color=VERMILLION, marker="X", label=f"wrong ({wrong.sum()})", zorder=4
     )
-    axes.axvline(threshold, color=GREY, linestyle="--", linewidth=1.2)
-    worst = np.flatnonzero(wrong)[np.argsort(-np.abs(scores[wrong] - threshold), kind="stable")][:4]
-    for place, number in enumerate(worst[np.argsort(scores[worst], kind="stable")]):
+    for value in np.unique(threshold):
+        axes.axvline(value, color=GREY, linestyle="--", linewidth=1.2 if np.ndim(threshold) == 0 else 0.7)
+    worst = np.flatnonzero(wrong)[np.argsort(-np.abs(scores - threshold)[wrong], kind="stable")][:4]
+    for number in worst:
         name = str(slide_ids[number])
         axes.annotate(
             name if len(name) <= 22 else f"{name[:21]}…",
             (scores[number], across[number]),
-            xytext=(0, 9 if place % 2 == 0 else -17),
+            xytext=(0, 9 if across[number] >= labels[number] else -17),
             textcoords="offset points",
             ha="center",
             fontsize=9,
             color=INK,
         )
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.5, 1.55), xlabel="slide score", title="Each slide; dashed: threshold")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.5, 1.55), xlabel="slide score")
+    axes.set_title("Each slide; dashed: threshold" if np.ndim(threshold) == 0 else "Each slide; dashed: thresholds")
     axes.set_yticks((0, 1), ("truly\nnegative", "truly\npositive"))
     axes.grid(False, axis="y")
     axes.legend(loc="upper left", ncols=2, bbox_to_anchor=(0, 1.0))

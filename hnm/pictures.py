@@ -119,7 +119,7 @@ def draw_pictures(record: RunRecord, reader: PatchReader, device: torch.device, 
         "positives": lambda path: picture_patches.draw_positives(path, record, reader),
         "embedding": lambda path: picture_embedding.draw_embedding(path, record, reader, device),
     }
-    return [_drawn(name, *TEXTS[name], draw[name], folder / f"{name}.png") for name in TEXTS]
+    return [drawn_or_not(name, *TEXTS[name], draw[name], folder / f"{name}.png") for name in TEXTS]
 
 
 def _froc(record: RunRecord) -> Mapping[str, Any]:
@@ -138,7 +138,8 @@ def _froc(record: RunRecord) -> Mapping[str, Any]:
     return froc
 
 
-def _drawn(name: str, title: str, caption: str, draw: Callable[[Path], None], path: Path) -> Picture:
+def drawn_or_not(name: str, title: str, caption: str, draw: Callable[[Path], None], path: Path) -> Picture:
+    """Draw one picture at `path`; where the data do not define it, return the reason in its place."""
     try:
         draw(path)
     except InputError as error:

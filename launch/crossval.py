@@ -4,10 +4,11 @@
         cohort/                         the cohort with a split column for each fold; its tars stay where they are
         repeat-0/fold-0/ ...            a run directory each: hnm train, leak check, hnm evaluate
         metrics.json  predictions.parquet   mean and interval over folds; out-of-fold predictions
+        report.html  figures/           both, to look at
 
-A fold is done when its metrics.json is there: the same command does what is missing. Processes that share the work (array jobs,
---fold I/N) need only the folder in common; each claims the fold that it is at. With --ranks 1 a fold trains in this process, else
-in a child (launch/child.py); asked to stop, either saves, and no other fold begins.
+A fold is done when its metrics.json is there (with --reports, its report.html too): the same command does what is missing.
+Processes that share the work (array jobs, --fold I/N) need only the folder in common; each claims the fold that it is at. With
+--ranks 1 a fold trains in this process, else in a child (launch/child.py); asked to stop, either saves, and no other fold begins.
 """
 
 import json
@@ -24,6 +25,7 @@ from hnm.folds import require_clean_run, require_no_leak
 from hnm.journal import Journal
 from hnm.study import open_study
 from hnm.tracking import Tracker
+from hnm.tracking_run import files_of_run
 from launch import verbs
 from launch.child import run_child, stop_if_asked
 from launch.crossval_folder import (
@@ -34,18 +36,19 @@ from launch.crossval_folder import (
     check,
     claim_of_fold,
     encoder_of_other,
+    is_done,
     open_folder,
     run_folder,
     share_of_folds,
     split_column,
 )
+from launch.crossval_page import report_crossval, write_fold_page
 from launch.distributed import single_world
 from launch.preemption import Preempted, StopSignals
 from shards.cohort import Cohort
 from shards.errors import InputError
 from shards.files import write_json
 
-RESULT_FILES = ("config.yaml", "metrics.json", "predictions.parquet")  # also stored with MLflow
 SHOWN = ("slide auc", "slide auprc", "slide accuracy", "slide balanced_accuracy", "slide f1", "slide brier",
          "instance auc", "instance in_positive_auc", "froc score")  # fmt: skip
 
@@ -81,7 +84,7 @@ def run(request: Request) -> int:
         raise
     finally:
         if status is not None:
-            tracker.finish(status, [(request.out / name, None) for name in RESULT_FILES if (request.out / name).is_file()])
+            tracker.finish(status, files_of_run(request.out))
     for (repeat, fold), problem in failed.items():
         print(f"error: repeat {repeat}, fold {fold}: {problem}", file=sys.stderr)
     return 1 if failed else 0
@@ -93,8 +96,8 @@ def run_fold(request: Request, config: Config, key: Fold, parent_run: str, signa
     Raises:
         Preempted: this process, or the one that did the work, was asked to stop.
     """
-    name, result = f"repeat {key[0]}, fold {key[1]}", run_folder(request.out, key) / "metrics.json"
-    if result.is_file():
+    name, folder = f"repeat {key[0]}, fold {key[1]}", run_folder(request.out, key)
+    if is_done(request, key):
         return None
     with claim_of_fold(request, key, signals) as is_mine:
         if not is_mine:
@@ -102,11 +105,15 @@ def run_fold(request: Request, config: Config, key: Fold, parent_run: str, signa
                 return "another process is at it"
             print(f"{name}: another process is at it", flush=True)
             return None
-        if result.is_file():  # that process was waited for, and has done it
+        if is_done(request, key):  # that process was waited for, and has done it
             return None
         print(name, flush=True)
         try:
-            train_and_evaluate(request, config, key, parent_run, signals)
+            if not (folder / "metrics.json").is_file():
+                train_and_evaluate(request, config, key, parent_run, signals)
+            if request.reports:
+                write_fold_page(folder)
+                stop_if_asked(signals)
         except (InputError, FloatingPointError) as error:
             return str(error)
         except Preempted as stop:
@@ -181,6 +188,7 @@ def finish(request: Request, config: Config) -> bool:
     journal.metrics("mean", request.repeats, **means)  # more repeats may be asked for later: another point
     journal.close()
     print_summary(result, request)
+    report_crossval(request.out)
     return True
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from hnm.config import Config, ConfigError, difference, dump_config, read_config
 from hnm.folds import draw_folds, splits_of_fold
+from hnm.report_page import REPORT_FILE
 from hnm.rounds import START_ENCODER
 from hnm.weights import load_weights
 from launch.child import stop_if_asked
@@ -47,6 +48,7 @@ class Request:
     encoder: Path | None
     encoders_of: Path | None
     ranks: int
+    reports: bool = False
 
 
 def check(request: Request, config: Config) -> Cohort:
@@ -239,6 +241,12 @@ def split_column(key: Fold) -> str:
 def run_folder(out: Path, key: Fold) -> Path:
     """Return the run directory of one fold."""
     return out / f"repeat-{key[0]}" / f"fold-{key[1]}"
+
+
+def is_done(request: Request, key: Fold) -> bool:
+    """Return whether a fold is evaluated, and has its own page if that is asked for."""
+    folder = run_folder(request.out, key)
+    return (folder / "metrics.json").is_file() and (not request.reports or (folder / REPORT_FILE).is_file())
 
 
 def encoder_of_other(other: Path, out: Path, key: Fold) -> Path:

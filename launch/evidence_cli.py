@@ -46,11 +46,14 @@ def crossval(
         Path | None,
         typer.Option(metavar="OTHER", help="Start each fold from the encoder that OTHER, a crossval folder, pretrained."),
     ] = None,
+    reports: Annotated[
+        bool, typer.Option("--reports", help="Also write each fold's own report.html, with heatmaps of its test slides.")
+    ] = False,
     config: ConfigOption = None,
     preset: PresetOption = None,
     ranks: RanksOption = 0,
 ) -> None:
-    """Cross-validate the whole way, pretraining included: a run directory per fold, mean and interval, leak checks.
+    """Cross-validate the whole way, pretraining included: a run directory per fold, mean and interval, report.html, leak checks.
 
     The same command goes on where it stopped. Asked to stop (Ctrl-C, TERM, USR2), the fold at work is saved, no other begins,
     and it ends with exit code 75. Example: `hnm crossval cohort/ cv/ --folds 5 --config colon`
@@ -59,6 +62,6 @@ def crossval(
     from launch.crossval_folder import Request
 
     request = Request(
-        cohort, out, folds, repeats, share, config, preset, overrides or [], encoder, encoders_of, ranks
+        cohort, out, folds, repeats, share, config, preset, overrides or [], encoder, encoders_of, ranks, reports
     )
     finish(lambda: run(request))

@@ -10,7 +10,7 @@ from launch.options import finish
 report_app = typer.Typer()
 MAX_HEATMAPS = 200
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder of hnm crossval.")]
 MovedCohort = Annotated[Path | None, typer.Option("--cohort", help="Where the cohort is now, if it has moved.")]
 
 
@@ -24,8 +24,12 @@ def report(
 ) -> None:
     """Write RUN/report.html, one page to look at, and its pictures in RUN/figures/; finished run or not.
 
-    Example: `hnm report run/`
+    Of a folder of `hnm crossval` it is the page of all folds, which asks for no option. Example: `hnm report run/`
     """
+    if (run / "crossval.json").is_file():
+        from launch.crossval_page import report_crossval
+
+        finish(lambda: report_crossval(run))
     from launch import report_verbs
 
     finish(lambda: report_verbs.report(run, cohort, heatmaps))

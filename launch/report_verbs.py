@@ -8,7 +8,8 @@ from hnm.export import export
 from hnm.journal import Journal
 from hnm.model import MODEL_FILE
 from hnm.record import read_record
-from hnm.report import REPORT_FILE, make_report
+from hnm.report import make_report
+from hnm.report_page import REPORT_FILE
 from hnm.session import Session
 from hnm.study import open_study
 from hnm.tracking_run import MODEL_FOLDER

@@ -24,7 +24,7 @@ def request_of(params: dict[str, Any]) -> "Request":
 
     return Request(
         params["cohort"], params["out"].absolute(), params["folds"], params["repeats"], params["share"], None, None, [],
-        params["encoder"], params["encoders_of"], params["ranks"],
+        params["encoder"], params["encoders_of"], params["ranks"], params["reports"],
     )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def crossval_specs(command: list[str], params: dict[str, Any], config: Config, c
         config: the resolved configuration.
         cluster: only `slurm` has arrays; with another, and with --fold, it is one job, fold after fold.
     """
-    from launch.crossval_folder import all_folds, run_folder
+    from launch.crossval_folder import all_folds, is_done
 
     request = request_of(params)
     resources = resources_of(config.slurm, "crossval")
@@ -52,7 +52,7 @@ def crossval_specs(command: list[str], params: dict[str, Any], config: Config, c
         "crossval", request.out, [[*command, "--ranks", str(ranks)]], resources, ranks, starts_ranks=True
     )
     keys = list(all_folds(request))
-    left = {i: key for i, key in enumerate(keys, 1) if not (run_folder(request.out, key) / "metrics.json").is_file()}
+    left = {i: key for i, key in enumerate(keys, 1) if not is_done(request, key)}
     if not left and (request.out / "metrics.json").is_file():
         return []
     if request.share is not None or cluster != "slurm":

@@ -26,6 +26,7 @@ from launch.crossval_folder import Request, encoder_of_other, open_folder
 from launch.preemption import TRY_AGAIN, Preempted
 from shards.cohort import Cohort
 from shards.errors import InputError
+from tests.pages import require_self_contained
 from tests.tiny import TINY
 from tests.waiting import wait_for
 
@@ -185,7 +186,7 @@ def test_encoders_are_shared_with_another_method_on_the_same_folds(finished: Pat
     out = tmp_path / "dsmil"
     overrides = [*(text for text in SHORT if not text.startswith("rounds.num")), "tracking.enabled=true"]
     asked = Request(tiny_cohort, out, 3, 1, "1/3", None, "dsmil", overrides, None, finished, 1)
-    assert crossval.run(asked) == 0
+    assert crossval.run(replace(asked, reports=True)) == 0
     ours, theirs = (load_weights(cv / "repeat-0/fold-0/encoder-start.safetensors")[0] for cv in (out, finished))
     assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
     client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
@@ -197,6 +198,19 @@ def test_encoders_are_shared_with_another_method_on_the_same_folds(finished: Pat
     assert runs["dsmil"].data.params["folds"] == "3"
     assert crossval.run(replace(asked, share=None)) == 0
     assert client.get_run(runs["dsmil"].info.run_id).info.status == "FINISHED"
+    everything = {"config.yaml", "metrics.json", "predictions.parquet", "report.html", "figures"}
+    assert {file.path for file in client.list_artifacts(runs["dsmil"].info.run_id)} == everything
+    pictures = {Path(file.path).stem for file in client.list_artifacts(runs["dsmil"].info.run_id, "figures")}
+    assert pictures == {"curves", "figures_by_fold", "scores_by_fold", "confusion", "calibration"}
+    assert client.get_run(runs["fold-0"].info.run_id).info.status == "FINISHED"
+    assert {file.path for file in client.list_artifacts(runs["fold-0"].info.run_id)} > everything
+    assert len(client.list_artifacts(runs["fold-0"].info.run_id, "figures")) >= 8
+    table, first = pq.read_table(out / "predictions.parquet").to_pandas(), out / "repeat-0" / "fold-0"
+    tested = set(table.slide_id[table.fold == 0])
+    assert {path.stem for path in (first / "figures" / "heatmaps").glob("*.jpg")} == tested
+    heatmaps = {f"repeat-0/fold-0/figures/heatmaps/{slide}.jpg" for slide in tested}
+    links = {link for link in require_self_contained(out / "report.html").links if not link.startswith("#")}
+    assert links == {"repeat-0/fold-0/report.html"} | heatmaps  # the others were done without --reports
     with pytest.raises(InputError, match=r"--encoders-of .*folds are not those of"):
         encoder_of_other(finished, make_other(tiny_cohort, tmp_path / "other"), (0, 0))
 
@@ -253,6 +267,7 @@ def test_the_command_line_says_what_is_missing(finished: Path, tiny_cohort: Path
     result = CliRunner().invoke(app, ["crossval", str(tiny_cohort), str(finished), *options])
     assert result.exit_code == 0, result.output
     assert "3 folds x 1: mean and 95 % interval over folds" in result.output
+    assert f"wrote {finished / 'report.html'}: open it in a browser" in result.output.replace("\n", "")
     result = CliRunner().invoke(app, ["compare", str(finished), str(out)])
     assert result.exit_code == 0, result.output
     assert "B - A 0.000 (0.000 to 0.000)" in result.output
