@@ -40,8 +40,8 @@ class EngineConfig(BaseModel):
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="bf16: autocast in the forward pass, of training and of embedding: half the memory and twice the speed "
-        "where the chip has it; weights, optimizer and losses stay fp32",
+        description="bf16: autocast in the encoder's forward pass, in training and in embedding: half the memory and twice the "
+        "speed where the chip has it; weights, optimizer, losses and the aggregator stay fp32",
     )
     clip_norm: float | None = Field(
         None,
