@@ -30,7 +30,7 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.about import about
-from benchmarks.colon_table import cost_of_folds, differences, metrics_of_folds, rows_of, table
+from benchmarks.colon_table import cost_of_folds, differences, figures_of_folds, rows_of, table
 
 NATURAL, RATES, BUDGETS = "natural", ("natural", "0.05"), ("steps", "seconds")
 SPENT = "spent.jsonl"  # in OUT: the seconds of each command
@@ -88,7 +88,7 @@ def crossval(plan: Plan, name: str, preset: str, rate: str, overrides: list[str]
     shared = ["--encoders-of", str(encoders_of)] if encoders_of else []
     fixed = ["--folds", str(plan.folds), "--repeats", str(plan.seeds), "--config", "colon", "--preset", preset, "--ranks", "1"]
     arguments = ["crossval", str(plan.cohort), str(out), *fixed, *shared, *plan.common(rate), *overrides]
-    if len(metrics_of_folds(out)) < plan.folds * plan.seeds or not (out / "metrics.json").is_file():
+    if len(figures_of_folds(out)) < plan.folds * plan.seeds or not (out / "metrics.json").is_file():
         in_shares(plan, "--fold", "launch.cli", *arguments)
         if command("launch.cli", *arguments).returncode:
             raise SystemExit(f"error: {out} could not be summarised")
