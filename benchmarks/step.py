@@ -103,7 +103,7 @@ def rate(
 ) -> Any:
     """Return images/s of one process, and the seconds of its first step, which compiles."""
     world = World(0, 1, 0, device)
-    engine = engine_of(EncoderConfig(norm=norm), config, world)  # type: ignore[arg-type]
+    engine = engine_of(EncoderConfig(norm=norm), config, world)
     images, seconds = draw_images(local, side_px).to(device), []
     for _ in range(num_steps + 1):
         start = time.perf_counter()
@@ -134,9 +134,10 @@ def variants(local: int, side_px: int, num_steps: int, device: torch.device) -> 
 
 def on_gpu(local: int, side_px: int, num_steps: int) -> dict[str, Any]:
     """Return images/s in both precisions, the stall of reading, and the share of the matrix product's rate."""
-    device, result = torch.device("cuda"), {}
+    device = torch.device("cuda")
+    result: dict[str, Any] = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        config = EngineConfig(precision=precision)  # type: ignore[arg-type]
+        config = EngineConfig(precision=precision)
         resident = rate(config, "instance", local, side_px, num_steps, 0, device)["images_per_s"]
         read = reading_rate(config, local, side_px, num_steps, device)
         achieved = resident * operations_per_image(config, side_px, device)

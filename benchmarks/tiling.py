@@ -144,7 +144,7 @@ def scaling(paths: list[Path], folder: Path, num_rounds: int) -> dict[str, float
 
 def peak_mb(path: Path, folder: Path) -> float:
     """Return the peak memory, MB, of a fresh process that tiles one slide."""
-    command = [sys.executable, "-m", "benchmarks.tiling", "--measure-memory", path, folder / "memory"]
+    command = [sys.executable, "-m", "benchmarks.tiling", "--measure-memory", str(path), str(folder / "memory")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     shutil.rmtree(folder / "memory")
     return float(done.stdout)

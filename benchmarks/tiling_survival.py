@@ -33,7 +33,7 @@ def twelve_slides(folder: Path, side_px: int = 512) -> Path:
 
 def start_tiling(slides_csv: Path, cohort: Path, num_workers: int) -> subprocess.Popen[str]:
     """Start a tiling in a process of its own; return when its work begins. At its end it prints how many it cut."""
-    command = [sys.executable, "-m", "benchmarks.tiling_survival", "--tile", slides_csv, cohort, str(num_workers)]
+    command = [sys.executable, "-m", "benchmarks.tiling_survival", "--tile", str(slides_csv), str(cohort), str(num_workers)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

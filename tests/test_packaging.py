@@ -1,6 +1,7 @@
 """A wheel built from the tree holds the packages and the configs, and works from anywhere."""
 
 import configparser
+import importlib
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,13 @@ print(*list_names(config_folder()), *list_names(config_folder() / "presets"))
     assert {"colon", "demo", "camelyon16", "tcga_luad", "hnm", "hnm-paper", "dsmil", "its2clr"} <= set(names)
     script = (target / "bin" / "hnm").read_text()
     assert "from launch.cli import main" in script
+
+
+def test_every_benchmark_can_be_started() -> None:
+    names = [path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py")]
+    assert len(names) >= 20
+    for name in names:  # most are not run by the tests: what they import may have moved
+        importlib.import_module(f"benchmarks.{name}")
 
 
 def test_a_torch_of_ones_own_needs_everything_else_that_we_install() -> None:

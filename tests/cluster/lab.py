@@ -105,7 +105,7 @@ def submitted(*arguments: str | Path, folder: Path) -> str:
 
 def node(action: str, name: str) -> str:
     """Break or mend a node: crash, start, cut, join; or list the processes on it: pids."""
-    command = [HERE / "cluster-node.sh", action, name]
+    command = [str(HERE / "cluster-node.sh"), action, name]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
@@ -168,7 +168,7 @@ def signal_rank(folder: Path, rank: int, name: str, number: signal.Signals) -> N
 
 def _ranks_on(name: str, folder: Path) -> dict[int, int]:
     """Return {rank: pid} of a folder's submitit processes on a node."""
-    ranks = {}
+    ranks: dict[int, int] = {}
     for pid in processes_on(name, f"_submit\0{folder}"):
         try:
             if Path(f"/proc/{pid}/comm").read_text().strip() == "srun":  # it has their command line, too
