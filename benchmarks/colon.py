@@ -12,8 +12,8 @@ A budget is what a method spends on the encoder after the pretraining that all s
     abmil     end to end from the same pretrained encoder: F steps (a pair of bags each), or S seconds
 
 Each is a `hnm crossval` (or benchmarks.end_to_end on its folds) below OUT; run again, the same command does what is missing.
-Seconds are those of the runs, with --jobs processes at a time, one thread each; "hours" is what all of them took together, in
-one call or in several. The last line is JSON.
+Seconds are those of the runs, with --jobs processes at a time, one thread each; "hours" is what all commands that came to an
+end took together, in one call or in several. The last line is JSON.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from benchmarks.colon_table import cost_of_folds, differences, figures_of_folds,
 
 NATURAL, RATES, BUDGETS = "natural", ("natural", "0.05"), ("steps", "seconds")
 SPENT = "spent.jsonl"  # in OUT: the seconds of each command
-SETTINGS = ("encoder.width=0.125", "engine.precision=bf16", "engine.channels_last=true")  # what two cores can do in three hours
+SETTINGS = ("encoder.width=0.125", "engine.precision=bf16", "engine.channels_last=true")  # for two cores
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def end_to_end(plan: Plan, name: str, source: Path, rate: str, limit: tuple[str,
 
 
 def hours(plan: Plan) -> float:
-    """Return the hours that all calls for OUT took so far, by the clock, without summaries and preparation."""
+    """Return the hours of all commands for OUT that came to an end, by the clock, without summaries and preparation."""
     lines = (plan.out / SPENT).read_text(encoding="utf-8").splitlines()
     return round(sum(json.loads(line)["seconds"] for line in lines) / 3600, 2)
 
