@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from hnm.bootstrap import Interval, bootstrap_intervals, resampled_weights
+from hnm.bootstrap import Interval, resampled_weights
 from hnm.compare import by_figure, paired
 from hnm.detect import count_detections, known_lesions
-from hnm.froc import froc_score
+from hnm.froc import froc_draws, froc_score
 from hnm.measure import instance_draws
 from hnm.metrics import Figures
 from hnm.patch_bootstrap import intervals_of
@@ -90,20 +90,18 @@ def compare_froc(a: OpenedRun, b: OpenedRun, seed: int = 0) -> dict[str, dict[st
     if not values:
         return {}
     lesions, _ = known_lesions(a.study)
-    slides = np.array(list(lesions), np.int64)
     counts = [count_detections(its.study, its.by_patch, lesions) for its in (a, b)] if lesions else []
-
-    def of_rows(rows: np.ndarray) -> Figures:
-        scores = [froc_score(its, rows) for its in counts] or [None, None]
-        return paired(*({"froc score": score} for score in scores))
-
-    now = of_rows(np.arange(len(slides)))
-    if any(its is None or not np.isclose(its, values[name] or 0.0) for name, its in now.items()):
+    now = [froc_score(its) for its in counts] or [None, None]
+    then = [values["froc score/a"], values["froc score/b"]]
+    if any(of_now is None or not np.isclose(of_now, of_then or 0.0) for of_now, of_then in zip(now, then, strict=True)):
         raise InputError(
             "the FROC comes out otherwise than in metrics.json: since then patch_scores.npy has changed, or the annotations that "
             f"{a.study.cohort.root / 'slides.parquet'} names have, or they are not there any more"
         )
-    return by_figure(values, bootstrap_intervals(of_rows, a.study.labels[slides], a.study.patients_of(slides), seed=seed))
+    weights = resampled_weights(a.study.patients_of(np.array(list(lesions), np.int64)), seed=seed)
+    of_a, of_b = (froc_draws(its, weights) for its in counts)
+    draws = {"a": of_a, "b": of_b, "difference": of_b - of_a}
+    return by_figure(values, intervals_of({f"froc score/{which}": its for which, its in draws.items()}))
 
 
 def require_same_patches(a: OpenedRun, b: OpenedRun) -> None:

@@ -10,9 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from hnm.bootstrap import bootstrap_intervals
-from hnm.froc import RATES, Counts, Hits, Lesions, count_hits, curve_of, froc_score, hits_of, no_lesions, sensitivities
+from hnm.bootstrap import resampled_weights
+from hnm.froc import (
+    RATES,
+    Counts,
+    Hits,
+    Lesions,
+    count_hits,
+    curve_of,
+    froc_draws,
+    froc_score,
+    hits_of,
+    no_lesions,
+    sensitivities,
+)
 from hnm.lesions import lesions_of_area, lesions_of_patches, local_maxima
+from hnm.patch_bootstrap import intervals_of
 from hnm.study import Study
 from shards.annotations import read_annotation
 from shards.mpp import level0_px
@@ -35,7 +48,7 @@ def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] |
         return None
     counts, slides = count_detections(study, by_patch, known), np.array(list(known))
     return {
-        **froc_figures(counts, study.labels[slides], study.patients_of(slides), seed),
+        **froc_figures(counts, study.patients_of(slides), seed),
         "num_slides": len(slides),
         "num_slides_left_out": len(study.test) - len(slides),
         "lesions_from": sources,
@@ -54,10 +67,10 @@ def count_detections(study: Study, by_patch: np.ndarray, lesions: Mapping[int, L
     return count_hits([hits_of_slide(study, slide, by_patch, its) for slide, its in lesions.items()])
 
 
-def froc_figures(counts: Counts, labels: np.ndarray, patients: np.ndarray, seed: int) -> dict[str, Any]:
-    """Return score, interval, sensitivities and curve of slides' counts; labels and patients (slides,) for the bootstrap."""
+def froc_figures(counts: Counts, patients: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return score, interval, sensitivities and curve of slides' counts; patients (slides,) for the bootstrap."""
     per_slide, sensitivity = curve_of(counts)
-    intervals = bootstrap_intervals(lambda rows: {"score": froc_score(counts, rows)}, labels, patients, seed=seed)
+    intervals = intervals_of({"score": froc_draws(counts, resampled_weights(patients, seed=seed))})
     at_rates = zip(RATES, sensitivities(per_slide, sensitivity).tolist(), strict=True)
     return {
         "score": froc_score(counts),

@@ -16,6 +16,7 @@ import numpy as np
 import shapely
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives a slide at which the sensitivity is read
+DRAWS = 100  # resamples whose curves are in memory together
 
 
 class Lesions(NamedTuple):
@@ -98,16 +99,13 @@ def count_hits(hits: Sequence[Hits]) -> Counts:
     )
 
 
-def curve_of(counts: Counts, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def curve_of(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners of the curve: false positives a slide (v,) and sensitivity (v,), both increasing from 0.
 
     Args:
         counts: of all slides, at least one with a lesion.
-        rows: the slides that count, repeats allowed, for a bootstrap; None: each once.
     """
-    rows = np.arange(len(counts.num_lesions)) if rows is None else rows
-    per_slide = counts.false_positives[rows].sum(0) / len(rows)
-    return per_slide, counts.found[rows].sum(0) / counts.num_lesions[rows].sum()
+    return counts.false_positives.mean(0), counts.found.sum(0) / counts.num_lesions.sum()
 
 
 def sensitivities(per_slide: np.ndarray, sensitivity: np.ndarray) -> np.ndarray:
@@ -115,8 +113,28 @@ def sensitivities(per_slide: np.ndarray, sensitivity: np.ndarray) -> np.ndarray:
     return np.interp(RATES, per_slide, sensitivity)
 
 
-def froc_score(counts: Counts, rows: np.ndarray | None = None) -> float | None:
+def froc_score(counts: Counts) -> float | None:
     """Return the mean sensitivity at `RATES`; None where no lesion is there."""
-    if not counts.num_lesions[rows if rows is not None else slice(None)].sum():
+    if not counts.num_lesions.sum():
         return None
-    return float(sensitivities(*curve_of(counts, rows)).mean())
+    return float(sensitivities(*curve_of(counts)).mean())
+
+
+def froc_draws(counts: Counts, weights: np.ndarray) -> np.ndarray:
+    """Return the score of each resample of the slides, (draws,) float64, NaN where it holds no lesion.
+
+    Args:
+        counts: of the slides.
+        weights: (draws, slides) int, how often each slide is drawn; see `hnm.bootstrap.resampled_weights`.
+    """
+    false_positives, found = counts.false_positives.astype(np.float64), counts.found.astype(np.float64)  # for BLAS
+    scores = np.full(len(weights), np.nan)
+    drawn, num_lesions = weights.sum(1), weights @ counts.num_lesions
+    for start in range(0, len(weights), DRAWS):
+        part = slice(start, start + DRAWS)
+        chosen = weights[part].astype(np.float64)
+        curves = zip(chosen @ false_positives, chosen @ found, strict=True)
+        for draw, (false, hits) in enumerate(curves, start):
+            if num_lesions[draw]:
+                scores[draw] = sensitivities(false / drawn[draw], hits / num_lesions[draw]).mean()
+    return scores

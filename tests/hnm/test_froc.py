@@ -8,7 +8,18 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm.froc import RATES, Hits, Lesions, count_hits, curve_of, froc_score, hits_of, no_lesions, sensitivities
+from hnm.froc import (
+    RATES,
+    Hits,
+    Lesions,
+    count_hits,
+    curve_of,
+    froc_draws,
+    froc_score,
+    hits_of,
+    no_lesions,
+    sensitivities,
+)
 from hnm.lesions import lesions_of_area
 from shards.annotations import read_annotation
 from tests.paths import SHARED_DATA
@@ -68,10 +79,19 @@ def test_the_curve_has_all_corners_of_the_challenges_procedure(seed: int, num_sl
     assert froc_score(count_hits(hits)) == pytest.approx(by_every_threshold(hits))
 
 
-def test_rows_repeat_slides() -> None:
-    hits = [Hits(np.array([0.5]), np.array([0.7])), Hits(np.array([0.8]), np.array([0.2])), Hits(np.array([0.3]), np.zeros(0))]
-    drawn = np.array([1, 1, 0])
-    assert froc_score(count_hits(hits), drawn) == pytest.approx(by_every_threshold([hits[row] for row in drawn]))
+def test_draws_repeat_slides() -> None:
+    random = np.random.default_rng(0)
+    hits = [Hits(np.sort(random.random(5)), random.random(row % 3)) for row in range(6)]
+    weights = random.integers(3, size=(250, 6))  # more than are drawn at a time
+    weights[7] = [2, 0, 0, 1, 0, 0]  # no lesion
+    scores = froc_draws(count_hits(hits), weights)
+    expected = [
+        by_every_threshold([hits[row] for row in np.repeat(np.arange(6), drawn)])
+        for drawn in weights
+        if drawn @ [0, 1, 2, 0, 1, 2]
+    ]
+    assert scores[~np.isnan(scores)] == pytest.approx(expected)
+    assert np.isnan(scores[7])
 
 
 @pytest.fixture(scope="module")
