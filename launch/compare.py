@@ -27,8 +27,14 @@ SHOWN = (*(f"slide {name}" for name in SLIDES), *PATCHES)
 COLUMNS = ("a", "b", "difference")
 
 
-def run(a: Path, b: Path, json_file: Path | None) -> int:
+def run(a: Path, b: Path, json_file: Path | None, cohort: Path | None = None) -> int:
     """Print the comparison of two runs or two cross-validations, and write it to `json_file` if that is given.
+
+    Args:
+        a: an evaluated run, or a folder of hnm crossval.
+        b: another.
+        json_file: what to write, None for nothing.
+        cohort: where the cohort of both runs is now; None: where they say it is.
 
     Raises:
         InputError: they cannot be compared.
@@ -39,18 +45,20 @@ def run(a: Path, b: Path, json_file: Path | None) -> int:
             f"{folds[0]} is a cross-validation, the other is not. Give two runs, such as {folds[0] / 'repeat-0' / 'fold-0'}, or "
             "two cross-validations"
         )
+    if folds and cohort is not None:
+        raise InputError("two cross-validations are compared by what they have written: leave --cohort out")
     console = Console(highlight=False)
-    result = _of_crossvals(a, b, console) if folds else _of_runs(a, b, console)
+    result = _of_crossvals(a, b, console) if folds else _of_runs(a, b, cohort, console)
     if json_file is not None:
         write_json(json_file, result)
         console.print(f"wrote {json_file}", markup=False, soft_wrap=True)
     return 0
 
 
-def _of_runs(run_a: Path, run_b: Path, console: Console) -> dict[str, Any]:
+def _of_runs(run_a: Path, run_b: Path, cohort: Path | None, console: Console) -> dict[str, Any]:
     a, b = read_test_scores(run_a), read_test_scores(run_b)
     result = compare(a, b)
-    result["patch_figures"], result["patch_remarks"] = patch_figures(a, b)
+    result["patch_figures"], result["patch_remarks"] = patch_figures(a, b, cohort)
     figures = {f"slide {name}": figure for name, figure in result["figures"].items()} | result["patch_figures"]
     console.print(_table(f"{result['num_slides']} test slides; 95 % intervals by patient", result, figures))
     p = result["delong_p"]
@@ -61,37 +69,50 @@ def _of_runs(run_a: Path, run_b: Path, console: Console) -> dict[str, Any]:
     return result
 
 
-def patch_figures(a: Tested, b: Tested) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return the patch figures of two runs with all intervals that can be had, and a line for each cause that some cannot."""
+def patch_figures(a: Tested, b: Tested, moved: Path | None = None) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the patch figures of two runs with all intervals that can be had, and a line for each cause that some cannot.
+
+    Args:
+        a: a run.
+        b: another.
+        moved: where the cohort of both is now; None: where they say it is.
+
+    Raises:
+        InputError: their cohort is not in `moved`.
+    """
     figures = told_by_metrics(a.metrics, b.metrics)
     if not figures:
         return {}, ["no patch figures: not both runs know any in metrics.json, for want of patch truth"]
     remarks = []
     try:
         opened: dict[Path, Cohort] = {}
-        both = [open_patches(its, opened) for its in (a, b)]
+        both = [open_patches(its, opened, moved) for its in (a, b)]
         for measure in (compare_instance, compare_froc):
             try:
                 figures |= measure(both[0], both[1])
             except InputError as error:
                 remarks.append(str(error))
     except InputError as error:
+        if moved is not None:
+            raise
         remarks.append(str(error))
     return figures, [f"patch figures without an interval of the difference: {remark}" for remark in dict.fromkeys(remarks)]
 
 
-def open_patches(tested: Tested, opened: dict[Path, Cohort]) -> OpenedRun:
-    """Open the cohort of an evaluated run, where the run says it is, and its patch scores.
+def open_patches(tested: Tested, opened: dict[Path, Cohort], moved: Path | None) -> OpenedRun:
+    """Open the cohort of an evaluated run and its patch scores.
 
     Args:
         tested: the run.
         opened: cohorts that are open already; this one is added.
+        moved: where the cohort is now; None: where the run says it is.
 
     Raises:
         InputError: the cohort is not there any more, is another, or a file of the run is missing.
     """
     run = tested.slides.folder
-    config, root = read_run(run)
+    config, recorded = read_run(run)
+    root = moved or recorded
     if not (run / "patch_scores.npy").is_file():
         raise InputError(f"{run}: patch_scores.npy is missing, which hnm evaluate writes")
     if root not in opened:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from launch.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish
+from launch.options import CohortArgument, ConfigOption, MovedCohort, Overrides, PresetOption, RanksOption, finish
 
 evidence_app = typer.Typer()
 
@@ -15,17 +15,18 @@ def compare(
     run_a: Annotated[Path, typer.Argument(metavar="A", help="Evaluated run directory, or folder of a finished hnm crossval.")],
     run_b: Annotated[Path, typer.Argument(metavar="B", help="Another, tested on the same slides, or with the same folds.")],
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here.")] = None,
+    cohort: MovedCohort = None,
 ) -> None:
     """Two runs on the same test slides, or two cross-validations: figures with 95 % intervals, and their differences.
 
     Of two runs, the intervals are over resampled patients, the same for both, and DeLong's test is made of the slide AUCs; the
-    patch figures need the runs' cohort where it was. Of two cross-validations, the difference is taken fold by fold, its
-    interval is corrected for the training slides that folds share, and the AUC of all out-of-fold predictions is compared
-    over resampled patients. Example: `hnm compare run-its2clr/ run-hnm/`
+    patch figures need the runs' cohort, where it was or where --cohort says. Of two cross-validations, the difference is taken
+    fold by fold, its interval is corrected for the training slides that folds share, and the AUC of all out-of-fold
+    predictions is compared over resampled patients. Example: `hnm compare run-its2clr/ run-hnm/`
     """
     from launch.compare import run
 
-    finish(lambda: run(run_a, run_b, json_file))
+    finish(lambda: run(run_a, run_b, json_file, cohort))
 
 
 @evidence_app.command()

@@ -27,6 +27,7 @@ Overrides = Annotated[
     ),
 ]
 CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder that `hnm tile` wrote.")]
+MovedCohort = Annotated[Path | None, typer.Option("--cohort", help="Where the cohort is now, if it has moved.")]
 
 
 def run_in_ranks(ranks: int) -> None:

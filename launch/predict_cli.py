@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from launch.options import finish
+from launch.options import MovedCohort, finish
 
 predict_app = typer.Typer()
-MovedCohort = Annotated[Path | None, typer.Option("--cohort", help="Where the cohort is now, if it has moved.")]
 
 
 @predict_app.command()

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from launch.options import finish
+from launch.options import MovedCohort, finish
 
 report_app = typer.Typer()
 MAX_HEATMAPS = 200
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder of hnm crossval.")]
-MovedCohort = Annotated[Path | None, typer.Option("--cohort", help="Where the cohort is now, if it has moved.")]
 
 
 @report_app.command()

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from hnm.compare import read_test_scores
 from launch import compare
 from launch.cli import app
+from launch.run_directory import read_run
 from shards.files import write_json
 from tests.hnm.test_compare import NUM, drawn, write_run
 from tests.hnm.test_compare_crossval import drawn as drawn_folds
@@ -63,6 +64,14 @@ def test_patch_figures_come_from_the_cohort_where_it_is(
         assert line.startswith(f"{WITHOUT}{remark}")
         assert figures["froc score"]["b_interval"] == metrics["froc"]["interval"]  # metrics.json's own
         assert figures["froc score"]["difference_interval"]["low"] is None
+    where = read_run(evaluated_run)[1]
+    verb = ["compare", str(evaluated_run), str(run)]
+    moved = CliRunner().invoke(app, [*verb, "--cohort", str(where), "--json", str(tmp_path / "m")])
+    assert moved.exit_code == 0, moved.output
+    assert json.loads((tmp_path / "m").read_text())["patch_figures"]["froc score"]["difference_interval"]["low"] == 0
+    nowhere = CliRunner().invoke(app, [*verb, "--cohort", str(tmp_path / "moved")])
+    assert nowhere.exit_code == 1
+    assert f"error: {tmp_path / 'moved'}: no cohort here" in nowhere.output
     write_json(run / "metrics.json", metrics | {"instance": None, "froc": None})
     nothing = compare.patch_figures(*(read_test_scores(its) for its in (evaluated_run, run)))
     assert nothing == ({}, ["no patch figures: not both runs know any in metrics.json, for want of patch truth"])
@@ -82,6 +91,9 @@ def test_two_cross_validations(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["compare", str(fold), str(strong)])
     assert result.exit_code == 1
     assert f"{strong} is a cross-validation, the other is not. Give two runs, such as {strong}/repeat-0/fold-0" in result.output
+    result = CliRunner().invoke(app, ["compare", str(weak), str(strong), "--cohort", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "leave --cohort out" in result.output
     (weak / "metrics.json").unlink()
     result = CliRunner().invoke(app, ["compare", str(weak), str(strong)])
     assert result.exit_code == 1
