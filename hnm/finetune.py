@@ -3,7 +3,8 @@
     step (a), negative-anchored:  20 % positive candidates   + 80 % hard negatives, negative-negative pairs count
     step (b), positive-anchored:   5 % self-paced positives  + 95 % hard negatives, positive-positive pairs count
 
-One epoch is one pass of step (a) over the hard negatives. Source: algorithm step 6 (HNM-WSI, ItS2CLR eqs. 3 to 5).
+One epoch is one pass of step (a) over the hard negatives, or over as many drawn by weight from hard and easy ones. Source:
+algorithm step 6 (HNM-WSI, ItS2CLR eqs. 3 to 5); the easy ones are ours.
 """
 
 import math
@@ -24,7 +25,7 @@ from hnm.session import Session
 from hnm.step_curve import StepCurve
 from hnm.training import PatchBatch, Progress, train_epoch
 from launch.engine import Computed, Engine
-from shards.plan import ids_of_rank, plan_mixed_epoch
+from shards.plan import ids_of_rank, plan_mixed_epoch, weighted_sample
 from shards.seeding import numpy_generator, torch_generator
 
 
@@ -81,8 +82,9 @@ def plan_steps(
     Without a single self-paced positive (no patch above the threshold) there is nothing to anchor step (b) on, and the epoch
     has only steps (a).
     """
+    negatives = negatives_of_epoch(mined, numpy_generator(seed, "negatives", epoch))
     candidate_rows = plan_mixed_epoch(
-        mined.negatives, mined.candidates, config.batch_size, config.candidate_share, None,
+        negatives, mined.candidates, config.batch_size, config.candidate_share, None,
         numpy_generator(seed, "negative anchored", epoch),
     )  # fmt: skip
     negative_steps = [Step(row, "negative") for row in candidate_rows]
@@ -91,11 +93,23 @@ def plan_steps(
     if epoch < config.warmup_epochs or len(positives) == 0:
         return negative_steps
     positive_rows = plan_mixed_epoch(
-        mined.negatives, positives, config.batch_size, config.self_paced_share, len(negative_steps),
+        negatives, positives, config.batch_size, config.self_paced_share, len(negative_steps),
         numpy_generator(seed, "positive anchored", epoch),
     )  # fmt: skip
     pairs = zip(negative_steps, (Step(row, "positive") for row in positive_rows), strict=True)
     return [step for pair in pairs for step in pair]
+
+
+def negatives_of_epoch(mined: Mined, generator: np.random.Generator) -> np.ndarray:
+    """Return the negatives that an epoch passes over, increasing int64 ids: the hard ones, or as many drawn by weight.
+
+    By weight where easy ones have some (mining.easy_weight): then every epoch sees others.
+    """
+    hard = mined.negatives
+    pool = np.flatnonzero((mined.weights > 0) & (mined.pseudo_labels == 0))
+    if len(pool) == len(hard):
+        return hard
+    return pool[weighted_sample(mined.weights[pool], len(hard), generator)]
 
 
 def finetune(

@@ -38,6 +38,13 @@ class MiningConfig(BaseModel):
         le=1,
         description="share of all negative-slide patches mined as hard negatives; 1.0 takes all (ItS2CLR)",
     )
+    easy_weight: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="sampling weight of the other patches of negative slides, where a hard negative has 1; 0 = they are left "
+        "out (the paper)",
+    )
     self_paced_start: float = Field(
         0.2, gt=0, le=1, description="share of the candidates used as positive anchors up to the warm-up epoch (r0)"
     )
@@ -92,7 +99,8 @@ class Mined:
 
     Attributes:
         pseudo_labels: (N,) int8: 1 positive candidate, 0 negative or uncertain, -1 not in training.
-        weights: (N,) float16 sampling weights: 1 for hard negatives and candidates, else 0.
+        weights: (N,) float16 sampling weights: 1 for hard negatives and candidates, `easy_weight` for other patches of
+            negative slides, else 0.
         candidates: (c,) int64 patch ids, highest score first: a self-paced set is a head of it.
         candidate_scores: (c,) float32, descending.
     """
@@ -104,8 +112,8 @@ class Mined:
 
     @property
     def negatives(self) -> np.ndarray:
-        """The increasing ids of the patches that serve as negatives: sampled and not candidates."""
-        return np.flatnonzero((self.weights > 0) & (self.pseudo_labels == 0))
+        """The increasing ids of the hard negatives, and of uncertain patches that joined them."""
+        return np.flatnonzero((self.weights == 1) & (self.pseudo_labels == 0))
 
     def self_paced(self, ratio: float, ties: Ties) -> np.ndarray:
         """Return the ids of the best `ratio` of the candidates."""
@@ -160,11 +168,12 @@ def choose(
     return Chosen(np.flatnonzero(negatives), candidates, scores[candidates])
 
 
-def label(chosen: Chosen, kinds: np.ndarray) -> Mined:
+def label(chosen: Chosen, kinds: np.ndarray, easy_weight: float) -> Mined:
     """Return pseudo labels and weights of all N patches; `kinds` (N,) int8 as in `choose`."""
     pseudo_labels = np.minimum(kinds, 0)
     pseudo_labels[chosen.candidates] = 1
     weights = np.zeros(len(kinds), np.float16)
+    weights[kinds == 0] = easy_weight
     weights[chosen.negatives] = 1
     weights[chosen.candidates] = 1
     return Mined(pseudo_labels, weights, chosen.candidates, chosen.candidate_scores)
@@ -177,4 +186,4 @@ def mine(scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: Mini
         scores, kinds, config: see `choose`.
         bounds: (S + 1,) int64, where slides begin.
     """
-    return label(choose(scores, kinds, Slides(bounds, np.empty(0, np.int64)), config), kinds)
+    return label(choose(scores, kinds, Slides(bounds, np.empty(0, np.int64)), config), kinds, config.easy_weight)

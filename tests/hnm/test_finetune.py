@@ -64,6 +64,26 @@ def test_from_the_warm_up_epoch_on_steps_alternate_and_anchors_grow(epoch: int, 
     np.testing.assert_array_equal(drawn, 640 + np.arange(num_self_paced))  # the best of the candidates, all of them
 
 
+def test_easy_negatives_are_drawn_by_their_weight() -> None:
+    mined = mined_sets(90, 10)
+    mined.weights[30:90] = 0.5  # the first 30 are hard
+    drawn = np.zeros(90, np.int64)
+    for epoch in range(400):
+        steps = plan_steps(mined, epoch % 2, 10, CONFIG, MINING, seed=epoch)
+        ids = np.concatenate([step.row for step in steps])
+        own = ids[(ids >= 0) & (ids < 90)]
+        assert len(own) == len(np.unique(own)) == 30  # an epoch is no longer than without the easy ones
+        drawn[own] += 1
+    hard, easy = drawn[:30].mean(), drawn[30:].mean()
+    assert 1.5 < hard / easy < 2  # less than twice as often: none is drawn twice, so the hard ones run short
+    assert drawn[30:].min() > 40
+    (first, *_), (other, *_) = (plan_steps(mined, epoch, 10, CONFIG, MINING, seed=0) for epoch in (0, 1))
+    assert not np.array_equal(np.sort(first.row), np.sort(other.row))  # each epoch draws anew
+    steps = plan_steps(mined, 5, 10, CONFIG, MINING, seed=0)
+    of_pairs = [np.concatenate([step.row for step in steps if step.pairs == pairs]) for pairs in ("negative", "positive")]
+    assert len({tuple(np.unique(rows[(rows >= 0) & (rows < 90)])) for rows in of_pairs}) == 1  # both steps from one draw
+
+
 def test_without_candidates_there_are_only_negative_steps() -> None:
     steps = plan_steps(mined_sets(40, 0), 5, 10, CONFIG, MINING, seed=0)
     assert [step.pairs for step in steps] == ["negative"] * 2

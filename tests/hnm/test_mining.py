@@ -81,6 +81,10 @@ def test_mining_by_hand() -> None:
     assert mined.candidates.tolist() == [0, 2]
     assert mined.negatives.tolist() == [3]  # ceil(0.3 * 3) = 1; the tie at 0.4 goes to the lower id
     assert mined.weights.tolist() == [1, 0, 1, 1, 0, 0, 0]
+    config = MiningConfig(neg_ratio=0.3, positive_threshold=0.3, easy_weight=0.5)
+    graded = mine(scores, kinds, one_slide(scores), config)  # 1 is uncertain, 6 does not train: neither has a weight
+    assert graded.weights.tolist() == [1, 0, 1, 1, 0.5, 0.5, 0]
+    assert graded.negatives.tolist() == [3]
 
 
 @settings(deadline=None)
