@@ -35,7 +35,7 @@ class FinetuneConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     epochs_per_round: int = Field(
-        5, ge=1, description="epochs between two minings; an epoch passes over the hard negatives"
+        5, ge=1, description="epochs between two minings; an epoch passes over as many negatives as are hard"
     )
     warmup_epochs: int = Field(5, ge=0, description="first epochs of the run, with negative-anchored steps only")
     batch_size: int = Field(512, ge=4, description="patches in a global batch, over all ranks; each gives two views")

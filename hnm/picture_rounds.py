@@ -185,7 +185,7 @@ def draw_encoder_losses(axes: Axes, record: RunRecord) -> None:
     for round_ in range(1, record.num_rounds - 1):
         axes.axvline(first + round_ * config.finetune.epochs_per_round, color=GREY, linestyle=":", linewidth=1)
     axes.set(title="Encoder loss; dotted: a new round begins", ylabel="loss (thin: of single steps)")
-    axes.set_xlabel("epochs done (of pretraining: over all training\npatches; of fine-tuning: over the hard negatives)")
+    axes.set_xlabel("epochs done (of pretraining: over all training\npatches; of fine-tuning: over the drawn negatives)")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
