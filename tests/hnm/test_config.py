@@ -69,10 +69,12 @@ def test_what_the_presets_stand_for() -> None:
     assert (paper.data.encoder_splits, paper.mining.ties) == (["train", "validation"], "keep")
     for preset in (dsmil, its2clr, paper):  # nothing is left of the preset that the YAML names
         assert preset.aggregate.num_members == 1
-    assert (its2clr.mining.candidates_per_slide, paper.mining.candidates_per_slide) == (0, 0)
+    for preset in (its2clr, paper):
+        assert (preset.mining.candidates_per_slide, preset.mining.easy_weight) == (0, 0)
     assert (paper.aggregate.ranking_weight, paper.mining.positive_threshold) == (0.1, 0.3)
     ours = load_config("colon")
-    assert (ours.aggregate.num_members, ours.aggregate.ranking_weight, ours.mining.candidates_per_slide) == (5, 0.5, 0.05)
+    assert (ours.aggregate.num_members, ours.aggregate.ranking_weight) == (5, 0.5)
+    assert (ours.mining.candidates_per_slide, ours.mining.easy_weight) == (0.05, 0.5)
 
 
 def test_each_layer_is_stronger_than_the_one_before(tmp_path: Path) -> None:
