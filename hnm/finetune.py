@@ -106,7 +106,7 @@ def negatives_of_epoch(mined: Mined, generator: np.random.Generator) -> np.ndarr
     By weight where easy ones have some (mining.easy_weight): then every epoch sees others.
     """
     weights = np.where(mined.pseudo_labels == 0, mined.weights, np.float16(0))
-    num_hard = np.count_nonzero(weights == 1)
+    num_hard = int(np.count_nonzero(weights == 1))
     if num_hard == np.count_nonzero(weights):
         return np.flatnonzero(weights)
     return weighted_sample(weights, num_hard, generator)
