@@ -6,7 +6,7 @@
 Every variant is `hnm train` on each fold of CV from that fold's encoder, or with --pretrain from one of its own; what is read
 is each round's mining.json: figures of the fold's validation slides, and the witness rates of what was mined. No test slide is
 embedded. Settings that all variants share are given as such. Run again, the same command does what is missing. The last line
-is JSON.
+is JSON; it has the differences of each variant to the first, fold by fold, too.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.about import about
 from hnm.coordinator import read_decision
@@ -31,6 +33,7 @@ FIGURES = {
     "witness_rate_candidates": lambda decision: decision["witness_rate_candidates"],
     "witness_rate_self_paced": lambda decision: decision["witness_rate_self_paced"],
 }
+COMPARED = ("validation_slide_auc", "validation_patch_auc")
 
 
 def train(crossval: Path, run: Path, fold: tuple[int, int], preset: str, pretrain: bool, settings: list[str]) -> None:
@@ -46,13 +49,30 @@ def train(crossval: Path, run: Path, fold: tuple[int, int], preset: str, pretrai
         raise SystemExit(f"error: {run} failed, see {run.with_suffix('.log')}")
 
 
-def figures_of(runs: list[Path], num_folds: int) -> dict[str, Any]:
-    """Return by figure the mean and interval over the runs, a value for each round."""
+def figures_of(runs: list[Path]) -> dict[str, np.ndarray]:
+    """Return each figure as (rounds, runs) float64."""
     rounds = sorted(folder.name for folder in runs[0].glob("round-*"))
     decisions = [[read_decision(run / name) for run in runs] for name in rounds]
     return {
-        name: [over_folds([value(decision) for decision in of_round], num_folds) for of_round in decisions]
+        name: np.array([[value(decision) for decision in of_round] for of_round in decisions])
         for name, value in FIGURES.items()
+    }
+
+
+def by_round(values: np.ndarray, num_folds: int) -> list[dict[str, Any]]:
+    """Return the mean and interval over folds for each round; values (rounds, folds)."""
+    return [over_folds(of_round.tolist(), num_folds) for of_round in values]
+
+
+def summary(variants: dict[str, dict[str, np.ndarray]], num_folds: int) -> dict[str, Any]:
+    """Return by variant and figure the mean and interval for each round, and of the difference to the first variant."""
+    first = next(iter(variants.values()))
+    return {
+        name: {
+            **{figure: by_round(values, num_folds) for figure, values in figures.items()},
+            "minus_first": {figure: by_round(figures[figure] - first[figure], num_folds) for figure in COMPARED},
+        }
+        for name, figures in variants.items()
     }
 
 
@@ -89,7 +109,7 @@ def main() -> None:
         ]
     for training in started:
         training.result()
-    variants = {name: figures_of(its, record["folds"]) for name, its in runs.items()}
+    variants = summary({name: figures_of(its) for name, its in runs.items()}, record["folds"])
     print(table(variants), flush=True)
     head = {**about("variants", False, ("numpy", "torch")), "folds": folds, "shared": args.shared, "settings": settings}
     print(json.dumps({**head, "variants": variants}))

@@ -1,6 +1,6 @@
 """Bootstrap intervals: whole patients are drawn with replacement, for slides of one patient are no independent evidence."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -104,3 +104,8 @@ def interval_of_draws(known: Sequence[float] | np.ndarray, num: int, level: floa
         return Interval(None, None, num)
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), num - len(known))
+
+
+def intervals_of(draws: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    """Return each figure's 95 % percentile interval over its draws (draws,), NaN left out and counted."""
+    return {name: interval_of_draws(its[~np.isnan(its)], len(its)) for name, its in draws.items()}

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from hnm.bootstrap import Interval, resampled_weights
+from hnm.bootstrap import Interval, intervals_of, resampled_weights
 from hnm.compare import by_figure, paired
 from hnm.detect import count_detections, known_lesions
 from hnm.froc import froc_draws, froc_score
 from hnm.measure import instance_draws
 from hnm.metrics import Figures
-from hnm.patch_bootstrap import intervals_of
 from hnm.study import Study
 from shards.errors import InputError
 

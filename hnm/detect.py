@@ -10,22 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hnm.bootstrap import resampled_weights
-from hnm.froc import (
-    RATES,
-    Counts,
-    Hits,
-    Lesions,
-    count_hits,
-    curve_of,
-    froc_draws,
-    froc_score,
-    hits_of,
-    no_lesions,
-    sensitivities,
-)
+from hnm.froc import Counts, Hits, Lesions, count_hits, froc_figures, hits_of, no_lesions
 from hnm.lesions import lesions_of_area, lesions_of_patches, local_maxima
-from hnm.patch_bootstrap import intervals_of
 from hnm.study import Study
 from shards.annotations import read_annotation
 from shards.mpp import level0_px
@@ -65,20 +51,6 @@ def known_lesions(study: Study) -> tuple[dict[int, Lesions], list[str]]:
 def count_detections(study: Study, by_patch: np.ndarray, lesions: Mapping[int, Lesions]) -> Counts:
     """Return what the patch scores (N,) of some slides, in the order of `lesions`, meet."""
     return count_hits([hits_of_slide(study, slide, by_patch, its) for slide, its in lesions.items()])
-
-
-def froc_figures(counts: Counts, patients: np.ndarray, seed: int) -> dict[str, Any]:
-    """Return score, interval, sensitivities and curve of slides' counts; patients (slides,) for the bootstrap."""
-    per_slide, sensitivity = curve_of(counts)
-    intervals = intervals_of({"score": froc_draws(counts, resampled_weights(patients, seed=seed))})
-    at_rates = zip(RATES, sensitivities(per_slide, sensitivity).tolist(), strict=True)
-    return {
-        "score": froc_score(counts),
-        "interval": intervals["score"]._asdict(),
-        "sensitivity_at": {f"{rate:g}": value for rate, value in at_rates},
-        "num_lesions": int(counts.num_lesions.sum()),
-        "curve": {"false_positives_per_slide": per_slide.tolist(), "sensitivity": sensitivity.tolist()},
-    }
 
 
 def lesions_of_slide(study: Study, slide: int) -> tuple[Lesions | None, str]:

@@ -118,7 +118,7 @@ def measure(
         "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
         "broken_patches": count_broken(broken, study, study.test),
-        "warnings": warnings_of(study) + explain_broken(broken, study, study.test, "test"),
+        "warnings": warnings_of(study, by_slide) + explain_broken(broken, study, study.test, "test"),
     }
 
 

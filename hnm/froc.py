@@ -10,10 +10,12 @@ lowest score of all: every score is a threshold here.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
+
+from hnm.bootstrap import intervals_of, resampled_weights
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives a slide at which the sensitivity is read
 DRAWS = 100  # resamples whose curves are in memory together
@@ -138,3 +140,17 @@ def froc_draws(counts: Counts, weights: np.ndarray) -> np.ndarray:
             if num_lesions[draw]:
                 scores[draw] = sensitivities(false / drawn[draw], hits / num_lesions[draw]).mean()
     return scores
+
+
+def froc_figures(counts: Counts, patients: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return score, interval, sensitivities and curve of slides' counts; patients (slides,) for the bootstrap."""
+    per_slide, sensitivity = curve_of(counts)
+    intervals = intervals_of({"score": froc_draws(counts, resampled_weights(patients, seed=seed))})
+    at_rates = zip(RATES, sensitivities(per_slide, sensitivity).tolist(), strict=True)
+    return {
+        "score": froc_score(counts),
+        "interval": intervals["score"]._asdict(),
+        "sensitivity_at": {f"{rate:g}": value for rate, value in at_rates},
+        "num_lesions": int(counts.num_lesions.sum()),
+        "curve": {"false_positives_per_slide": per_slide.tolist(), "sensitivity": sensitivity.tolist()},
+    }

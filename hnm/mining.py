@@ -169,7 +169,7 @@ def choose(
 
 
 def label(chosen: Chosen, kinds: np.ndarray, easy_weight: float) -> Mined:
-    """Return pseudo labels and weights of all N patches; `kinds` (N,) int8 as in `choose`."""
+    """Return pseudo labels and weights of all N patches; `kinds` (N,) int8 as in `choose`, `easy_weight` as configured."""
     pseudo_labels = np.minimum(kinds, 0)
     pseudo_labels[chosen.candidates] = 1
     weights = np.zeros(len(kinds), np.float16)

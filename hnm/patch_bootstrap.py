@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hnm.bootstrap import Interval, interval_of_draws
-
 NUM_EDGES = 512  # quantiles of each class
 CHUNK = 1 << 22  # patches looked at together
 
@@ -85,11 +83,6 @@ def figures_of_draws(counts: ScoreCounts, weights: np.ndarray, in_positive: np.n
         figures[f"{prefix}auprc"] = auprc_of_counts(positives, negatives)
         figures[f"{prefix}f1"] = f1_of_counts(positives, negatives, counts.first_called)
     return figures
-
-
-def intervals_of(values: dict[str, np.ndarray]) -> dict[str, Interval]:
-    """Return each figure's 95 % percentile interval over its draws (draws,), NaN left out and counted."""
-    return {name: interval_of_draws(its[~np.isnan(its)], len(its)) for name, its in values.items()}
 
 
 def auc_of_counts(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:

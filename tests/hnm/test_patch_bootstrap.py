@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 import hnm.patch_bootstrap as module
-from hnm.bootstrap import bootstrap_intervals, resampled_weights
+from hnm.bootstrap import bootstrap_intervals, intervals_of, resampled_weights
 from hnm.metrics import Figures
-from hnm.patch_bootstrap import count_scores, figures_of_draws, intervals_of, score_edges
+from hnm.patch_bootstrap import count_scores, figures_of_draws, score_edges
 
 NUM_SLIDES, NUM_DRAWS, THRESHOLD = 16, 25, 0.55
 SLIDE_LABELS = np.arange(NUM_SLIDES) % 2
