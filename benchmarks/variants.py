@@ -36,12 +36,12 @@ FIGURES = {
 COMPARED = ("validation_slide_auc", "validation_patch_auc")
 
 
-def train(crossval: Path, run: Path, fold: tuple[int, int], preset: str, pretrain: bool, settings: list[str]) -> None:
-    """Train one variant on one fold, if it is not done; its output goes to RUN.log."""
+def train(crossval: Path, run: Path, fold: tuple[int, int], method: list[str], pretrain: bool, settings: list[str]) -> None:
+    """Train one variant on one fold, if it is not done; `method` names config and preset. Its output goes to RUN.log."""
     run.parent.mkdir(parents=True, exist_ok=True)
     own = [f"data.split_column={split_column(fold)}", f"seed={fold[0]}", "tracking.enabled=false"]
     start = [] if pretrain else ["--encoder", str(run_folder(crossval, fold) / START_ENCODER)]
-    options = [*start, "--config", "colon", "--preset", preset, "--ranks", "1"]
+    options = [*start, *method, "--ranks", "1"]
     command = [sys.executable, "-m", "launch.cli", "train", str(crossval / "cohort"), str(run), *options, *settings, *own]
     with open(run.with_suffix(".log"), "ab") as log:
         done = subprocess.run(command, check=False, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("crossval", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--variant", action="append", required=True, metavar="NAME=KEY=VALUE ...", help="may be repeated")
+    parser.add_argument("--config", default="colon")
     parser.add_argument("--preset", default="hnm")
     parser.add_argument("--pretrain", action="store_true", help="each variant pretrains encoders of its own")
     parser.add_argument("--folds", type=int, nargs="+", help="only these, counted from 0")
@@ -102,16 +103,18 @@ def main() -> None:
     settings = {name: words.split() for name, _, words in (variant.partition("=") for variant in args.variant)}
     runs = {name: [args.out / name / f"repeat-{r}-fold-{f}" for r, f in folds] for name in settings}
     tasks = [(run, fold, words) for name, words in settings.items() for run, fold in zip(runs[name], folds, strict=True)]
+    method = ["--config", args.config, "--preset", args.preset]
     with ThreadPoolExecutor(args.jobs) as pool:
         started = [
-            pool.submit(train, args.crossval, run, fold, args.preset, args.pretrain, [*args.shared, *words])
+            pool.submit(train, args.crossval, run, fold, method, args.pretrain, [*args.shared, *words])
             for run, fold, words in tasks
         ]
     for training in started:
         training.result()
     variants = summary({name: figures_of(its) for name, its in runs.items()}, record["folds"])
     print(table(variants), flush=True)
-    head = {**about("variants", False, ("numpy", "torch")), "folds": folds, "shared": args.shared, "settings": settings}
+    head = {**about("variants", False, ("numpy", "torch")), "folds": folds, "method": method}
+    head.update(shared=args.shared, settings=settings)
     print(json.dumps({**head, "variants": variants}))
 
 

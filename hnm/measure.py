@@ -169,7 +169,7 @@ def warnings_of(study: Study, by_slide: np.ndarray) -> list[str]:
         if not np.any(labels == label):
             found.append(
                 f"no test slide is {word}: AUC, AUPRC, balanced accuracy and their intervals are unknown. Choose a split "
-                "with slides of both kinds: data.split_column"
+                "with slides of both kinds: data.split_column."
             )
     return found
 
@@ -193,8 +193,8 @@ def separation_warning(labels: np.ndarray, scores: np.ndarray, patients: np.ndar
     num_pairs = min(*num_of_kind, len(np.unique(patients)) // 2)
     text = (
         f"all {int(positive.sum())} positive test slides score higher than all {int((~positive).sum())} negative ones, and so "
-        "they do in every resample: that the intervals of AUC and AUPRC have no width is no certainty"
+        "they do in every resample: that the intervals of AUC and AUPRC have no width is no certainty."
     )
     if num_pairs:
-        text += f". With a true AUC of {0.025 ** (1 / num_pairs):.2f} this may still happen one time in forty"
+        text += f" With a true AUC of {0.025 ** (1 / num_pairs):.2f} this may still happen one time in forty."
     return [text]

@@ -107,7 +107,7 @@ def test_an_interval_without_width_is_no_certainty() -> None:
     (of_four,) = separation_warning(labels, scores, patients // 2)
     assert "true AUC of 0.40 " in of_four  # slides of one patient are no evidence of their own
     (of_one,) = separation_warning(labels, scores, np.zeros(20))
-    assert of_one.endswith("no certainty")
+    assert of_one.endswith("no certainty.")
     assert separation_warning(labels, np.where(np.arange(20) == 0, 0.5, scores), patients) == []  # a tie
 
 
