@@ -137,7 +137,7 @@ def decide(
     """
     best_f1 = read_decision(previous)["best_validation_f1"] if previous else None
     kept = keep_old_labels(validation["f1"], best_f1, config.gate_on_validation)
-    mined = load_mined(previous) if kept and previous else label(chosen, study.kinds, config.easy_weight)
+    mined = load_mined(previous) if kept and previous else label(chosen, study.kinds, config.hard_share)
     for name in MINED_ARRAYS:
         write_array(folder / f"{name}.npy", getattr(mined, name))
     scores = read_scores(folder)

@@ -103,7 +103,7 @@ def plan_steps(
 def negatives_of_epoch(mined: Mined, generator: np.random.Generator) -> np.ndarray:
     """Return the negatives that an epoch passes over, increasing int64 ids: the hard ones, or as many drawn by weight.
 
-    By weight where easy ones have some (mining.easy_weight): then every epoch sees others.
+    By weight where easy ones have some (mining.hard_share): then every epoch sees others.
     """
     weights = np.where(mined.pseudo_labels == 0, mined.weights, np.float16(0))
     num_hard = int(np.count_nonzero(weights == 1))

@@ -38,12 +38,12 @@ class MiningConfig(BaseModel):
         le=1,
         description="share of all negative-slide patches mined as hard negatives; 1.0 takes all (ItS2CLR)",
     )
-    easy_weight: float = Field(
-        0.0,
-        ge=0,
-        le=0.9,
-        description="sampling weight of the other patches of negative slides, where a hard negative has 1; 0 = they are left "
-        "out (the paper)",
+    hard_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="about that share of an epoch's negatives are hard ones, the others are drawn anew each epoch from the rest "
+        "of the negative slides; an epoch's length stays. 1 = hard ones only (the paper), neg_ratio or less = no preference",
     )
     self_paced_start: float = Field(
         0.2, gt=0, le=1, description="share of the candidates used as positive anchors up to the warm-up epoch (r0)"
@@ -99,8 +99,8 @@ class Mined:
 
     Attributes:
         pseudo_labels: (N,) int8: 1 positive candidate, 0 negative or uncertain, -1 not in training.
-        weights: (N,) float16 sampling weights: 1 for hard negatives and candidates, `easy_weight` for other patches of
-            negative slides, else 0.
+        weights: (N,) float16 sampling weights: 1 for hard negatives and candidates, less for other patches of negative
+            slides (0 if only hard ones are drawn), 0 for the rest.
         candidates: (c,) int64 patch ids, highest score first: a self-paced set is a head of it.
         candidate_scores: (c,) float32, descending.
     """
@@ -168,15 +168,28 @@ def choose(
     return Chosen(np.flatnonzero(negatives), candidates, scores[candidates])
 
 
-def label(chosen: Chosen, kinds: np.ndarray, easy_weight: float) -> Mined:
-    """Return pseudo labels and weights of all N patches; `kinds` (N,) int8 as in `choose`, `easy_weight` as configured."""
+def label(chosen: Chosen, kinds: np.ndarray, hard_share: float) -> Mined:
+    """Return pseudo labels and weights of all N patches; `kinds` (N,) int8 as in `choose`, `hard_share` as configured."""
     pseudo_labels = np.minimum(kinds, 0)
     pseudo_labels[chosen.candidates] = 1
     weights = np.zeros(len(kinds), np.float16)
-    weights[kinds == 0] = easy_weight
+    easy = kinds == 0
+    easy[chosen.negatives] = False
+    weights[easy] = weight_of_easy(len(chosen.negatives), int(np.count_nonzero(easy)), hard_share)
     weights[chosen.negatives] = 1
     weights[chosen.candidates] = 1
     return Mined(pseudo_labels, weights, chosen.candidates, chosen.candidate_scores)
+
+
+def weight_of_easy(num_hard: int, num_easy: int, hard_share: float) -> float:
+    """Return the sampling weight of an easy negative, where a hard one has 1, so that a draw is hard with `hard_share`.
+
+    It stays below 1, which is how hard ones are told. As an epoch draws without replacement the hard ones run short, and
+    its share is a little lower: 0.31 instead of 0.33 with a neg_ratio of 0.2.
+    """
+    if num_easy == 0:
+        return 0.0
+    return min((1 / hard_share - 1) * num_hard / num_easy, float(np.nextafter(np.float16(1), np.float16(0))))
 
 
 def mine(scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: MiningConfig) -> Mined:
@@ -186,4 +199,4 @@ def mine(scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: Mini
         scores, kinds, config: see `choose`.
         bounds: (S + 1,) int64, where slides begin.
     """
-    return label(choose(scores, kinds, Slides(bounds, np.empty(0, np.int64)), config), kinds, config.easy_weight)
+    return label(choose(scores, kinds, Slides(bounds, np.empty(0, np.int64)), config), kinds, config.hard_share)

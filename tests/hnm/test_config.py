@@ -56,6 +56,7 @@ def test_the_papers_settings(name: str, mpp: float) -> None:
     assert (aggregate.bag_weight, aggregate.max_weight, aggregate.ranking_weight) == (0.5, 0.5, 0.1)
     assert aggregate.ranking_top_k == 10
     assert (mining.positive_threshold, mining.neg_ratio) == (0.3, 0.05)
+    assert (mining.candidates_per_slide, mining.hard_share, aggregate.num_members) == (0, 1, 1)
     assert (mining.self_paced_start, mining.self_paced_end) == (0.2, 0.8)
     assert (finetune.tau, finetune.lr, finetune.weight_decay, finetune.batch_size) == (0.07, 0.01, 1e-4, 512)
     assert (finetune.epochs_per_round, finetune.cosine_after_epoch) == (5, 10)
@@ -70,11 +71,11 @@ def test_what_the_presets_stand_for() -> None:
     for preset in (dsmil, its2clr, paper):  # nothing is left of the preset that the YAML names
         assert preset.aggregate.num_members == 1
     for preset in (its2clr, paper):
-        assert (preset.mining.candidates_per_slide, preset.mining.easy_weight) == (0, 0)
+        assert (preset.mining.candidates_per_slide, preset.mining.hard_share) == (0, 1)
     assert (paper.aggregate.ranking_weight, paper.mining.positive_threshold) == (0.1, 0.3)
     ours = load_config("colon")
     assert (ours.aggregate.num_members, ours.aggregate.ranking_weight) == (5, 0.5)
-    assert (ours.mining.candidates_per_slide, ours.mining.easy_weight) == (0.05, 0.5)
+    assert (ours.mining.candidates_per_slide, ours.mining.hard_share) == (0.05, 0.3333)
 
 
 def test_each_layer_is_stronger_than_the_one_before(tmp_path: Path) -> None:

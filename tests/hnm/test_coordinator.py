@@ -78,12 +78,14 @@ def test_a_decision_by_hand_and_on_disk(tmp_path: Path) -> None:
     assert not summary["kept_labels_of_previous_round"]
 
 
-def test_negatives_that_are_not_hard_get_the_easy_weight(tmp_path: Path) -> None:
-    decided(drawn_scores(0), {"f1": 0.7}, CONFIG.model_copy(update={"easy_weight": 0.5}), tmp_path, None)
+def test_a_share_of_easy_negatives_gives_them_a_weight(tmp_path: Path) -> None:
+    decided(drawn_scores(0), {"f1": 0.7}, CONFIG.model_copy(update={"hard_share": 0.5}), tmp_path, None)
     mined = load_mined(tmp_path)
     negatives = STUDY.patches_of(STUDY.train[STUDY.labels[STUDY.train] == 0])
     assert len(mined.negatives) == int(np.ceil(0.25 * len(negatives)))  # still the hard ones
-    np.testing.assert_array_equal(mined.weights[np.setdiff1d(negatives, mined.negatives)], 0.5)
+    easy = np.setdiff1d(negatives, mined.negatives)
+    expected = np.float16(len(mined.negatives) / len(easy))  # both kinds together weigh the same
+    np.testing.assert_array_equal(mined.weights[easy], expected)
 
 
 @pytest.mark.parametrize(("f1", "gate", "kept"), [(0.6, True, True), (0.7, True, False), (0.6, False, False)])

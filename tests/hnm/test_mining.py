@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnm.finetune import negatives_of_epoch
 from hnm.mining import (
     Mined,
     MiningConfig,
@@ -81,10 +82,24 @@ def test_mining_by_hand() -> None:
     assert mined.candidates.tolist() == [0, 2]
     assert mined.negatives.tolist() == [3]  # ceil(0.3 * 3) = 1; the tie at 0.4 goes to the lower id
     assert mined.weights.tolist() == [1, 0, 1, 1, 0, 0, 0]
-    config = MiningConfig(neg_ratio=0.3, positive_threshold=0.3, easy_weight=0.5)
+    config = MiningConfig(neg_ratio=0.3, positive_threshold=0.3, hard_share=0.5)
     graded = mine(scores, kinds, one_slide(scores), config)  # 1 is uncertain, 6 does not train: neither has a weight
     assert graded.weights.tolist() == [1, 0, 1, 1, 0.5, 0.5, 0]
     assert graded.negatives.tolist() == [3]
+    uniform = mine(scores, kinds, one_slide(scores), config.model_copy(update={"hard_share": 0.1}))
+    assert 0.999 < uniform.weights[4] < 1  # less than by chance is no preference, and hard ones are still told
+    assert uniform.negatives.tolist() == [3]
+    every = mine(scores, kinds, one_slide(scores), config.model_copy(update={"neg_ratio": 1.0}))
+    assert every.negatives.tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize("neg_ratio", [0.02, 0.05, 0.2])
+def test_the_share_of_hard_ones_is_the_same_at_every_ratio(neg_ratio: float) -> None:
+    scores = np.random.default_rng(0).random(20_000, np.float32)
+    mined = mine(scores, np.zeros(20_000, np.int8), one_slide(scores), MiningConfig(neg_ratio=neg_ratio, hard_share=0.3333))
+    hard, generator = mined.negatives, np.random.default_rng(1)
+    shares = [np.isin(negatives_of_epoch(mined, generator), hard).mean() for _ in range(20)]
+    assert 0.29 < np.mean(shares) < 0.34
 
 
 @settings(deadline=None)
