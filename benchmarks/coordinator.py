@@ -1,12 +1,13 @@
-"""What ranking a cohort of N patches on 2 ranks costs: gather, mining and broadcast, in seconds and memory of rank 0.
+"""What ranking a cohort of N patches on 2 ranks costs: gather, mining, broadcast, one draw; seconds and memory of rank 0.
 
     python -m benchmarks.coordinator [--quick] [--folder TMP]
 
 The study has the columns that the coordinator reads (slide, truth; the patch's place in its shard is no matter here) of
 N patches on N / 9000 slides, half of them positive, 70 % train, 10 % validate and 20 % test. Each rank draws the scores of
-its ids; then come the very calls of a round: rank_cohort, decide, share_mined. Each case runs in fresh processes, and
-`gather` takes turns with `histogram`; the peak is rank 0's highest resident memory (VmHWM), with the interpreter, torch and the
-pages of the memory-mapped scores. The last line is JSON.
+its ids; then come the very calls of a round, with the mining of the `hnm` preset: rank_cohort, decide, share_mined
+(`seconds`), and what every epoch then draws on every rank, negatives_of_epoch (`draw_seconds`). Each case runs in fresh
+processes, and `gather` takes turns with `histogram`; the peak is rank 0's highest resident memory (VmHWM), with the
+interpreter, torch and the pages of the memory-mapped scores. The last line is JSON.
 """
 
 import argparse
@@ -32,8 +33,9 @@ Case = dict[str, Any]
 def rank_main(rank: int, port: int, num_patches: int, selection: str, folder: str) -> None:
     """Do one round's decision as rank `rank`, and write what it cost to folder/rank.json."""
     # Imported here: the parent stays small.
+    from hnm.config import load_config
     from hnm.coordinator import decide, rank_cohort, share_mined
-    from hnm.mining import MiningConfig
+    from hnm.finetune import negatives_of_epoch
     from hnm.score import Part, bounds_of_ranks
     from launch.distributed import barrier, join_world, leave_world
 
@@ -41,7 +43,7 @@ def rank_main(rank: int, port: int, num_patches: int, selection: str, folder: st
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     world = join_world("cpu")
     study = make_study(num_patches)
-    config = MiningConfig.model_validate({"selection": selection, "neg_ratio": 0.2, "positive_threshold": 0.9})
+    config = load_config(None, "hnm").mining.model_copy(update={"selection": selection})
     bounds = bounds_of_ranks(study, study.embedded_slides, world.size)
     ids = slice(int(bounds[rank]), int(bounds[rank + 1]))
     part = Part(draw_scores(ids), bounds, ids)
@@ -57,12 +59,18 @@ def rank_main(rank: int, port: int, num_patches: int, selection: str, folder: st
     mined = share_mined(run, world)
     barrier(world)
     times.append(time.perf_counter())
+    drawn = negatives_of_epoch(mined, np.random.default_rng(0))
+    times.append(time.perf_counter())
+    barrier(world)
+    phases = times[:-1]
     seconds = dict(
-        zip(("gather_and_rank", "label_and_write", "broadcast"), np.diff(times).round(3).tolist(), strict=True)
+        zip(("gather_and_rank", "label_and_write", "broadcast"), np.diff(phases).round(3).tolist(), strict=True)
     )
     figures = {
-        "seconds": round(times[-1] - times[0], 3),
+        "seconds": round(phases[-1] - phases[0], 3),
         "seconds_by_phase": seconds,
+        "draw_seconds": round(times[-1] - phases[-1], 3),
+        "num_drawn": len(drawn),
         "peak_gb": round(peak_gb(), 3),
         "peak_gb_before": round(base_gb, 3),
         "num_negatives": len(mined.negatives),
@@ -159,6 +167,7 @@ def main() -> None:
     large, small = cases[last]["gather"], cases[before]["gather"]
     result = {
         f"seconds_{last}": large["seconds"],
+        f"draw_seconds_{last}": large["draw_seconds"],
         f"peak_gb_{last}": large["peak_gb"],
         f"growth_{before}_to_{last}": round(large["seconds"] / small["seconds"], 2),
         "histogram_equal": equal,
