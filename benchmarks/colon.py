@@ -196,7 +196,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Plan, bool]:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning a round, for hnm; its2clr gets as many steps")
     parser.add_argument("--jobs", type=int, help="folds at a time; default: one a core, and 1 with --device cuda")
-    one_device = "of all methods; default: cpu. Timings of different devices must not be mixed in one OUT; it is refused"
+    one_device = "of all methods; default: cpu. Timings of different devices must not be mixed in one OUT (refused)"
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=one_device)
     parser.add_argument("--quick", action="store_true", help="3 folds, one seed, a tiny encoder: does it all run?")
     parser.add_argument("overrides", nargs="*", default=list(SETTINGS), help="section.key=value for all methods")
