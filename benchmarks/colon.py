@@ -1,6 +1,7 @@
 """The methods on colon, cross-validated, at equal optimizer steps and at equal seconds.
 
     python -m benchmarks.colon [--folds 5] [--seeds 2] [--quick] [--data ../shared/data/colon] [--out colon-benchmark]
+                               [--device cpu]
 
 hnm, its2clr, dsmil and end-to-end attention MIL, with the natural bags and with positive bags thinned to a witness rate of 0.05.
 A budget is what a method spends on the encoder after the pretraining that all share (of a fold, seed and witness rate):
@@ -13,7 +14,7 @@ A budget is what a method spends on the encoder after the pretraining that all s
 
 Each is a `hnm crossval` (or benchmarks.end_to_end on its folds) below OUT; run again, the same command does what is missing.
 Seconds are those of the runs, with --jobs processes at a time, one thread each; "hours" is what all commands that came to an
-end took together, in one call or in several. The last line is JSON.
+end took together, in one call or in several. All of OUT is of one --device. The last line is JSON.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
+
+import yaml
 
 from benchmarks.about import about
 from benchmarks.colon_table import cost_of_folds, differences, figures_of_folds, rows_of, table
@@ -51,6 +54,7 @@ class Plan:
     rounds: int
     epochs: int
     jobs: int
+    device: str
     overrides: tuple[str, ...]
 
     @property
@@ -59,8 +63,8 @@ class Plan:
 
     def common(self, rate: str) -> list[str]:
         """Return the settings that all methods share at a witness rate."""
-        settings = [f"pretrain.epochs={self.pretrain_epochs}", "device=cpu", "tracking.enabled=false", *self.overrides]
-        return settings + ([] if rate == NATURAL else [f"data.witness_rate={rate}"])
+        settings = [f"pretrain.epochs={self.pretrain_epochs}", f"device={self.device}", "tracking.enabled=false"]
+        return [*settings, *self.overrides] + ([] if rate == NATURAL else [f"data.witness_rate={rate}"])
 
 
 def command(module: str, *arguments: str, threads: int = 1) -> subprocess.CompletedProcess[bytes]:
@@ -98,7 +102,8 @@ def crossval(plan: Plan, name: str, preset: str, rate: str, overrides: list[str]
 def end_to_end(plan: Plan, name: str, source: Path, rate: str, limit: tuple[str, float]) -> Path:
     """Train end-to-end attention MIL on the folds of `source`, and return its folder."""
     out = plan.out / rate / name
-    in_shares(plan, "--share", "benchmarks.end_to_end", str(source), str(out), f"--{limit[0]}", str(limit[1]))
+    budget = [f"--{limit[0]}", str(limit[1]), "--device", plan.device]
+    in_shares(plan, "--share", "benchmarks.end_to_end", str(source), str(out), *budget)
     return out
 
 
@@ -172,8 +177,14 @@ def run_budget(plan: Plan, rate: str, budget: str) -> dict[str, Any]:
     return {"cost_of_hnm": cost | epoch, "methods": figures, "hnm_minus": differences(folders, plan.folds)}
 
 
-def main() -> None:
-    """Parse the command line, run what is missing, print tables and one JSON line."""
+def devices_of(out: Path) -> set[str]:
+    """Return the devices that the cross-validations in OUT were begun with."""
+    configs = out.glob("*/*/config.yaml")  # OUT/RATE/METHOD
+    return {yaml.safe_load(path.read_text(encoding="utf-8"))["device"] for path in configs}
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Plan, bool]:
+    """Return what the command line asks for, and whether it is --quick; refuse a second device in one OUT."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/colon"))
     parser.add_argument("--out", type=Path, default=Path("colon-benchmark"))
@@ -184,17 +195,42 @@ def main() -> None:
     parser.add_argument("--pretrain-epochs", type=int, default=8, help="at least 2")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning a round, for hnm; its2clr gets as many steps")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="folds at a time")
+    parser.add_argument("--jobs", type=int, help="folds at a time; default: one a core, and 1 with --device cuda")
+    one_device = "of all methods; default: cpu. Timings of different devices must not be mixed in one OUT (refused)"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=one_device)
     parser.add_argument("--quick", action="store_true", help="3 folds, one seed, a tiny encoder: does it all run?")
     parser.add_argument("overrides", nargs="*", default=list(SETTINGS), help="section.key=value for all methods")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if own := [word for word in args.overrides if word.startswith("device=")]:
+        parser.error(f"{own[0]}: end-to-end training would not follow. Give --device")
+    if others := devices_of(args.out) - {args.device}:
+        parser.error(f"{args.out} was begun with --device {min(others)}, not {args.device}. Use that, or another --out")
+    jobs = args.jobs if args.jobs is not None else 1 if args.device == "cuda" else os.cpu_count() or 1
     plan = Plan(
         args.data, args.out, args.folds, args.seeds, tuple(args.rates), tuple(args.budgets), args.pretrain_epochs,
-        args.rounds, args.epochs, args.jobs, tuple(args.overrides),
+        args.rounds, args.epochs, jobs, args.device, tuple(args.overrides),
     )  # fmt: skip
     if args.quick:
         small = ("encoder.width=0.03125", "aggregate.epochs=20")
-        plan = Plan(args.data, args.out, 3, 1, ("0.05",), tuple(args.budgets), 2, 1, 5, args.jobs, small)
+        plan = Plan(args.data, args.out, 3, 1, ("0.05",), tuple(args.budgets), 2, 1, 5, jobs, args.device, small)
+    return plan, args.quick
+
+
+def gpu(device: str) -> dict[str, str]:
+    """Return the GPU's name for the result; nothing on a CPU. Stop if there is none."""
+    if device == "cpu":
+        return {}
+    import torch  # here: the runs are processes of their own
+
+    if not torch.cuda.is_available():
+        raise SystemExit("error: --device cuda: torch finds no GPU here")
+    return {"gpu": torch.cuda.get_device_name()}
+
+
+def main() -> None:
+    """Run what is missing, print tables and one JSON line."""
+    plan, quick = parse()
+    its_gpu = gpu(plan.device)
     prepare: list[tuple[str, ...]] = [("benchmarks.prepare_colon", str(plan.data), str(plan.out))]
     prepare += [("launch.cli", "tile", str(plan.out / "slides.csv"), str(plan.cohort), "--config", "colon")]
     for arguments in [] if (plan.cohort / "cohort.json").is_file() else prepare:
@@ -205,7 +241,7 @@ def main() -> None:
         for budget in plan.budgets:
             results[rate][budget] = run_budget(plan, rate, budget)
             print(table(rate, budget, results[rate][budget]), flush=True)
-    head = about("colon", args.quick, ("numpy", "torch"))
+    head = {**about("colon", quick, ("numpy", "torch")), **its_gpu}
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(plan).items()}
     print(json.dumps({**head, "plan": settings, "hours": hours(plan), "results": results}))
 

@@ -9,13 +9,34 @@ from hnm.compare_crossval import mean_differences, means
 from hnm.crossval import figures_of_run
 
 FIGURES = ("slide auc", "slide accuracy", "slide f1", "instance auc", "instance in_positive_auc")
+BY_FOLD = ("slide auc", "instance auc")
+
+
+def metrics_of_folds(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what each finished fold's metrics.json says by "repeat-i/fold-j", in the order of the repeats, then of the folds."""
+
+    def place(path: Path) -> list[int]:
+        return [int(name.rpartition("-")[2]) for name in path.parent.parts[-2:]]  # fold-10 comes after fold-9
+
+    paths = sorted(folder.glob("repeat-*/fold-*/metrics.json"), key=place)
+    return {str(path.parent.relative_to(folder)): json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def figures_of_folds(folder: Path) -> dict[str, dict[str, float]]:
-    """Return the figures of each fold's metrics.json by "repeat-i/fold-j", then by "section name"."""
-    paths = sorted(folder.glob("repeat-*/fold-*/metrics.json"))
-    metrics = {str(path.parent.relative_to(folder)): json.loads(path.read_text(encoding="utf-8")) for path in paths}
-    return {name: figures_of_run(its) for name, its in metrics.items()}
+    """Return the figures of each fold by "repeat-i/fold-j", then by "section name"."""
+    return {name: figures_of_run(its) for name, its in metrics_of_folds(folder).items()}
+
+
+def by_fold(folder: Path) -> dict[str, list[Any]]:
+    """Return what the means hide: "fold" ("repeat-i/fold-j"), "slide auc", "instance auc" and "chosen_round", a list each.
+
+    None is a figure that the fold leaves open, and the round of end-to-end training, which has none; a method that keeps the
+    encoder frozen has round 0 only.
+    """
+    metrics = metrics_of_folds(folder)
+    figures = [figures_of_run(its) for its in metrics.values()]
+    columns = {name: [its.get(name) for its in figures] for name in BY_FOLD}
+    return {"fold": list(metrics), **columns, "chosen_round": [its.get("chosen_round") for its in metrics.values()]}
 
 
 def cost_of_folds(folder: Path) -> dict[str, float]:
@@ -39,12 +60,12 @@ def _cost(fold: Path) -> dict[str, float]:
 
 
 def rows_of(folders: dict[str, Path], num_folds: int) -> dict[str, dict[str, Any]]:
-    """Return by method the mean and interval of each figure, and its cost (see `cost_of_folds`)."""
+    """Return by method the mean and interval of each figure, its cost (see `cost_of_folds`), and some figures `by_fold`."""
     rows: dict[str, dict[str, Any]] = {}
     for method, folder in folders.items():
         folds = figures_of_folds(folder)
         counts = {"folder": folder.name, "num": len(folds)}
-        rows[method] = {**counts, **means(folds, FIGURES, num_folds), **cost_of_folds(folder)}
+        rows[method] = {**counts, **means(folds, FIGURES, num_folds), **cost_of_folds(folder), "by_fold": by_fold(folder)}
     return rows
 
 

@@ -1,6 +1,6 @@
 """End-to-end attention MIL on the folds of a cross-validation: the encoder is trained by the bags' labels alone.
 
-    python -m benchmarks.end_to_end CROSSVAL OUT (--steps N | --seconds S) [--share I/N] [--lr 5e-4]
+    python -m benchmarks.end_to_end CROSSVAL OUT (--steps N | --seconds S) [--share I/N] [--lr 5e-4] [--device cpu]
 
 Gated attention MIL (Ilse et al., ICML 2018) on the encoder that each fold of CROSSVAL, an `hnm crossval` folder, started from:
 the same folds, seeds and witness rate. A step takes one positive and one negative bag whole, each patch in one augmented view
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from benchmarks.step import wait
 from hnm.aggregate import pair_slides
 from hnm.aggregator import pack
 from hnm.augment import augment, draw, to_float
@@ -32,6 +33,7 @@ from hnm.metrics import auc, youden_threshold
 from hnm.rounds import START_ENCODER
 from hnm.study import Study, open_study
 from launch.crossval_folder import read_record, run_folder
+from launch.distributed import choose_device
 from launch.engine import EngineConfig, Forward
 from shards.cohort import Cohort
 from shards.errors import InputError
@@ -46,11 +48,13 @@ WEIGHT_DECAY = 5e-4
 class Network(torch.nn.Module):
     """Encoder and attention MIL as one; the encoder computes as the cross-validation's config says (engine.precision)."""
 
-    def __init__(self, encoder: Encoder, config: EngineConfig, seed: int) -> None:
+    def __init__(self, encoder: Encoder, config: EngineConfig, seed: int, device: torch.device) -> None:
         super().__init__()
-        self.encoder = Forward(encoder, config, torch.device("cpu"))
+        self.device = device
+        self.encoder = Forward(encoder, config, device)
         with seeded_torch(seed, "end to end"):
             self.mil = AttentionMIL(encoder.feature_dim, gated=True)
+        self.to(device)
 
 
 class Budget:
@@ -68,9 +72,11 @@ class Budget:
         self.num_steps, self.spent = self.num_steps + 1, self.spent + seconds
 
 
-def train_fold(config: Config, start: Path, budget: Budget, lr: float, study: Study, reader: PatchReader) -> Network:
+def train_fold(
+    config: Config, start: Path, budget: Budget, lr: float, study: Study, reader: PatchReader, device: torch.device
+) -> Network:
     """Return the network of the best validation look of one training."""
-    network = Network(load_model(start, config.encoder, config.seed).encoder, config.engine, config.seed)
+    network = Network(load_model(start, config.encoder, config.seed).encoder, config.engine, config.seed, device)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
     positives, negatives = (study.train[study.labels[study.train] == label] for label in (1, 0))
     best, best_state, epoch, looks = (-1.0, 0.0), copy.deepcopy(network.state_dict()), 0, 0
@@ -103,17 +109,18 @@ def step(
     network.train()
     bags = []
     for slide, place in zip(pair, ("positive", "negative"), strict=True):
-        images = reader.read(study.patches_of(np.array([slide])))
+        images = reader.read(study.patches_of(np.array([slide]))).to(network.device)
         generator = torch_generator(config.seed, "end to end views", number, place)
         bags.append(augment(images, draw(config.pretrain.augment, len(images), images.shape[-1], generator)))
     features = network.encoder(torch.cat(bags)).float().split([len(bag) for bag in bags])
     logits = network.mil(pack(list(features))).bag_logits
-    loss = functional.binary_cross_entropy_with_logits(logits, torch.tensor([1.0, 0.0]))
+    loss = functional.binary_cross_entropy_with_logits(logits, torch.tensor([1.0, 0.0], device=network.device))
     if not torch.isfinite(loss):
         raise FloatingPointError(f"loss is {float(loss)} at step {number}; lower --lr")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+    wait(network.device)  # a GPU is still at work here, and the seconds are those of the step
 
 
 @torch.inference_mode()
@@ -123,18 +130,18 @@ def score(network: Network, slides: np.ndarray, study: Study, reader: PatchReade
     by_slide, by_patch = np.empty(len(slides)), np.full(study.cohort.num_patches, np.nan)
     for row, slide in enumerate(slides):
         ids = study.patches_of(np.array([slide]))
-        prediction = network.mil(pack([network.encoder(to_float(reader.read(ids))).float()]))
+        prediction = network.mil(pack([network.encoder(to_float(reader.read(ids).to(network.device))).float()]))
         by_slide[row] = float(prediction.bag_logits.double().sigmoid())
-        by_patch[ids] = prediction.instance_logits.double().sigmoid().numpy()
+        by_patch[ids] = prediction.instance_logits.double().sigmoid().cpu().numpy()
     return by_slide, by_patch
 
 
-def run_one(source: Path, out: Path, budget: Budget, lr: float) -> None:
+def run_one(source: Path, out: Path, budget: Budget, lr: float, device: torch.device) -> None:
     """Train and test on the fold whose run directory is `source`, and write out/metrics.json."""
     config = read_config(source / "config.yaml")
     study = open_study(Cohort.open(source.parents[1] / "cohort"), config.data, config.seed)
     with PatchReader(study.cohort, config.reader, study.slide_groups) as reader:
-        network = train_fold(config, source / START_ENCODER, budget, lr, study, reader)
+        network = train_fold(config, source / START_ENCODER, budget, lr, study, reader, device)
         chosen_by, patches_chosen_by = score(network, study.validation, study, reader)
         scores, by_patch = score(network, study.test, study, reader)
     threshold = youden_threshold(study.labels[study.validation], chosen_by)
@@ -158,15 +165,19 @@ def main() -> None:
     limit.add_argument("--seconds", type=float, help="seconds of training of a fold")
     parser.add_argument("--share", default="1/1", metavar="I/N", help="only every N-th fold, from the I-th on")
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="do not mix devices in one OUT")
     args = parser.parse_args()
     number, count = (int(part) for part in args.share.split("/"))
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
+    device = choose_device(args.device)
     try:
         record = read_record(args.crossval)
         keys = [(repeat, fold) for repeat in range(record["repeats"]) for fold in range(record["folds"])]
         for key in keys[number - 1 :: count]:
             out = run_folder(args.out, key)
             if not (out / "metrics.json").is_file():
-                run_one(run_folder(args.crossval, key), out, Budget(args.steps, args.seconds), args.lr)
+                run_one(run_folder(args.crossval, key), out, Budget(args.steps, args.seconds), args.lr, device)
                 print(f"end to end: repeat {key[0]}, fold {key[1]} done", flush=True)
     except (InputError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from None

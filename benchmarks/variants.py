@@ -6,7 +6,8 @@
 Every variant is `hnm train` on each fold of CV from that fold's encoder, or with --pretrain from one of its own; what is read
 is each round's mining.json: figures of the fold's validation slides, and the witness rates of what was mined. No test slide is
 embedded. Settings that all variants share are given as such. Run again, the same command does what is missing. The last line
-is JSON; it has the differences of each variant to the first, fold by fold, too.
+is JSON; it has the differences of each variant to the first, fold by fold, too: in the rounds that both have. A figure that no
+fold defines (patches without truth) is null there, and "-" in the table.
 """
 
 import argparse
@@ -14,16 +15,15 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.about import about
+from hnm.compare_crossval import FoldFigures, mean_differences, means
 from hnm.coordinator import read_decision
-from hnm.folds import over_folds
 from hnm.rounds import START_ENCODER
 from launch.crossval_folder import read_record, run_folder, split_column
 
@@ -49,40 +49,58 @@ def train(crossval: Path, run: Path, fold: tuple[int, int], method: list[str], p
         raise SystemExit(f"error: {run} failed, see {run.with_suffix('.log')}")
 
 
-def figures_of(runs: list[Path]) -> dict[str, np.ndarray]:
-    """Return each figure as (rounds, runs) float64."""
+def figures_of(runs: list[Path]) -> list[FoldFigures]:
+    """Return by round, then by run, the figures that mining.json defines; those it leaves open (null) are left out."""
     rounds = sorted(folder.name for folder in runs[0].glob("round-*"))
-    decisions = [[read_decision(run / name) for run in runs] for name in rounds]
-    return {
-        name: np.array([[value(decision) for decision in of_round] for of_round in decisions])
-        for name, value in FIGURES.items()
-    }
+    return [{run.name: _known(read_decision(run / name)) for run in runs} for name in rounds]
 
 
-def by_round(values: np.ndarray, num_folds: int) -> list[dict[str, Any]]:
-    """Return the mean and interval over folds for each round; values (rounds, folds)."""
-    return [over_folds(of_round.tolist(), num_folds) for of_round in values]
+def _known(decision: dict[str, Any]) -> dict[str, float]:
+    figures = {name: value(decision) for name, value in FIGURES.items()}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
-def summary(variants: dict[str, dict[str, np.ndarray]], num_folds: int) -> dict[str, Any]:
-    """Return by variant and figure the mean and interval for each round, and of the difference to the first variant."""
+def summary(variants: dict[str, list[FoldFigures]], num_folds: int) -> dict[str, Any]:
+    """Return by variant and figure the mean and interval for each round, and of the difference to the first variant.
+
+    A fold that leaves a figure open takes no part in its mean (the interval's "num" is of those that do); where no fold
+    defines it, there is None. A difference is of the folds in which both define the figure, and of the rounds that both have.
+
+    Args:
+        variants: by name, the first first: of each round, by fold, the figures that are known.
+        num_folds: of one repeat.
+    """
     first = next(iter(variants.values()))
-    return {
-        name: {
-            **{figure: by_round(values, num_folds) for figure, values in figures.items()},
-            "minus_first": {figure: by_round(figures[figure] - first[figure], num_folds) for figure in COMPARED},
-        }
-        for name, figures in variants.items()
-    }
+    result: dict[str, Any] = {}
+    for name, rounds in variants.items():
+        own = [means(of_round, list(FIGURES), num_folds) for of_round in rounds]
+        pairs = zip(rounds, first, strict=False)  # one may have more rounds
+        minus = [mean_differences(ours, theirs, COMPARED, num_folds) for ours, theirs in pairs]
+        result[name] = {figure: [its[figure] for its in own] for figure in FIGURES}
+        result[name]["minus_first"] = {figure: [its[figure] for its in minus] for figure in COMPARED}
+    return result
 
 
 def table(variants: dict[str, dict[str, Any]]) -> str:
-    """Return the means by round as Markdown."""
+    """Return the means by round as Markdown; "-" where no fold defines a figure."""
     lines = [f"| variant | {' | '.join(FIGURES)} |", "|" + "---|" * (len(FIGURES) + 1)]
     for name, figures in variants.items():
-        cells = [" ".join(f"{of_round['mean']:.3f}" for of_round in figures[figure]) for figure in FIGURES]
+        cells = [" ".join(f"{its['mean']:.3f}" if its else "-" for its in figures[figure]) for figure in FIGURES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def settings_of(variants: list[str]) -> dict[str, list[str]]:
+    """Return the settings of each variant by its name; `variants` are as --variant takes them.
+
+    Raises:
+        ValueError: a name is given twice: both would train in one folder.
+    """
+    pairs = [(name, words.split()) for name, _, words in (variant.partition("=") for variant in variants)]
+    counts = Counter(name for name, _ in pairs)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(f"--variant {twice[0]}=...: given {counts[twice[0]]} times. Give each variant a name of its own")
+    return dict(pairs)
 
 
 def main() -> None:
@@ -98,9 +116,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
     parser.add_argument("shared", nargs="*", help="section.key=value for all variants")
     args = parser.parse_intermixed_args()
+    try:
+        settings = settings_of(args.variant)
+    except ValueError as error:
+        parser.error(str(error))
     record = read_record(args.crossval)
     folds = list(product(range(record["repeats"]), args.folds or range(record["folds"])))
-    settings = {name: words.split() for name, _, words in (variant.partition("=") for variant in args.variant)}
     runs = {name: [args.out / name / f"repeat-{r}-fold-{f}" for r, f in folds] for name in settings}
     tasks = [(run, fold, words) for name, words in settings.items() for run, fold in zip(runs[name], folds, strict=True)]
     method = ["--config", args.config, "--preset", args.preset]
