@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hnm.zero_width import warnings_told
 from shards.merge import TileSummary
 
 
@@ -47,7 +48,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(_test_table(metrics))
     console.print(_rounds_table(metrics))
-    for warning in metrics.get("warnings", []):
+    for warning in warnings_told(metrics):
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
