@@ -88,8 +88,9 @@ def compare(a: Tested, b: Tested, seed: int = 0) -> dict[str, Any]:
         seed: of the bootstrap.
 
     Returns:
-        `num_slides`, `num_patients`, `delong_p` (None where a class has fewer than two slides), and by figure of the slides its `a`, `b`,
-        `difference` (b - a) and the 95 % intervals of the three over resampled patients, the same resamples for both runs.
+        `num_slides`, `num_patients`, `delong_p` (None where a class has fewer than two slides), and by figure of the slides its
+        `a`, `b`, `difference` (b - a) and the 95 % intervals of the three over resampled patients, the same resamples for both
+        runs.
 
     Raises:
         InputError: the slides, their labels or patients differ, or a score is NaN.

@@ -106,6 +106,7 @@ def measure(
     decisions = [read_decision(folder) for folder in folders]
     validation = decisions[chosen]["validation"]
     of_test = study.labels[study.test], by_slide[study.test], study.patients_of(study.test), validation["threshold"]
+    froc = froc_part(by_patch, study, seed)
     phases, broken = read_state(run)["phases"], read_broken(run)
     return {
         "chosen_round": chosen,
@@ -113,13 +114,13 @@ def measure(
         "num_test_slides": len(study.test),
         **slide_part(*of_test, seed),
         "instance": instance_part(by_patch, study, seed),
-        "froc": froc_part(by_patch, study, seed),
+        "froc": froc,
         "validation": validation,
         "rounds": round_rows(decisions, folders, study),
         "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
         "broken_patches": count_broken(broken, study, study.test),
-        "warnings": warnings_of(study) + explain_broken(broken, study, study.test, "test"),
+        "warnings": warnings_of(study, froc) + explain_broken(broken, study, study.test, "test"),
         "interval_warnings": zero_width_warning(*of_test),
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 from hnm.bootstrap import bootstrap_intervals, intervals_of, resampled_weights
 from hnm.calibration import brier, calibration_curve
 from hnm.coordinator import read_scores
+from hnm.lesions import ISOLATED_CELLS_UM
 from hnm.metrics import Figures, instance_metrics, scores_at, youden_threshold
 from hnm.patch_bootstrap import count_scores, figures_of_draws
 from hnm.score_histogram import score_counts
@@ -161,8 +162,13 @@ def require_scores(by_slide: np.ndarray, by_patch: np.ndarray, study: Study) -> 
         )
 
 
-def warnings_of(study: Study) -> list[str]:
-    """Return which figures the test slides do not define, a sentence each; no slide is named."""
+def warnings_of(study: Study, froc: dict[str, Any] | None) -> list[str]:
+    """Return which figures the test slides do not define, a sentence each; no slide is named.
+
+    Args:
+        study: the cohort and its parts.
+        froc: what `hnm.detect.froc_part` returned.
+    """
     labels, found = study.labels[study.test], []
     for label, word in ((1, "positive"), (0, "negative")):
         if not np.any(labels == label):
@@ -170,4 +176,9 @@ def warnings_of(study: Study) -> list[str]:
                 f"no test slide is {word}: AUC, AUPRC, balanced accuracy and their intervals are unknown. Choose a split "
                 "with slides of both kinds: data.split_column."
             )
+    if froc is not None and froc["score"] is None:
+        found.append(
+            f"all {froc['num_isolated_left_out']} lesions of the test slides are shorter than {ISOLATED_CELLS_UM:g} um: they are "
+            "left out as isolated tumour cells, as Camelyon16 does, and there is no FROC."
+        )
     return found

@@ -97,7 +97,8 @@ def describe_run(record: RunRecord) -> Description:
         kept = ("num_test_slides", "slide", "slide_auc_interval", "slide_intervals", "instance", "froc")
         test = {name: record.metrics[name] for name in kept if record.metrics.get(name) is not None}
         # not the "warnings" of metrics.json: of unreadable patches they name slides, and an export goes to strangers
-        test["warnings"] = warnings_of(record.study) + record.metrics.get("interval_warnings", [])
+        limits = warnings_of(record.study, record.metrics.get("froc"))
+        test["warnings"] = limits + record.metrics.get("interval_warnings", [])
     return Description(
         name=f"{record.run.resolve().parent.name}/{record.run.resolve().name}",
         chosen_round=record.chosen,

@@ -67,6 +67,8 @@ def _test_table(metrics: dict[str, Any]) -> Table:
     table.add_row("slide Brier score", _figure(slide.get("brier")))
     if (froc := metrics.get("froc")) is not None:
         table.add_row(f"FROC of {froc['num_lesions']} lesions ({', '.join(froc['lesions_from'])})", _figure(froc["score"]))
+        if isolated := froc.get("num_isolated_left_out"):
+            table.add_row("  isolated tumour cells left out", f"{isolated:,}")
     instance = metrics["instance"]
     if instance is not None:
         for name, value in instance.items():

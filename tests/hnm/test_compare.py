@@ -64,7 +64,7 @@ def test_a_run_against_itself_differs_by_nothing(tmp_path: Path) -> None:
 
 def test_p_of_slides_that_share_patients_is_told_too_small() -> None:
     (warning,) = delong_warning({"num_slides": 30, "num_patients": 15, "delong_p": 0.03})
-    assert warning.startswith("DeLong's test takes the 30 test slides as independent, but they are of 15 patients: its p is too small")
+    assert "the 30 test slides as independent, but they are of 15 patients: its p is too small" in warning
     assert delong_warning({"num_slides": 30, "num_patients": 30, "delong_p": 0.03}) == []
     assert delong_warning({"num_slides": 30, "num_patients": 15, "delong_p": None}) == []
 
@@ -90,7 +90,7 @@ def test_intervals_without_width_are_named_by_figure_and_column(tmp_path: Path) 
     equal = {"auc": figures["auc"] | {"difference_interval": {"low": 0.1 + 0.2, "high": 0.3}}}
     assert width_warning(equal, "so")[0].endswith("only so: auc (B, B - A).")
     assert width_warning({"brier": figures["brier"]}, "so") == []
-    unknown = dict.fromkeys(("a_interval", "b_interval", "difference_interval"), {"low": None, "high": None})
+    unknown = {f"{which}_interval": {"low": None, "high": None} for which in ("a", "b", "difference")}
     assert width_warning({"auc": unknown}, "so") == []
 
 

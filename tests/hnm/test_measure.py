@@ -87,7 +87,7 @@ def test_nan_scores_and_one_class_are_a_clear_word() -> None:
     by_slide[study.test[0]] = np.nan
     with pytest.raises(InputError, match=r"2 of 4 test slides.*'slide-14'"):
         require_scores(by_slide, by_patch, study)
-    assert warnings_of(study) == []
+    assert warnings_of(study, None) == []
     one_kind = replace(study, test=study.test[study.labels[study.test] == 0])
-    (warning,) = warnings_of(one_kind)
+    (warning,) = warnings_of(one_kind, None)
     assert warning.startswith("no test slide is positive: AUC")
