@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hnm.bootstrap import Interval, bootstrap_intervals
+from hnm.broken import named
 from hnm.delong import delong
 from hnm.evaluate import read_metrics
 from hnm.measure import slide_figures
@@ -87,8 +88,9 @@ def compare(a: Tested, b: Tested, seed: int = 0) -> dict[str, Any]:
         seed: of the bootstrap.
 
     Returns:
-        `num_slides`, `delong_p` (None where a class has fewer than two slides), and by figure of the slides its `a`, `b`,
-        `difference` (b - a) and the 95 % intervals of the three over resampled patients, the same resamples for both runs.
+        `num_slides`, `num_patients`, `delong_p` (None where a class has fewer than two slides), and by figure of the slides its
+        `a`, `b`, `difference` (b - a) and the 95 % intervals of the three over resampled patients, the same resamples for both
+        runs.
 
     Raises:
         InputError: the slides, their labels or patients differ, or a score is NaN.
@@ -104,6 +106,7 @@ def compare(a: Tested, b: Tested, seed: int = 0) -> dict[str, Any]:
         "a": str(a.slides.folder),
         "b": str(b.slides.folder),
         "num_slides": len(labels),
+        "num_patients": len(np.unique(a.slides.patients)),
         "delong_p": delong(labels, a.scores, b.scores).p,
         "figures": by_figure(of_rows(np.arange(len(labels))), intervals),
     }
@@ -127,6 +130,37 @@ def by_figure(values: Figures, intervals: Mapping[str, Interval]) -> dict[str, d
         figures.setdefault(name, {})[which] = value
         figures[name][f"{which}_interval"] = intervals[key]._asdict()
     return figures
+
+
+def delong_warning(result: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if slides that share a patient make the p-value of what `compare` returned too small."""
+    slides, patients = result["num_slides"], result["num_patients"]
+    if result["delong_p"] is None or slides == patients:
+        return []
+    return [
+        f"DeLong's test takes the {slides} test slides as independent, but they are of {patients} patients: its p is too small, "
+        "as a rule. The intervals draw patients."
+    ]
+
+
+def width_warning(figures: Mapping[str, Mapping[str, Any]], cause: str) -> list[str]:
+    """Return a sentence on the intervals without width among figures in the form of `by_figure`.
+
+    Args:
+        figures: by name.
+        cause: what such a figure is, such as "the same in every resample".
+    """
+    columns = {"a": "A", "b": "B", "difference": "B - A"}
+    found = []
+    for name, figure in figures.items():
+        points = [word for which, word in columns.items() if _is_point(figure[f"{which}_interval"])]
+        if points:
+            found.append(f"{name.replace('_', ' ')} ({', '.join(points)})")
+    return [f"an interval without width is no certainty, only {cause}: {named(found)}."] if found else []
+
+
+def _is_point(interval: Mapping[str, Any]) -> bool:
+    return interval["low"] is not None and interval["high"] - interval["low"] < 1e-12  # of equal folds: rounding
 
 
 def require_same_slides(a: SlideSet, b: SlideSet) -> None:

@@ -127,14 +127,14 @@ def _values(metrics: dict[str, Any]) -> Figures:
     """Return the patch figures that a metrics.json knows, by "section name"."""
     instance, froc = metrics.get("instance") or {}, metrics.get("froc") or {}
     figures = {f"instance {name}": instance[name] for name in COMPARED if instance.get(name) is not None}
-    return figures | ({"froc score": froc["score"]} if froc else {})
+    return figures | ({"froc score": froc["score"]} if froc.get("score") is not None else {})
 
 
 def _intervals(metrics: dict[str, Any]) -> dict[str, Interval]:
     """Return their intervals, as far as a metrics.json has them: older runs have none of patches."""
     instance, froc = metrics.get("instance") or {}, metrics.get("froc") or {}
     found = {f"instance {name}": its for name, its in instance.get("intervals", {}).items()}
-    found |= {"froc score": froc["interval"]} if froc else {}
+    found |= {"froc score": froc["interval"]} if froc.get("score") is not None else {}
     return {name: Interval(**its) for name, its in found.items()}
 
 

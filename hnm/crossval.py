@@ -1,5 +1,6 @@
 """What the folds of a cross-validation say together: means with intervals, out-of-fold predictions."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnm.bootstrap import bootstrap_intervals
+from hnm.broken import named
 from hnm.evaluate import read_metrics
 from hnm.folds import over_folds
 from hnm.metrics import Figures, auc
+from hnm.zero_width import zero_width_warning
 from shards.files import whole_file
 
 SECTIONS = ("slide", "instance", "froc")
@@ -52,8 +55,14 @@ def summarise(runs: dict[tuple[int, int], Path], num_folds: int, seed: int) -> t
         }
         for repeat, fold in runs
     ]
-    mean = {name: over_folds([its[name] for its in figures.values() if name in its], num_folds) for name in names}
-    return {"num_folds": num_folds, "mean": mean, "out_of_fold": pooled(predictions, seed), "folds": rows}, predictions
+    values = {name: [its[name] for its in figures.values() if name in its] for name in names}
+    return {
+        "num_folds": num_folds,
+        "mean": {name: over_folds(of_folds, num_folds) for name, of_folds in values.items()},
+        "out_of_fold": pooled(predictions, seed),
+        "folds": rows,
+        "interval_warnings": pooled_warning(arrays_of(predictions)) + means_warning(values),
+    }, predictions
 
 
 def out_of_fold(runs: dict[tuple[int, int], Path], thresholds: dict[tuple[int, int], float]) -> pa.Table:
@@ -119,6 +128,24 @@ def pooled(predictions: pa.Table, seed: int) -> dict[str, Any]:
     intervals = bootstrap_intervals(its.figures_of, its.labels, its.patients, seed=seed)
     values = its.figures_of(np.arange(len(its.labels)))
     return {name: {"value": value, **intervals[name]._asdict()} for name, value in values.items()}
+
+
+def pooled_warning(its: OutOfFold) -> list[str]:
+    """Return what the interval of the pooled AUC does not show, if the AUC is 1 (or 0) in every repeat: see `hnm.zero_width`."""
+    told = {tuple(zero_width_warning(its.labels, scores, its.patients, slides="slides out of fold")) for scores in its.scores}
+    return list(told.pop()) if len(told) == 1 else []
+
+
+def means_warning(values: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return a sentence on figures that are the same in all folds, which leaves the interval of their mean no width.
+
+    Args:
+        values: by name a figure in the folds that know it.
+    """
+    same = [name.replace("_", " ") for name, of_folds in values.items() if len(of_folds) > 1 and len(set(of_folds)) == 1]
+    if not same:
+        return []
+    return [f"all folds have the same {named(same)}: that the intervals of these means have no width is no certainty."]
 
 
 def write_predictions(path: Path, predictions: pa.Table) -> None:

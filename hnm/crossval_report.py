@@ -151,7 +151,8 @@ def warnings_of_crossval(record: CrossvalRecord) -> list[str]:
             f"In {num_start} of {len(folds)} folds no fine-tuned round was better than the start encoder on the validation "
             "slides: round 0 was chosen."
         )
-    for fold in folds:
+    warnings += [text[:1].upper() + text[1:] for text in record.metrics.get("interval_warnings", [])]
+    for fold in folds:  # without their "interval_warnings": this page's intervals are others
         name = record.name_of_fold((fold["repeat"], fold["fold"]))
         warnings += [f"{name}: {warning}" for warning in fold["warnings"]]
     return warnings

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hnm.bootstrap import interval_of_draws
 from hnm.froc import Counts, Hits, Lesions, count_hits, froc_figures, hits_of, no_lesions
 from hnm.lesions import lesions_of_area, lesions_of_patches, local_maxima
 from hnm.study import Study
@@ -20,6 +21,8 @@ from shards.mpp import level0_px
 def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] | None:
     """Return the FROC of the test slides; None where the lesions of no positive slide are known.
 
+    Where all lesions are left out as isolated tumour cells there is no curve, and the score is None.
+
     Args:
         by_patch: (N,) patch scores.
         study: the cohort and its parts.
@@ -27,18 +30,22 @@ def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] |
 
     Returns:
         The score (mean sensitivity) with its bootstrap interval by patient, the sensitivity at each rate, the curve, and
-        how many slides were left out: positive ones whose lesions are unknown.
+        how many slides were left out (positive ones whose lesions are unknown), and how many lesions (isolated tumour cells).
     """
     known, sources = known_lesions(study)
-    if not any(lesions.counted.any() for lesions in known.values()):
+    counted = [lesions.counted for lesions in known.values()]
+    if not any(map(len, counted)):
         return None
-    counts, slides = count_detections(study, by_patch, known), np.array(list(known))
-    return {
-        **froc_figures(counts, study.patients_of(slides), seed),
+    slides = np.array(list(known))
+    told = {
         "num_slides": len(slides),
         "num_slides_left_out": len(study.test) - len(slides),
+        "num_isolated_left_out": sum(int((~its).sum()) for its in counted),
         "lesions_from": sources,
     }
+    if not any(its.any() for its in counted):
+        return {"score": None, "interval": interval_of_draws([], 0)._asdict(), "num_lesions": 0, **told}
+    return {**froc_figures(count_detections(study, by_patch, known), study.patients_of(slides), seed), **told}
 
 
 def known_lesions(study: Study) -> tuple[dict[int, Lesions], list[str]]:

@@ -25,6 +25,7 @@ from hnm.rounds import choose_round, encoder_of_round, load_aggregator, round_fo
 from hnm.score import gather_scores, score_slides, slide_scores
 from hnm.session import Session
 from hnm.study import Study
+from hnm.zero_width import zero_width_warning
 from launch.distributed import barrier
 from shards.errors import InputError
 from shards.files import whole_file, write_array, write_json
@@ -104,21 +105,23 @@ def measure(
     folders = [round_folder(run, r) for r in range(config.rounds.num_rounds + 1)]
     decisions = [read_decision(folder) for folder in folders]
     validation = decisions[chosen]["validation"]
-    patients = study.patients_of(study.test)
+    of_test = study.labels[study.test], by_slide[study.test], study.patients_of(study.test), validation["threshold"]
+    froc = froc_part(by_patch, study, seed)
     phases, broken = read_state(run)["phases"], read_broken(run)
     return {
         "chosen_round": chosen,
         "threshold": validation["threshold"],
         "num_test_slides": len(study.test),
-        **slide_part(study.labels[study.test], by_slide[study.test], patients, validation["threshold"], seed),
+        **slide_part(*of_test, seed),
         "instance": instance_part(by_patch, study, seed),
-        "froc": froc_part(by_patch, study, seed),
+        "froc": froc,
         "validation": validation,
         "rounds": round_rows(decisions, folders, study),
         "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
         "broken_patches": count_broken(broken, study, study.test),
-        "warnings": warnings_of(study, by_slide) + explain_broken(broken, study, study.test, "test"),
+        "warnings": warnings_of(study, froc) + explain_broken(broken, study, study.test, "test"),
+        "interval_warnings": zero_width_warning(*of_test),
     }
 
 

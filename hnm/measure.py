@@ -11,6 +11,7 @@ import numpy as np
 from hnm.bootstrap import bootstrap_intervals, intervals_of, resampled_weights
 from hnm.calibration import brier, calibration_curve
 from hnm.coordinator import read_scores
+from hnm.lesions import ISOLATED_CELLS_UM
 from hnm.metrics import Figures, instance_metrics, scores_at, youden_threshold
 from hnm.patch_bootstrap import count_scores, figures_of_draws
 from hnm.score_histogram import score_counts
@@ -161,40 +162,23 @@ def require_scores(by_slide: np.ndarray, by_patch: np.ndarray, study: Study) -> 
         )
 
 
-def warnings_of(study: Study, by_slide: np.ndarray) -> list[str]:
-    """Return what limits the figures of the test slides, a sentence each; `by_slide` (S,) are slide scores."""
-    labels = study.labels[study.test]
-    found = separation_warning(labels, by_slide[study.test], study.patients_of(study.test))
+def warnings_of(study: Study, froc: dict[str, Any] | None) -> list[str]:
+    """Return which figures the test slides do not define, a sentence each; no slide is named.
+
+    Args:
+        study: the cohort and its parts.
+        froc: what `hnm.detect.froc_part` returned.
+    """
+    labels, found = study.labels[study.test], []
     for label, word in ((1, "positive"), (0, "negative")):
         if not np.any(labels == label):
             found.append(
                 f"no test slide is {word}: AUC, AUPRC, balanced accuracy and their intervals are unknown. Choose a split "
                 "with slides of both kinds: data.split_column."
             )
+    if froc is not None and froc["score"] is None:
+        found.append(
+            f"all {froc['num_isolated_left_out']} lesions of the test slides are shorter than {ISOLATED_CELLS_UM:g} um: they are "
+            "left out as isolated tumour cells, as Camelyon16 does, and there is no FROC."
+        )
     return found
-
-
-def separation_warning(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> list[str]:
-    """Return a sentence if every positive slide scores higher than every negative one: a bootstrap is blind then.
-
-    What can be said instead: k disjoint pairs of a positive and a negative patient are all in order, which has probability
-    AUC^k or less, so an AUC below 0.025^(1/k) does this less than one time in forty (Clopper and Pearson, Biometrika 1934,
-    for k of k).
-
-    Args:
-        labels: (n,) 1 or 0.
-        scores: (n,) float.
-        patients: (n,) whose slide it is.
-    """
-    positive = labels == 1
-    if positive.all() or not positive.any() or scores[positive].min() <= scores[~positive].max():
-        return []
-    num_of_kind = [len(np.unique(patients[kind])) for kind in (positive, ~positive)]
-    num_pairs = min(*num_of_kind, len(np.unique(patients)) // 2)
-    text = (
-        f"all {int(positive.sum())} positive test slides score higher than all {int((~positive).sum())} negative ones, and so "
-        "they do in every resample: that the intervals of AUC and AUPRC have no width is no certainty."
-    )
-    if num_pairs:
-        text += f" With a true AUC of {0.025 ** (1 / num_pairs):.2f} this may still happen one time in forty."
-    return [text]

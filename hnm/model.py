@@ -23,6 +23,7 @@ from hnm.broken import count_broken
 from hnm.commit import commit_of_code
 from hnm.config import Config, ConfigError, read_config
 from hnm.encoder import Encoder
+from hnm.measure import warnings_of
 from hnm.record import RunRecord
 from hnm.rounds import encoder_of_round, round_folder
 from hnm.weights import load_encoder, load_weights
@@ -45,7 +46,7 @@ class Description:
         preprocessing: how patches are cut and given to the encoder.
         data: what it was trained on, in counts.
         validation: figures on validation slides.
-        test: figures on the test slides; None: not evaluated.
+        test: figures on the test slides, and what limits them ("warnings", no slide is named); None: not evaluated.
         made_with: versions and commit.
         weights: SHA-256 of the weight files by name.
         format_version: of this file.
@@ -95,6 +96,9 @@ def describe_run(record: RunRecord) -> Description:
     if record.metrics is not None:
         kept = ("num_test_slides", "slide", "slide_auc_interval", "slide_intervals", "instance", "froc")
         test = {name: record.metrics[name] for name in kept if record.metrics.get(name) is not None}
+        # not the "warnings" of metrics.json: of unreadable patches they name slides, and an export goes to strangers
+        limits = warnings_of(record.study, record.metrics.get("froc"))
+        test["warnings"] = limits + record.metrics.get("interval_warnings", [])
     return Description(
         name=f"{record.run.resolve().parent.name}/{record.run.resolve().name}",
         chosen_round=record.chosen,

@@ -106,9 +106,11 @@ def _limits(about: Description) -> str:
         limits.append("Nothing is known about slides that it was not tuned on.")
     elif min(test["positive"], test["slides"] - test["positive"]) < FEW_SLIDES:
         limits.append(
-            f"The test split is small ({test['positive']} positive, {test['slides'] - test['positive']} negative slides): the "
-            "intervals are wide."
+            f"The test split is small ({test['positive']} positive, {test['slides'] - test['positive']} negative slides): one "
+            "slide more or less changes the figures."
         )
+    told = (about.test or {}).get("warnings", [])  # an older export has none
+    limits += [text[:1].upper() + text[1:] for text in told]
     limits.append(
         "All slides are of one cohort. Other scanners, stains, laboratories or organs were not tested unless the cohort holds "
         "them; expect lower figures there, and look at the heatmaps."

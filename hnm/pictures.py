@@ -131,7 +131,7 @@ def _froc(record: RunRecord) -> Mapping[str, Any]:
     if record.metrics is None:
         raise InputError("it is measured on the test slides: run hnm evaluate")
     froc: Mapping[str, Any] | None = record.metrics.get("froc")
-    if froc is None:
+    if froc is None or froc["score"] is None:
         raise InputError(
             "no test slide has a lesion that counts: outlined, or of positive patches, and at least 275 um long"
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 from hnm.broken import MAX_NAMED, explain_broken, named
 from hnm.record import RunRecord
+from hnm.zero_width import warnings_told
 from shards.outliers import find_outliers
 
 FEW_SLIDES = 10  # of a class: one slide more or less moves the sensitivity by a tenth
@@ -68,15 +69,15 @@ def _unfinished(record: RunRecord) -> list[str]:
 def _judged_slides(record: RunRecord) -> list[str]:
     split, slides = record.judged
     labels = record.study.labels[slides]
-    told = [str(text)[:1].upper() + str(text)[1:] for text in (record.metrics or {}).get("warnings", [])]
+    told = [str(text)[:1].upper() + str(text)[1:] for text in warnings_told(record.metrics or {})]
     num_positive, num_negative = int((labels == 1).sum()), int((labels == 0).sum())
     if min(num_positive, num_negative) == 0 and not told:
         word = "positive" if num_negative == 0 else "negative"
         return [f"All {len(labels)} {split} slides are {word}: AUC and balanced figures are not defined."]
     if 0 < min(num_positive, num_negative) < FEW_SLIDES:
         few = (
-            f"Only {num_positive} positive and {num_negative} negative {split} slides: the intervals are wide, and one slide "
-            "more or less changes the figures."
+            f"Only {num_positive} positive and {num_negative} negative {split} slides: one slide more or less "
+            "changes the figures."
         )
         return [*told, few]
     return told

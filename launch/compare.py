@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hnm.compare import Tested, compare, read_test_scores
+from hnm.compare import Tested, compare, delong_warning, read_test_scores, width_warning
 from hnm.compare_crossval import CrossValidated, compare_crossvals, read_crossval
 from hnm.compare_patches import OpenedRun, compare_froc, compare_instance, told_by_metrics
 from hnm.study import open_study
@@ -66,6 +66,9 @@ def _of_runs(run_a: Path, run_b: Path, cohort: Path | None, console: Console) ->
     lines = [without if p is None else f"DeLong's test of the two AUCs: p = {p:.4g}", *result["patch_remarks"]]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
+    cause = f"the same in every resample of the {result['num_patients']} patients"
+    result["warnings"] = delong_warning(result) + width_warning(_shown(figures), cause)
+    _print_warnings(result, console)
     return result
 
 
@@ -132,6 +135,9 @@ def _of_crossvals(a: Path, b: Path, console: Console) -> dict[str, Any]:
         of_a, of_b, difference = (_with_interval(pooled, which) for which in COLUMNS)
         told = f"A {of_a}, B {of_b}, B - A {difference}"
         console.print(f"AUC of all out-of-fold predictions, by patient: {told}", markup=False, soft_wrap=True)
+    result["warnings"] = width_warning(_shown(result["figures"]), "the same in every fold")
+    result["warnings"] += width_warning({"AUC of all out-of-fold predictions": pooled}, "the same in every resample of patients")
+    _print_warnings(result, console)
     return result
 
 
@@ -145,10 +151,18 @@ def _table(title: str, result: dict[str, Any], figures: dict[str, dict[str, Any]
     table.add_column("figure")
     for heading in (f"A: {Path(result['a']).name}", f"B: {Path(result['b']).name}", "B - A"):
         table.add_column(heading, justify="right")
-    for name in SHOWN:
-        if name in figures:
-            table.add_row(name, *(_with_interval(figures[name], which) for which in COLUMNS))
+    for name, figure in _shown(figures).items():
+        table.add_row(name, *(_with_interval(figure, which) for which in COLUMNS))
     return table
+
+
+def _shown(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: figures[name] for name in SHOWN if name in figures}
+
+
+def _print_warnings(result: dict[str, Any], console: Console) -> None:
+    for warning in result["warnings"]:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
 def _with_interval(figure: dict[str, Any], which: str) -> str:

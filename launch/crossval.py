@@ -207,4 +207,6 @@ def print_summary(result: dict[str, Any], request: Request) -> None:
     if pooled["value"] is not None and pooled["low"] is not None:
         interval = f"{pooled['low']:.3f} to {pooled['high']:.3f} by patient"
         console.print(f"AUC of all out-of-fold predictions: {pooled['value']:.3f} ({interval})", soft_wrap=True)
+    for warning in result["interval_warnings"]:
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     console.print(f"wrote {request.out / 'metrics.json'}, {request.out / 'predictions.parquet'}", soft_wrap=True)

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hnm.zero_width import warnings_told
 from shards.merge import TileSummary
 
 
@@ -47,7 +48,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(_test_table(metrics))
     console.print(_rounds_table(metrics))
-    for warning in metrics.get("warnings", []):
+    for warning in warnings_told(metrics):
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
@@ -66,6 +67,8 @@ def _test_table(metrics: dict[str, Any]) -> Table:
     table.add_row("slide Brier score", _figure(slide.get("brier")))
     if (froc := metrics.get("froc")) is not None:
         table.add_row(f"FROC of {froc['num_lesions']} lesions ({', '.join(froc['lesions_from'])})", _figure(froc["score"]))
+        if isolated := froc.get("num_isolated_left_out"):
+            table.add_row("  isolated tumour cells left out", f"{isolated:,}")
     instance = metrics["instance"]
     if instance is not None:
         for name, value in instance.items():

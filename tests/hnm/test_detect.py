@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hnm.compare_patches import OpenedRun, compare_froc, told_by_metrics
 from hnm.detect import froc_part, lesions_of_slide
+from hnm.measure import warnings_of
 from hnm.study import DataConfig, Study, open_study
 from shards.cohort import Cohort, Patches
 from shards.drawn_slides import write_asap
@@ -86,6 +88,34 @@ def test_lesions_from_the_annotation_that_the_table_names(tmp_path: Path) -> Non
     assert froc["lesions_from"] == ["annotations", "patches"]
     assert froc["num_lesions"] == 2
     assert froc["sensitivity_at"]["0.25"] == 1
+
+
+def test_lesions_left_out_as_isolated_cells_are_counted_and_told(tmp_path: Path) -> None:
+    large = np.array([[100, 100], [900, 100], [900, 400], [100, 400]])
+    small = np.array([[650, 650], [700, 650], [700, 700], [650, 700]])  # 25 um, 100 with its margins
+    write_asap(tmp_path / "large.xml", [("Tumor", large), ("Tumor", small)])
+    write_asap(tmp_path / "small.xml", [("Tumor", small)])
+
+    def of(*names: str) -> Study:
+        return study_on_a_grid(annotation=[None, None, None, None, *(str(tmp_path / name) for name in names)])
+
+    study = of("large.xml", "small.xml")
+    froc = froc_part(heat(study, {(4, 2, 7): 0.9}), study, seed=0)
+    assert froc is not None
+    assert (froc["score"], froc["num_lesions"], froc["num_isolated_left_out"]) == (1, 1, 2)
+    assert warnings_of(study, froc) == []
+    study = of("small.xml", "small.xml")
+    scores = heat(study, {(4, 2, 7): 0.9})
+    froc = froc_part(scores, study, seed=0)
+    assert froc == {
+        "score": None, "interval": {"low": None, "high": None, "num_skipped": 0}, "num_lesions": 0, "num_slides": 3,
+        "num_slides_left_out": 0, "num_isolated_left_out": 2, "lesions_from": ["annotations"],
+    }  # fmt: skip
+    (warning,) = warnings_of(study, froc)
+    assert warning.startswith("all 2 lesions of the test slides are shorter than 275 um")
+    assert told_by_metrics({"froc": froc}, {"froc": froc}) == {}
+    run = OpenedRun(tmp_path, study, scores, {"froc": froc})
+    assert compare_froc(run, run) == {}
 
 
 def test_slides_of_unknown_lesions_are_left_out_and_counted() -> None:

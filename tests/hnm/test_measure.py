@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import norm
 
 from hnm.bootstrap import bootstrap_interval
 from hnm.measure import (
@@ -13,7 +12,6 @@ from hnm.measure import (
     patch_kinds,
     require_scores,
     round_rows,
-    separation_warning,
     slide_part,
     warnings_of,
 )
@@ -89,31 +87,7 @@ def test_nan_scores_and_one_class_are_a_clear_word() -> None:
     by_slide[study.test[0]] = np.nan
     with pytest.raises(InputError, match=r"2 of 4 test slides.*'slide-14'"):
         require_scores(by_slide, by_patch, study)
-    by_slide[study.test] = 0.5
-    assert warnings_of(study, by_slide) == []
+    assert warnings_of(study, None) == []
     one_kind = replace(study, test=study.test[study.labels[study.test] == 0])
-    (warning,) = warnings_of(one_kind, by_slide)
+    (warning,) = warnings_of(one_kind, None)
     assert warning.startswith("no test slide is positive: AUC")
-
-
-def test_an_interval_without_width_is_no_certainty() -> None:
-    labels, patients = np.repeat([1, 0], [8, 12]), np.arange(20)
-    scores = np.where(labels == 1, 0.6, 0.5)
-    (warning,) = separation_warning(labels, scores, patients)
-    assert warning.startswith("all 8 positive test slides score higher than all 12 negative ones")
-    assert "true AUC of 0.63 " in warning  # 0.025 = 0.63^8
-    interval = bootstrap_interval(auc, labels, scores, patients, seed=0)
-    assert interval.low == interval.high == 1
-    (of_four,) = separation_warning(labels, scores, patients // 2)
-    assert "true AUC of 0.40 " in of_four  # slides of one patient are no evidence of their own
-    (of_one,) = separation_warning(labels, scores, np.zeros(20))
-    assert of_one.endswith("no certainty.")
-    assert separation_warning(labels, np.where(np.arange(20) == 0, 0.5, scores), patients) == []  # a tie
-
-
-def test_a_lower_auc_seldom_separates_all_slides() -> None:
-    """At the AUC the warning names, scores of normal distributions are all in order less than one time in forty."""
-    random, low, num = np.random.default_rng(0), 0.025 ** (1 / 8), 20_000
-    shift = norm.ppf(low) * np.sqrt(2)  # the AUC of two normal distributions this far apart is `low`
-    positive, negative = random.normal(shift, 1, (num, 8)), random.normal(0, 1, (num, 8))
-    assert np.mean(positive.min(1) > negative.max(1)) < 0.025

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from hnm.config import ConfigError, read_config
+from hnm.evaluate import read_metrics
 from hnm.export import export, portable
 from hnm.model import Model, open_exported, open_recorded, with_tile
 from hnm.predict import compressed, in_batches, in_order, predict_slide
@@ -80,6 +81,10 @@ def test_an_exported_folder_says_what_it_is_and_nothing_of_this_machine(record: 
     card = (exported / "MODEL.md").read_text()
     for part in ("not for diagnosis", "## Data", "## Figures", "## Limits", "1 positive, 1 negative slides", "points"):
         assert part in card
+    (told,) = read_metrics(record.run)["interval_warnings"]  # one slide of each kind
+    assert about["test"]["warnings"] == [told]
+    assert f"\n* {told[0].upper()}{told[1:]}\n" in card[card.index("## Limits") :]
+    assert "intervals are wide" not in card
     for what in ("Slide AUC", "Patch AUC", "Patch AUC in positive slides"):
         assert f"\n{what}, 95 % bootstrap interval by patient: " in card
     config = read_config(exported / "config.yaml")

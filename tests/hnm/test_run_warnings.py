@@ -38,6 +38,9 @@ def one(record: RunRecord, part: str) -> str:
 
 def test_a_sound_run_is_warned_of_its_few_slides_only(record: RunRecord) -> None:
     assert "Only 1 positive and 1 negative test slides" in one(record, "Only")
+    (told,) = (record.metrics or {})["interval_warnings"]
+    assert one(record, "without width is no certainty") == told[:1].upper() + told[1:]
+    assert not any("are wide" in text for text in warnings_of(record))  # beside that it would be wrong
     assert not any("could not be read" in text or "unusual" in text for text in warnings_of(record))
 
 
@@ -56,7 +59,7 @@ def test_dropped_slides_are_named(record: RunRecord) -> None:
 def test_one_class_no_test_and_not_evaluated(record: RunRecord) -> None:
     study = record.study
     only_positive = replace(study, test=study.test[study.labels[study.test] == 1])
-    positive = replace(record, study=only_positive, metrics={**(record.metrics or {}), "warnings": []})
+    positive = replace(record, study=only_positive, metrics={**(record.metrics or {}), "warnings": [], "interval_warnings": []})
     assert "All 1 test slides are positive" in one(positive, "not defined")
     no_test = replace(record, study=replace(study, test=study.test[:0]), metrics=None)
     assert "There is no test split with labels (column split)" in one(no_test, "test split")

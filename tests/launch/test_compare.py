@@ -28,6 +28,10 @@ def test_two_runs_of_tables_are_printed_and_written(tmp_path: Path, capsys: pyte
         assert text in out
     assert f"{WITHOUT}{runs[0]}: no run directory (state.json is missing)" in out
     written = json.loads((tmp_path / "out.json").read_text())
+    of_p, of_width = written["warnings"]
+    assert "30 test slides as independent, but they are of 15 patients" in of_p
+    assert of_width.endswith("in every resample of the 15 patients: slide sensitivity (B).")
+    assert f"warning: {of_p}\nwarning: {of_width}\n" in out
     assert written["patch_figures"]["instance auc"]["difference_interval"]["low"] is None
     one_class = write_run(tmp_path / "ones", drawn(0, 1), labels=np.ones(NUM, np.int8))
     assert compare.run(one_class, one_class, None) == 0
@@ -43,6 +47,9 @@ def test_patch_figures_come_from_the_cohort_where_it_is(
     shutil.copytree(evaluated_run, run)
     assert compare.run(evaluated_run, run, tmp_path / "out.json") == 0
     out = capsys.readouterr().out
+    no_width = "no certainty, only the same in every resample of the 2 patients: slide auc (A, B, B - A), slide auprc (A, "
+    assert f"warning: an interval without width is {no_width}" in out
+    assert "DeLong's test takes" not in out  # a slide each
     assert WITHOUT not in out
     assert "froc score" in out
     figures = json.loads((tmp_path / "out.json").read_text())["patch_figures"]
@@ -87,6 +94,10 @@ def test_two_cross_validations(tmp_path: Path) -> None:
         assert text in result.output
     pooled = written["out_of_fold"]["auc"]
     assert f"by patient: A {pooled['a']:.3f} ({pooled['a_interval']['low']:.3f} to" in result.output
+    of_folds, of_pooled = written["warnings"]  # a copy of itself
+    assert "only the same in every fold: slide auc (B - A), slide auprc (B - A)" in of_folds
+    assert of_pooled.endswith("in every resample of patients: AUC of all out-of-fold predictions (B - A).")
+    assert f"warning: {of_folds}\nwarning: {of_pooled}\n" in result.output
     fold = weak / "repeat-0" / "fold-0"
     result = CliRunner().invoke(app, ["compare", str(fold), str(strong)])
     assert result.exit_code == 1

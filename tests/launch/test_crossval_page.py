@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
+from launch.crossval import print_summary
+from launch.crossval_folder import Request
 from shards.slides import slide_key
 from tests.chromium import needs_chromium, open_page
 from tests.crossvals import write_crossval
@@ -73,12 +75,21 @@ def test_its_table_sorts_and_filters_in_a_browser(twice: Path, width: int) -> No
         assert page.problems == []
 
 
+def test_the_summary_in_the_terminal_ends_with_the_warnings(twice: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = json.loads((twice / "metrics.json").read_text())
+    request = Request(Path("cohort"), twice, 3, 2, None, None, None, [], None, None, 1)
+    print_summary(metrics, request)
+    (warning,) = metrics["interval_warnings"]
+    assert f"by patient)\nwarning: {warning}\nwrote {twice / 'metrics.json'}" in capsys.readouterr().out
+
+
 def test_a_fold_of_one_class_has_no_auc_and_breaks_nothing(twice: Path) -> None:
     found = Text(twice / "report.html")
     assert "repeat 1, fold 0: no test slide is <positive>" in found.text
     assert "repeat 1, fold 0 not defined 4 0 0 0.400 60 30 1 repeat 1, fold 1 " in found.text  # in the table of folds
-    assert "Warnings (3) 1 of 13 slides take no part, for they have no label or no patch: unlabelled." in found.text
+    assert "Warnings (4) 1 of 13 slides take no part, for they have no label or no patch: unlabelled." in found.text
     assert "In 1 of 6 folds no fine-tuned round was better than the start encoder" in found.text
+    assert "All folds have the same slide auc, slide auprc: that the intervals of these means have no width" in found.text
     assert "Not drawn" not in found.text
 
 

@@ -70,6 +70,20 @@ def test_the_tables_hold_the_figures(capsys: pytest.CaptureFixture[str]) -> None
     assert rows["1 *"] == ["0.625", "unknown", "1,000", "7", "unknown"]
 
 
+def test_froc_tells_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    froc = {"score": None, "num_lesions": 0, "num_isolated_left_out": 12, "lesions_from": ["annotations"]}
+    rows = printed(capsys, metrics_of(froc=froc))
+    assert rows["FROC of 0 lesions (annotations)"] == ["unknown"]
+    assert rows["isolated tumour cells left out"] == ["12"]
+    older = {"score": 0.5, "num_lesions": 3, "lesions_from": ["patches"]}
+    assert "isolated tumour cells left out" not in printed(capsys, metrics_of(froc=older))
+
+
+def test_warnings_of_both_kinds_end_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    print_metrics(metrics_of(warnings=["first."], interval_warnings=["no [width]."]))
+    assert capsys.readouterr().out.endswith("\nwarning: first.\nwarning: no [width].\n")
+
+
 def test_what_is_unknown_is_said_or_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     unknown = {"auc": None, "accuracy": 1.0, "f1": 0.0}
     rows = printed(capsys, metrics_of(instance=None, slide=unknown, slide_auc_interval={"low": None, "high": None}))
