@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from mlflow import MlflowClient
 
 from hnm.config import load_config
@@ -12,6 +13,9 @@ from launch import verbs
 from shards.synthetic import make_cohort_images
 from shards.tile import tile_cohort
 from tests.tiny import TILE, TINY
+
+settings.register_profile("any machine", deadline=None)  # an example that takes long says that the machine is busy
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

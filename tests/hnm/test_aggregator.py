@@ -43,7 +43,7 @@ def test_forward_matches_the_reference_program(packed: bool) -> None:
 sizes_strategy = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sizes_strategy, st.integers(1, 5), st.integers(0, 1000))
 def test_segments_agree_with_a_loop_over_bags(sizes: list[int], k: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

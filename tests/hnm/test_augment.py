@@ -219,7 +219,7 @@ def test_channels_last_memory_and_autocast_change_nothing() -> None:
     torch.testing.assert_close(result, augment(images, parameters), rtol=0, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     recipe=st.sampled_from(RECIPES), side=st.integers(2, 40), seed=st.integers(0, 2**40), constant=st.integers(-1, 255)
 )

@@ -35,7 +35,7 @@ def test_a_bag_is_whole_wherever_the_files_are_cut(tmp_path: Path, cuts: list[in
         np.testing.assert_array_equal(bag, FEATURES[start:stop].astype(np.float32))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 8), max_size=4).map(sorted), st.integers(0, 8), st.integers(0, 8))
 def test_any_rows_of_any_files(tmp_path_factory: pytest.TempPathFactory, cuts: list[int], a: int, b: int) -> None:
     start, stop = min(a, b), max(a, b)

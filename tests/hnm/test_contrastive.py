@@ -71,7 +71,7 @@ def test_supcon_is_finite_for_any_tau(tau: float) -> None:
     assert torch.isfinite(features.grad).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_order_of_patches_does_not_matter(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

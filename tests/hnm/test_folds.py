@@ -18,7 +18,7 @@ from tests.hnm.worlds import tables_only_study
 PATIENTS = np.array([f"patient-{s}" for s in range(18)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(3, 6))
 def test_folds_are_by_patient_stratified_and_whole(seed: int, num_folds: int) -> None:
     random = np.random.default_rng(seed)

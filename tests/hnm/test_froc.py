@@ -67,7 +67,7 @@ def by_every_threshold(hits: list[Hits]) -> float:
     return float(np.mean(np.interp(RATES, rates, found)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**6), st.integers(1, 5))
 def test_the_curve_has_all_corners_of_the_challenges_procedure(seed: int, num_slides: int) -> None:
     random = np.random.default_rng(seed)

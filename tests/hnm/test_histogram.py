@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hnm.coordinator import slides_of_part
@@ -48,7 +48,6 @@ def test_digits_by_hand() -> None:
     assert [find_digit(counts, place) for place in (0, 1, 2, 6)] == [(3, 0), (3, 0), (200, 2), (200, 2)]
 
 
-@settings(deadline=None)
 @given(
     st.lists(finite | st.sampled_from([0.25, 0.5]), max_size=60), st.floats(0.01, 1), st.sampled_from(["exact", "keep"])
 )

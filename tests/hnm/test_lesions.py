@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hnm.lesions import lesions_of_area, lesions_of_patches, local_maxima, major_axis
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 7), st.integers(1, 7))
 def test_peaks_are_those_of_a_loop_over_the_grid(seed: int, width: int, height: int) -> None:
     random = np.random.default_rng(seed)

@@ -64,7 +64,7 @@ def test_equal_to_scikit_learn(seed: int) -> None:
     assert figures["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, called))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10**6), num=st.integers(2, 30))
 def test_no_threshold_beats_youdens(seed: int, num: int) -> None:
     labels, scores = random_case(seed, num)

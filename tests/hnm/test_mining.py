@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hnm.finetune import negatives_of_epoch
@@ -102,7 +102,6 @@ def test_the_share_of_hard_ones_is_the_same_at_every_ratio(neg_ratio: float) -> 
     assert 0.29 < np.mean(shares) < 0.34
 
 
-@settings(deadline=None)
 @given(floats, shares)
 def test_exact_share_takes_the_stated_count_of_the_highest(values: list[float], share: float) -> None:
     scores = np.array(values, np.float32)
@@ -112,7 +111,6 @@ def test_exact_share_takes_the_stated_count_of_the_highest(values: list[float], 
     np.testing.assert_array_equal(chosen, np.sort(expected))
 
 
-@settings(deadline=None)
 @given(floats, shares)
 def test_keeping_ties_takes_no_patch_that_scores_below_one_left_out(values: list[float], share: float) -> None:
     scores = np.array(values, np.float64)
@@ -166,7 +164,6 @@ def test_every_positive_slide_has_candidates_of_its_own() -> None:
     assert mine(scores, kinds, bounds, MiningConfig(positive_threshold=0.3)).candidates.tolist() == [0, 1, 2, 3]
 
 
-@settings(deadline=None)
 @given(st.lists(floats, min_size=1, max_size=6), shares)
 def test_the_share_of_slides_is_the_share_of_each(slides: list[list[float]], share: float) -> None:
     scores, bounds = np.concatenate(slides).astype(np.float32), np.cumsum([0, *map(len, slides)])

@@ -69,7 +69,7 @@ def test_a_split_of_one_kind_is_refused(split: str, slides: range, value: int, w
         open_study(with_column(tables_only_cohort(), "label", labels), DataConfig(), 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0.02, 0.98), st.integers(0, 20))
 def test_thinning_reaches_the_rate_to_one_patch_and_drops_of_one_kind_only(rate: float, seed: int) -> None:
     cohort = tables_only_cohort(seed)

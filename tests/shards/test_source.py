@@ -37,7 +37,7 @@ def in_turn(plan_source: PlanSource, num_workers: int, monkeypatch: pytest.Monke
     return [stream[turn] for turn in range(longest) for stream in streams if turn < len(stream)]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     num_ids=st.integers(1, 21),
     batch_size=st.integers(1, 8),

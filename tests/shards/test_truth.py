@@ -27,7 +27,7 @@ def rasterised_shares(area: shapely.Geometry, x: np.ndarray, y: np.ndarray, size
     return np.array([inside[top : top + size, left : left + size].mean() for left, top in zip(x, y, strict=True)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     num_vertices=st.sampled_from([3, 7, 40, 300]),
