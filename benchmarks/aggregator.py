@@ -3,10 +3,10 @@
     python -m benchmarks.aggregator [--quick]
 
 One epoch over 90 positive and 126 negative bags of 640 x 512 features, as pairs until the shorter list ends, with the same
-loss, optimizer and steps in both: `ours` calls hnm.aggregate.pair_losses on the packed bags of a step, `loop` runs one forward
-a bag, with the value projection of every patch as DSMIL's program has it. They take turns, and each starts from the same
-weights; the losses of all pairs are compared. Scoring: hnm.score.score_patches against a loop over single patches. Times
-are the best of the repeats: other work on the machine only ever slows one. The last line is JSON.
+loss, optimizer and steps in both: `ours` calls hnm.aggregator.aggregate.pair_losses on the packed bags of a step, `loop`
+runs one forward a bag, with the value projection of every patch as DSMIL's program has it. They take turns, and each starts
+from the same weights; the losses of all pairs are compared. Scoring: hnm.aggregator.score.score_patches against a loop over
+single patches. Times are the best of the repeats: other work on the machine only ever slows one. The last line is JSON.
 """
 
 import argparse
@@ -21,9 +21,9 @@ import torch
 from torch.nn import functional
 
 from benchmarks.about import about
-from hnm.aggregate import AggregateConfig, make_optimizer, pair_losses, pair_slides
-from hnm.aggregator import DSMIL, QUERY_DIM, pack
-from hnm.score import score_patches
+from hnm.aggregator.aggregate import AggregateConfig, make_optimizer, pair_losses, pair_slides
+from hnm.aggregator.dsmil import DSMIL, QUERY_DIM, pack
+from hnm.aggregator.score import score_patches
 
 NUM_POSITIVE, NUM_NEGATIVE, PATCHES, DIM = 90, 126, 640, 512
 POS_WEIGHT = NUM_NEGATIVE / NUM_POSITIVE
@@ -88,7 +88,7 @@ def epoch(losses: Losses, bags: list[torch.Tensor], pairs_per_step: int) -> tupl
 
 
 class Rows:
-    """Features in memory, as hnm.bags.Bags gives them out."""
+    """Features in memory, as hnm.aggregator.bags.Bags gives them out."""
 
     def __init__(self, features: torch.Tensor) -> None:
         self.features = features

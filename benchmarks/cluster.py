@@ -21,13 +21,13 @@ from typing import Any
 
 from benchmarks.about import about
 from hnm.config import load_config
-from launch import slurm
-from launch.follow import job_lines, log_path
-from launch.preemption import STOPPING
-from launch.submissions import read_jobs
+from launch.cluster import slurm
+from launch.cluster.follow import job_lines, log_path
+from launch.cluster.submissions import read_jobs
+from launch.process.preemption import STOPPING
+from shards.drawn.synthetic import make_cohort_images
 from shards.errors import InputError
-from shards.synthetic import make_cohort_images
-from shards.tile import tile_cohort
+from shards.tiling.tile import tile_cohort
 from tests.cluster.lab import (
     attempts,
     hnm,

@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hnm.compare_crossval import mean_differences, means
-from hnm.crossval import figures_of_run
+from hnm.evidence.compare_crossval import mean_differences, means
+from hnm.evidence.crossval import figures_of_run
 
 FIGURES = ("slide auc", "slide accuracy", "slide f1", "instance auc", "instance in_positive_auc")
 BY_FOLD = ("slide auc", "instance auc")

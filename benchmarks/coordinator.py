@@ -33,11 +33,12 @@ Case = dict[str, Any]
 def rank_main(rank: int, port: int, num_patches: int, selection: str, folder: str) -> None:
     """Do one round's decision as rank `rank`, and write what it cost to folder/rank.json."""
     # Imported here: the parent stays small.
+    from hnm.aggregator.score import Part, bounds_of_ranks
     from hnm.config import load_config
-    from hnm.coordinator import decide, rank_cohort, share_mined
-    from hnm.finetune import negatives_of_epoch
-    from hnm.score import Part, bounds_of_ranks
-    from launch.distributed import barrier, join_world, leave_world
+    from hnm.encoder.finetune import negatives_of_epoch
+    from hnm.engine.ranks import barrier
+    from hnm.mining.coordinator import decide, rank_cohort, share_mined
+    from launch.process.distributed import join_world, leave_world
 
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -84,8 +85,8 @@ def make_study(num_patches: int) -> Any:
     """Return a study of `num_patches` patches; columns that nobody reads here are one number, repeated without memory."""
     import pyarrow as pa
 
-    from hnm.study import Study
-    from shards.cohort import Cohort, Patches
+    from hnm.run.study import Study
+    from shards.cohort.cohort import Cohort, Patches
 
     num_slides = max(20, num_patches // PATCHES_PER_SLIDE)
     random = np.random.default_rng(0)

@@ -21,24 +21,24 @@ import torch
 from torch.nn import functional
 
 from benchmarks.step import wait
-from hnm.aggregate import pair_slides
-from hnm.aggregator import pack
-from hnm.augment import augment, draw, to_float
-from hnm.baselines import AttentionMIL
+from hnm.aggregator.aggregate import pair_slides
+from hnm.aggregator.baselines import AttentionMIL
+from hnm.aggregator.dsmil import pack
 from hnm.config import Config, read_config
-from hnm.contrastive_model import load_model
-from hnm.encoder import Encoder
-from hnm.measure import instance_part, slide_figures
-from hnm.metrics import auc, youden_threshold
+from hnm.encoder.augment import augment, draw, to_float
+from hnm.encoder.contrastive_model import load_model
+from hnm.encoder.resnet import Encoder
+from hnm.engine.engine import EngineConfig, Forward
+from hnm.evidence.measure import instance_part, slide_figures
 from hnm.rounds import START_ENCODER
-from hnm.study import Study, open_study
-from launch.crossval_folder import read_record, run_folder
-from launch.distributed import choose_device
-from launch.engine import EngineConfig, Forward
-from shards.cohort import Cohort
+from hnm.run.study import Study, open_study
+from hnm.statistics.metrics import auc, youden_threshold
+from launch.process.distributed import choose_device
+from launch.verbs.crossval_folder import read_record, run_folder
+from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.files import write_json
-from shards.reader import PatchReader
+from shards.reading.reader import PatchReader
 from shards.seeding import numpy_generator, seeded_torch, torch_generator
 
 CHECKS = 10  # looks at the validation bags in a training

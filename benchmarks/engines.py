@@ -21,12 +21,13 @@ import torch
 
 from benchmarks.about import about
 from benchmarks.processes import memory_mb, on_ranks
-from hnm.contrastive import nt_xent
-from hnm.contrastive_model import fresh_model, start_training
-from hnm.encoder import EncoderConfig
-from launch.demo import NUM_SLIDES, draw_slides
-from launch.distributed import World
-from launch.engine import Computed, EngineConfig, take_step
+from hnm.encoder.contrastive_model import fresh_model, start_training
+from hnm.encoder.losses import nt_xent
+from hnm.encoder.resnet import EncoderConfig
+from hnm.engine.engine import EngineConfig
+from hnm.engine.ranks import World
+from hnm.engine.step import Computed, take_step
+from launch.verbs.demo import NUM_SLIDES, draw_slides
 from shards.files import write_json
 
 KINDS = (None, "zero0", "zero1", "zero2", "zero3")

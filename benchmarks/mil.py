@@ -26,15 +26,15 @@ import torch
 from torch.nn import functional
 
 from benchmarks.about import about
-from hnm.aggregator import Packed, pack, segment_argmax
-from hnm.aggregators import Aggregator, Kind, build_aggregator
-from hnm.baselines import clam_losses
-from hnm.bootstrap import bootstrap_intervals
-from hnm.metrics import auc, youden_threshold
+from hnm.aggregator.aggregators import Aggregator, Kind, build_aggregator
+from hnm.aggregator.baselines import clam_losses
+from hnm.aggregator.dsmil import Packed, pack, segment_argmax
+from hnm.statistics.bootstrap import bootstrap_intervals
+from hnm.statistics.metrics import auc, youden_threshold
+from shards.cohort.splits import fold_patients
 from shards.errors import InputError
 from shards.files import write_json
 from shards.seeding import numpy_generator, seeded_torch
-from shards.splits import fold_patients
 
 PUBLISHED = {"MUSK1": 0.932, "ELEPHANT": 0.925}
 NUM_FOLDS, LR, WEIGHT_DECAY, CLAM_WEIGHT, CLAM_TOP_K = 10, 2e-4, 5e-3, 0.3, 8

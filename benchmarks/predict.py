@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import shapely
 
 from benchmarks.about import about
-from hnm.heatmap import ScoredPatches, overlap, positive_area
-from shards.annotations import read_annotation
-from shards.drawn_slides import make_whole_slides
-from shards.slides import read_slides
-from shards.truth import overlap_shares
+from hnm.report.heatmap import ScoredPatches, overlap, positive_area
+from shards.cohort.annotations import read_annotation
+from shards.cohort.slides import read_slides
+from shards.cohort.truth import overlap_shares
+from shards.drawn.drawn_slides import make_whole_slides
 
 PATCH_PX, SIDE_PX = 32, 1024
 OVERRIDES = (

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from shards.cohort.slides import Slide
+from shards.cohort.splits import split_patients
 from shards.errors import InputError
-from shards.sites import Points, Sites, point_sites, read_points
-from shards.slides import Slide
-from shards.splits import split_patients
+from shards.tiling.sites import Points, Sites, point_sites, read_points
 
 PATCH_PX = 27
 POSITIVE_CLASS = "epithelial"

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from launch.distributed import World, join_world, leave_world
+from hnm.engine.ranks import World
+from launch.process.distributed import join_world, leave_world
 
 Measure = Callable[..., dict[str, Any]]
 

@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.about import about
 from benchmarks.reader_data import load_images, make_cohort
-from shards.cohort import Cohort
-from shards.plan import plan_epoch
-from shards.reader import PatchReader, ReaderConfig
+from shards.cohort.cohort import Cohort
+from shards.reading.plan import plan_epoch
+from shards.reading.reader import PatchReader, ReaderConfig
 
 BATCH = 256
 SHARES = {"100": 1.0, "20": 0.2, "5": 0.05}

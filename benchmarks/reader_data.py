@@ -8,8 +8,8 @@ import pyarrow as pa
 import simplejpeg
 from PIL import Image
 
-from shards.cohort import Cohort, Patches
-from shards.tar import Entry, write_tars
+from shards.cohort.cohort import Cohort, Patches
+from shards.tiling.tar import Entry, write_tars
 
 NUM_SLIDES = 20
 ENLARGED = 2  # a crop of half the side is enlarged to a patch: as much detail as a 40x scan seen at 20x

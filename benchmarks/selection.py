@@ -20,18 +20,18 @@ import torch
 
 from benchmarks.about import about
 from hnm.config import load_config
-from hnm.contrastive_model import fresh_model
-from hnm.finetune import finetune
-from hnm.journal import Journal
-from hnm.mining import mine
-from hnm.session import Session
-from hnm.study import open_study
-from launch.distributed import single_world
-from shards.cohort import Cohort
-from shards.reader import PatchReader
-from shards.synthetic import make_cohort_images
-from shards.tile import tile_cohort
-from shards.tile_config import TileConfig
+from hnm.encoder.contrastive_model import fresh_model
+from hnm.encoder.finetune import finetune
+from hnm.engine.ranks import single_world
+from hnm.mining.mining import mine
+from hnm.run.journal import Journal
+from hnm.run.session import Session
+from hnm.run.study import open_study
+from shards.cohort.cohort import Cohort
+from shards.drawn.synthetic import make_cohort_images
+from shards.reading.reader import PatchReader
+from shards.tiling.tile import tile_cohort
+from shards.tiling.tile_config import TileConfig
 
 RATIOS = (1.0, 0.2, 0.05)
 NUM_SLIDES, PATCH_PX = 60, 32

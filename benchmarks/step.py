@@ -1,7 +1,7 @@
 """Images per second of a fine-tuning step: 2 ranks against 2 processes that do not know of each other; on a GPU: how fast.
 
-A step is what hnm/finetune.py does with a batch in memory: two views of every image, ResNet-18, supervised contrastive loss over
-the global batch, backward, finite check, SGD. One thread a rank.
+A step is what hnm/encoder/finetune.py does with a batch in memory: two views of every image, ResNet-18, supervised
+contrastive loss over the global batch, backward, finite check, SGD. One thread a rank.
 
     efficiency_2_ranks   images/s of 2 ranks with a batch of 2 n, over the sum of 2 single processes with n each at the same time,
                          which share the machine's caches and memory as the ranks do. The two take turns; median of the turns
@@ -23,19 +23,20 @@ import torch
 
 from benchmarks.about import about
 from benchmarks.processes import on_ranks
-from hnm.augment import AugmentConfig
-from hnm.contrastive import supcon
-from hnm.contrastive_model import forward_backward, fresh_model, start_training, two_views
-from hnm.encoder import EncoderConfig
-from hnm.finetune import FinetuneConfig, make_optimizer
-from launch.distributed import World, barrier, single_world
-from launch.engine import Engine, EngineConfig, take_step
-from shards.cohort import Cohort
+from hnm.encoder.augment import AugmentConfig
+from hnm.encoder.contrastive_model import forward_backward, fresh_model, start_training, two_views
+from hnm.encoder.finetune import FinetuneConfig, make_optimizer
+from hnm.encoder.losses import supcon
+from hnm.encoder.resnet import EncoderConfig
+from hnm.engine.engine import Engine, EngineConfig
+from hnm.engine.ranks import World, barrier, single_world
+from hnm.engine.step import take_step
+from shards.cohort.cohort import Cohort
+from shards.drawn.synthetic import make_cohort_images
 from shards.files import write_json
-from shards.reader import PatchReader, ReaderConfig
+from shards.reading.reader import PatchReader, ReaderConfig
 from shards.seeding import torch_generator
-from shards.synthetic import make_cohort_images
-from shards.tile import TileConfig, tile_cohort
+from shards.tiling.tile import TileConfig, tile_cohort
 
 AUGMENT, CONFIG = AugmentConfig(recipe="histology"), FinetuneConfig()
 

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.about import about
-from hnm.phase import read_state
-from hnm.record import read_events
-from launch.demo import draw_slides
-from launch.heartbeat import read_beats
+from hnm.report.record import read_events
+from hnm.run.heartbeat import read_beats
+from hnm.run.phase import read_state
+from launch.verbs.demo import draw_slides
 from shards.files import write_json
 
 ROOT = Path(__file__).parents[1]

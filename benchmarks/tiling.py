@@ -27,12 +27,12 @@ import openslide
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import ImageFilter
 
-from shards.cut import tile_slide
+from shards.cohort.slides import Slide
 from shards.files import write_json
-from shards.slides import Slide
-from shards.tile import tile_jobs
-from shards.tile_config import TileConfig
-from shards.unit import SlideJob, slide_job
+from shards.tiling.cut import tile_slide
+from shards.tiling.tile import tile_jobs
+from shards.tiling.tile_config import TileConfig
+from shards.tiling.unit import SlideJob, slide_job
 
 PATCH_PX = 224
 # Drawn tissue is smoother than real one: glass has an edge energy of 5, tissue of 7 to 28. Both get this threshold.
@@ -43,7 +43,7 @@ TOOLS = ("openslide-python", "openslide-bin", "opencv-python-headless", "simplej
 
 def draw(path: Path, side_px: int, index: int = 0) -> Path:
     """Draw a slide of which half is background."""
-    from shards.drawn_slides import design_slide, write_pyramid  # they import torch: workers and the memory of a
+    from shards.drawn.drawn_slides import design_slide, write_pyramid  # they import torch: workers and the memory of a
     from shards.seeding import numpy_generator  # tiling must not have it
 
     write_pyramid(path, design_slide(side_px, 32, 0.45, 0.12, True, numpy_generator(0, "benchmark", index)), mpp=0.5)

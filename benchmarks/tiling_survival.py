@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from shards.drawn_slides import make_whole_slides
-from shards.tile import tile_cohort
-from shards.tile_config import TileConfig
+from shards.drawn.drawn_slides import make_whole_slides
+from shards.tiling.tile import tile_cohort
+from shards.tiling.tile_config import TileConfig
 
 CONFIG = TileConfig(patch_px=32, mpp=0.5, background=["otsu_saturation"], shard_mb=1)
 ROOT = Path(__file__).parents[1]

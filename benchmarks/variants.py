@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.about import about
-from hnm.compare_crossval import FoldFigures, mean_differences, means
-from hnm.coordinator import read_decision
+from hnm.evidence.compare_crossval import FoldFigures, mean_differences, means
+from hnm.mining.coordinator import read_decision
 from hnm.rounds import START_ENCODER
-from launch.crossval_folder import read_record, run_folder, split_column
+from launch.verbs.crossval_folder import read_record, run_folder, split_column
 
 FIGURES = {
     "validation_slide_auc": lambda decision: decision["validation"]["auc"],

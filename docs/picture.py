@@ -11,14 +11,14 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
-from hnm.coordinator import load_mined, read_scores
-from hnm.evaluate import read_metrics
+from hnm.evidence.evaluate import read_metrics
+from hnm.mining.coordinator import load_mined, read_scores
 from hnm.rounds import round_folder
-from shards.annotations import read_annotation
-from shards.cohort import Cohort
-from shards.reader import PatchReader, ReaderConfig
-from shards.slide_reader import open_slide
-from shards.slides import read_slides
+from shards.cohort.annotations import read_annotation
+from shards.cohort.cohort import Cohort
+from shards.cohort.slides import read_slides
+from shards.reading.reader import PatchReader, ReaderConfig
+from shards.tiling.slide_reader import open_slide
 
 TRUTH, OUTLINE = "#0b7a75", "#f4c20d"
 

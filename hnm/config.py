@@ -10,21 +10,21 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import hnm
-from hnm.aggregate import AggregateConfig
-from hnm.encoder import EncoderConfig
-from hnm.finetune import FinetuneConfig
-from hnm.mining import MiningConfig
-from hnm.simclr import PretrainConfig
-from hnm.study import DataConfig
-from hnm.tracking import TrackingConfig
-from launch.checkpoint import CheckpointConfig
-from launch.engine import EngineConfig
-from launch.slurm_config import SlurmConfig
-from launch.timeouts import TimeoutConfig
+from hnm.aggregator.aggregate import AggregateConfig
+from hnm.encoder.finetune import FinetuneConfig
+from hnm.encoder.resnet import EncoderConfig
+from hnm.encoder.simclr import PretrainConfig
+from hnm.engine.checkpoint import CheckpointConfig
+from hnm.engine.engine import EngineConfig
+from hnm.engine.ranks import TimeoutConfig
+from hnm.installed import config_folder
+from hnm.mining.mining import MiningConfig
+from hnm.run.study import DataConfig
+from hnm.run.tracking import TrackingConfig
+from hnm.slurm_config import SlurmConfig
 from shards.errors import InputError
-from shards.reader import ReaderConfig
-from shards.tile import TileConfig
+from shards.reading.reader import ReaderConfig
+from shards.tiling.tile import TileConfig
 
 
 class ConfigError(InputError):
@@ -72,11 +72,6 @@ class Config(BaseModel):
 Tree = dict[str, Any]
 
 
-def config_folder() -> Path:
-    """Return the folder of the packaged YAML files: inside the installed package, or beside it in a checkout."""
-    package = Path(hnm.__file__).parent
-    packaged = package / "configs"
-    return packaged if packaged.is_dir() else package.parent / "configs"
 
 
 def list_names(folder: Path) -> list[str]:

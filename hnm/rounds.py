@@ -15,25 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from hnm.aggregate import bag_loss, train_aggregator
-from hnm.aggregators import Aggregator, build_aggregator
-from hnm.bags import Bags, features_complete
-from hnm.broken import note_broken
+from hnm.aggregator.aggregate import bag_loss, train_aggregator
+from hnm.aggregator.aggregators import Aggregator, build_aggregator
+from hnm.aggregator.bags import Bags, features_complete
+from hnm.aggregator.score import score_slides, slide_scores
 from hnm.config import Config
-from hnm.contrastive_model import ContrastiveModel, load_model
-from hnm.coordinator import decide, rank_cohort, read_decision, share_mined
-from hnm.embed import embed
-from hnm.finetune import finetune
-from hnm.metrics import scores_at, youden_threshold
-from hnm.mining import self_paced_ratio
-from hnm.phase import phase, steps_of_finetuning
-from hnm.ranking import count_of_share
-from hnm.score import score_slides, slide_scores
-from hnm.session import Session
-from hnm.simclr import require_batch
-from hnm.study import Study
-from hnm.weights import load_weights, save_weights
-from launch.distributed import World, barrier, main_says
+from hnm.encoder.contrastive_model import ContrastiveModel, load_model
+from hnm.encoder.embed import embed
+from hnm.encoder.finetune import finetune
+from hnm.encoder.simclr import require_batch
+from hnm.engine.ranks import World, barrier, main_says
+from hnm.engine.state import load_weights, save_weights
+from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
+from hnm.mining.mining import self_paced_ratio
+from hnm.mining.ranking import count_of_share
+from hnm.run.broken import note_broken
+from hnm.run.phase import phase, steps_of_finetuning
+from hnm.run.session import Session
+from hnm.run.study import Study
+from hnm.statistics.metrics import scores_at, youden_threshold
 from shards.errors import InputError
 from shards.files import write_array
 

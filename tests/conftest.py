@@ -9,9 +9,9 @@ from hypothesis import settings
 from mlflow import MlflowClient
 
 from hnm.config import load_config
-from launch import verbs
-from shards.synthetic import make_cohort_images
-from shards.tile import tile_cohort
+from launch.verbs import train as verbs
+from shards.drawn.synthetic import make_cohort_images
+from shards.tiling.tile import tile_cohort
 from tests.tiny import TILE, TINY
 
 settings.register_profile("any machine", deadline=None)  # an example that takes long says that the machine is busy

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnm.config import dump_config
-from hnm.crossval import summarise, write_predictions
-from hnm.measure import slide_figures
+from hnm.evidence.crossval import summarise, write_predictions
+from hnm.evidence.measure import slide_figures
 from shards.files import write_json
 from tests.tiny import tiny_config
 

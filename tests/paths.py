@@ -1,12 +1,21 @@
-"""Where tests find what they compare with."""
+"""Where tests find what they compare with; a test of shared data skips, with the reason, where it is absent."""
 
 from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden"
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+SHARED = ROOT.parent / "shared" / "data"
+CMU = SHARED / "slides" / "CMU-1-Small-Region.svs"
+FROZEN = SHARED / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"
 
-needs_colon = pytest.mark.skipif(
-    not (SHARED_DATA / "colon").is_dir(), reason="needs ../shared/data/colon, real histology that is not in the project"
-)
+
+def _needs(path: Path, what: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not path.exists(), reason=f"needs ../shared/data: {what} are not at {path}")
+
+
+needs_slides = _needs(CMU, "the slides")
+needs_camelyon16 = _needs(SHARED / "camelyon16", "the outlines")
+needs_tcga = _needs(SHARED / "tcga_luad", "the tables")
+needs_colon = _needs(SHARED / "colon", "the images")

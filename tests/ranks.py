@@ -15,10 +15,11 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from launch.distributed import World, join_world, leave_world, single_world
+from hnm.engine.ranks import World, single_world
+from launch.process.distributed import join_world, leave_world
 
 TIMEOUT_S = 300.0
-IMPORTED_ONCE = ["torch.distributed", "hnm.evaluate", "hnm.rounds", "launch.engine", "tests.hnm.worlds", "tests.tiny"]
+IMPORTED_ONCE = ["torch.distributed", "hnm.evidence.evaluate", "hnm.rounds", "tests.hnm.worlds", "tests.tiny"]
 
 
 def _free_port() -> int:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shards.cohort import Cohort
-from shards.pyramid import open_pyramid
-from shards.slides import read_slides
-from tests.paths import SHARED_DATA, needs_colon
+from shards.cohort.cohort import Cohort
+from shards.cohort.slides import read_slides
+from shards.tiling.pyramid import open_pyramid
+from tests.paths import SHARED, needs_colon
 
 ROOT = Path(__file__).parents[1]
 SHORT = (
@@ -93,7 +93,7 @@ def test_the_test_command_is_what_ci_runs() -> None:
 
 @needs_colon
 def test_the_colon_commands_run(tmp_path: Path) -> None:
-    lines = block("colon commands").replace("../shared/data/colon", str(SHARED_DATA / "colon")).splitlines()
+    lines = block("colon commands").replace("../shared/data/colon", str(SHARED / "colon")).splitlines()
     commands = [shlex.split(line.replace("$preset", "hnm")) for line in lines if not line.startswith(("for", "done"))]
     assert [command[1] for command in commands[1:]] == ["tile", "pretrain", "train", "evaluate"]
     for command in commands:

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hnm.config import Config, load_config
-from hnm.journal import Journal
-from hnm.session import Session
-from hnm.study import open_study
-from launch.distributed import World
-from shards.cohort import Cohort
-from shards.reader import PatchReader
+from hnm.engine.ranks import World
+from hnm.run.journal import Journal
+from hnm.run.session import Session
+from hnm.run.study import open_study
+from shards.cohort.cohort import Cohort
+from shards.reading.reader import PatchReader
 
 TILE = ["tile.patch_px=16", "tile.points_file=points.csv", "tile.positive_class=tumour"]
 TINY = [

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from hnm.phase import read_state
-from launch import slurm
-from launch.cli import app
-from launch.submissions import read_jobs
+from hnm.run.phase import read_state
+from launch.cli.main import app
+from launch.cluster import slurm
+from launch.cluster.submissions import read_jobs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from launch import slurm
-from launch.submissions import read_jobs
-from shards.cohort import Cohort
+from launch.cluster import slurm
+from launch.cluster.submissions import read_jobs
+from shards.cohort.cohort import Cohort
 from tests.cluster.lab import MINUTES, hnm, intruder, no_orphans, sbatch, signal_rank, state_of, until, until_state
 from tests.tiny import TILE, TINY
 

@@ -18,11 +18,11 @@ import yaml
 from safetensors.torch import load_file
 
 from hnm.config import dump_config, load_config
-from hnm.evaluate import read_metrics
-from launch.follow import log_path
-from launch.submissions import SubmittedJob, read_jobs
-from shards.cohort import Cohort
-from shards.synthetic import make_cohort_images
+from hnm.evidence.evaluate import read_metrics
+from launch.cluster.follow import log_path
+from launch.cluster.submissions import SubmittedJob, read_jobs
+from shards.cohort.cohort import Cohort
+from shards.drawn.synthetic import make_cohort_images
 from tests.cluster.lab import MINUTES, ROOT, attempts, hnm, intruder, mlflow_of, state_of, until, until_state
 from tests.tiny import TILE, TINY, results_of
 

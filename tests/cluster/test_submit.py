@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import slurm
+from launch.cluster import slurm
 from tests.cluster.lab import ROOT, hnm
 from tests.tiny import TINY
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hnm.config import Config, ConfigError, config_folder, difference, dump_config, list_names, load_config, read_config
+from hnm.config import Config, ConfigError, difference, dump_config, list_names, load_config, read_config
+from hnm.installed import config_folder
 
 CONFIGS, PRESETS = list_names(config_folder()), list_names(config_folder() / "presets")
 

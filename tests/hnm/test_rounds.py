@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hnm.journal import Journal
-from hnm.phase import phase, read_state
+from hnm.engine.ranks import single_world
 from hnm.rounds import START_ENCODER, choose_round, encoder_of_round, round_folder, train
-from launch.distributed import single_world
+from hnm.run.journal import Journal
+from hnm.run.phase import phase, read_state
 from shards.errors import InputError
 from shards.files import write_json
 from tests.tiny import results_of, tiny_config, tiny_session

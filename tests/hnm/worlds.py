@@ -10,26 +10,26 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from hnm.bags import file_of_rows, write_index
+from hnm.aggregator.bags import file_of_rows, write_index
+from hnm.aggregator.score import Part, bounds_of_ranks
 from hnm.config import Config
-from hnm.contrastive_model import ContrastiveModel, fresh_model, save_model
-from hnm.coordinator import decide, rank_cohort, share_mined
-from hnm.embed import embed
-from hnm.evaluate import evaluate
-from hnm.finetune import finetune, plan_steps
-from hnm.journal import Journal
-from hnm.mining import Mined
-from hnm.phase import read_state
+from hnm.encoder.contrastive_model import ContrastiveModel, fresh_model, save_model
+from hnm.encoder.embed import embed
+from hnm.encoder.finetune import finetune, plan_steps
+from hnm.encoder.simclr import pretrain
+from hnm.engine.ranks import World, barrier
+from hnm.engine.state import load_weights
+from hnm.evidence.evaluate import evaluate
+from hnm.mining.coordinator import decide, rank_cohort, share_mined
+from hnm.mining.mining import Mined
 from hnm.rounds import START_ENCODER, train
-from hnm.score import Part, bounds_of_ranks
-from hnm.session import Session
-from hnm.simclr import pretrain
-from hnm.study import DataConfig, Study, open_study
-from hnm.weights import load_weights
-from launch.distributed import World, barrier
-from shards.cohort import Cohort, Patches
+from hnm.run.journal import Journal
+from hnm.run.phase import read_state
+from hnm.run.session import Session
+from hnm.run.study import DataConfig, Study, open_study
+from shards.cohort.cohort import Cohort, Patches
 from shards.files import write_array, write_json
-from shards.plan import ids_of_rank
+from shards.reading.plan import ids_of_rank
 from tests.tiny import tiny_config, tiny_session
 
 NUM_SLIDES, DIM = 18, 32
@@ -118,7 +118,7 @@ def in_float64(model: ContrastiveModel) -> ContrastiveModel:
 
 def pretrain_in_float64(config: Config, out: Path, session: Session) -> int:
     """Pretrain a float64 model; return the number of steps. Every rank must call it."""
-    with patch("hnm.simclr.fresh_model", lambda encoder, seed: in_float64(fresh_model(encoder, seed))):
+    with patch("hnm.encoder.simclr.fresh_model", lambda encoder, seed: in_float64(fresh_model(encoder, seed))):
         return pretrain(config.encoder, config.pretrain, out, session)
 
 

@@ -10,7 +10,7 @@ from tests.tiny import TINY
 @pytest.fixture(scope="session")
 def run_on_2_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path) -> Path:
     """A run of two rounds by `hnm train --ranks 2`. Copy it before you change it."""
-    from tests.launch.test_local import hnm
+    from tests.launch.process.test_local import hnm
 
     folder = tmp_path_factory.mktemp("two-ranks")
     done = hnm("train", tiny_cohort, "run", "--preset", "hnm", "--ranks", "2", *TINY, cwd=folder)

@@ -14,7 +14,7 @@ import pytest
 import simplejpeg
 import torch
 
-from shards.cohort import FORMAT_VERSION, PATCH_SCHEMA, Cohort, Patches
+from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA, Cohort, Patches
 
 MakeCohort = Callable[..., Cohort]
 IdsOf = Callable[[torch.Tensor], list[int]]

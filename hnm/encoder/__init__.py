@@ -1,0 +1,1 @@
+"""The network of the patches: layers, augmentation, losses, SimCLR, fine-tuning, embedding."""

@@ -1,0 +1,133 @@
+"""Encoder and projection head as one module, and what both contrastive trainings share: two views, forward, backward."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hnm.encoder.augment import AugmentConfig, augment, draw
+from hnm.encoder.grad_cache import backward_in_chunks, count_chunks
+from hnm.encoder.resnet import EncoderConfig, ProjectionHead, build_encoder, use_global_batch_norm
+from hnm.encoder.weights import load_encoder
+from hnm.engine.engine import Engine, EngineConfig, MakeOptimizer
+from hnm.engine.engines import wrap
+from hnm.engine.ranks import World
+from hnm.engine.state import load_weights, save_weights
+from hnm.engine.step import Computed
+from shards.reading.plan import PADDING, rows_of_rank
+from shards.seeding import seeded_torch
+
+
+class ContrastiveModel(nn.Module):
+    """Images (batch, 3, h, w) in [0, 1] to unit-length projections (batch, projection_dim)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.encoder = build_encoder(config)
+        self.projection = ProjectionHead(self.encoder.feature_dim, config.projection_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        projections: Tensor = self.projection(self.encoder(images))
+        return projections
+
+
+def fresh_model(config: EncoderConfig, seed: int) -> ContrastiveModel:
+    """Return a randomly initialised model, the same on every rank."""
+    with seeded_torch(seed, "contrastive model"):
+        return ContrastiveModel(config)
+
+
+def load_model(path: Path, config: EncoderConfig, seed: int) -> ContrastiveModel:
+    """Return the model saved in `path`; a file without our projection head (a foreign encoder) gets a fresh one.
+
+    Raises:
+        InputError: the file does not fit the encoder section.
+    """
+    model = fresh_model(config, seed)
+    model.encoder.load_state_dict(load_encoder(path, config).state_dict())
+    if path.suffix == ".safetensors":
+        prefix = "projection."
+        state = {
+            key.removeprefix(prefix): value for key, value in load_weights(path)[0].items() if key.startswith(prefix)
+        }
+        shapes = {key: value.shape for key, value in model.projection.state_dict().items()}
+        if {key: value.shape for key, value in state.items()} == shapes:
+            model.projection.load_state_dict(state)
+    return model
+
+
+def save_model(path: Path, model: ContrastiveModel, metadata: dict[str, str]) -> None:
+    """Write encoder and projection head as one safetensors file. Call it on rank 0 only."""
+    save_weights(path, model, metadata)
+
+
+def start_training(
+    model: ContrastiveModel, make_optimizer: MakeOptimizer, config: EngineConfig, world: World
+) -> Engine:
+    """Return an engine that trains the model, with batch norms over all ranks. Every rank must call it.
+
+    The trained weights are in `engine.full_weights()`; the model itself is not to be used afterwards.
+    """
+    model.to(world.device)
+    model.encoder = use_global_batch_norm(model.encoder, world.size)  # type: ignore[assignment]
+    return wrap(model, make_optimizer, config, world)
+
+
+def split_batch(row: np.ndarray, world: World) -> list[int]:
+    """Return how many of a plan row's patches each rank holds."""
+    total = int(np.count_nonzero(row != PADDING))
+    shares = (rows_of_rank(total, rank, world.size) for rank in range(world.size))
+    return [share.stop - share.start for share in shares]
+
+
+def two_views(
+    images: Tensor, sizes: list[int], config: AugmentConfig, generator: torch.Generator, world: World
+) -> Tensor:
+    """Return two augmented views of this rank's patches, (2 * local patches, 3, h, w): all first views, then all second ones.
+
+    The augmentations of the whole global batch are drawn on every rank, which takes its own rows: a patch is augmented the
+    same way whichever rank it lands on.
+
+    Args:
+        images: (local patches, 3, h, w) uint8.
+        sizes: patches on every rank.
+        generator: CPU generator in the same state on all ranks.
+    """
+    num_patches, first = sum(sizes), sum(sizes[: world.rank])
+    parameters = draw(config, 2 * num_patches, images.shape[-1], generator)
+    local = torch.arange(first, first + sizes[world.rank])
+    rows = torch.cat([local, local + num_patches])  # both views of each local patch
+    images = images.to(world.device, non_blocking=True)
+    return augment(
+        images.repeat(2, 1, 1, 1), {name: value[rows].to(world.device) for name, value in parameters.items()}
+    )
+
+
+def forward_backward(
+    engine: Engine,
+    views: Tensor,
+    ids: np.ndarray,
+    sizes: list[int],
+    chunk_size: int,
+    loss_of: Callable[[Tensor], Tensor],
+) -> Computed:
+    """Project the views, compute the loss of the projections and its gradients. Every rank must call it.
+
+    Args:
+        engine: trains a ContrastiveModel.
+        views: (2 * local patches, 3, h, w), as `two_views` returns them.
+        ids: (local patches,) their ids.
+        sizes: patches on every rank.
+        chunk_size: patches in a forward pass; 0 = all at once.
+        loss_of: the loss of features (local patches, 2, dim).
+    """
+    num_chunks = count_chunks(sizes, chunk_size)
+    if num_chunks > 1:
+        return Computed(*backward_in_chunks(engine, views, num_chunks, loss_of), ids)
+    projections: Tensor = engine.model(views)
+    features = torch.stack(projections.chunk(2), dim=1)
+    loss = loss_of(features)
+    engine.backward(loss)
+    return Computed(loss.detach(), features.detach(), ids)

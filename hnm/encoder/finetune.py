@@ -1,0 +1,199 @@
+"""Fine-tune the encoder on what the round mined: two optimizer steps an iteration, supervised contrastive loss.
+
+    step (a), negative-anchored:  20 % positive candidates   + 80 % hard negatives, negative-negative pairs count
+    step (b), positive-anchored:   5 % self-paced positives  + 95 % hard negatives, positive-positive pairs count
+
+One epoch is one pass of step (a) over the hard negatives, or over as many drawn by weight from hard and easy ones. Source:
+algorithm step 6 (HNM-WSI, ItS2CLR eqs. 3 to 5); the easy ones are ours.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from hnm.encoder.augment import AugmentConfig
+from hnm.encoder.contrastive_model import ContrastiveModel, forward_backward, split_batch, start_training, two_views
+from hnm.encoder.losses import PairMode, supcon
+from hnm.encoder.step_curve import StepCurve
+from hnm.engine.engine import Engine
+from hnm.engine.step import Computed, Progress
+from hnm.mining.mining import Mined, MiningConfig, self_paced_ratio
+from hnm.run.session import PatchBatch, Session, train_epoch
+from shards.reading.plan import ids_of_rank, plan_mixed_epoch, weighted_sample
+from shards.seeding import numpy_generator, torch_generator
+
+
+class FinetuneConfig(BaseModel):
+    """How the encoder is fine-tuned in each round (algorithm step 6)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epochs_per_round: int = Field(
+        5, ge=1, description="epochs between two minings; an epoch passes over as many negatives as are hard"
+    )
+    warmup_epochs: int = Field(5, ge=0, description="first epochs of the run, with negative-anchored steps only")
+    batch_size: int = Field(512, ge=4, description="patches in a global batch, over all ranks; each gives two views")
+    chunk_size: int = Field(
+        0,
+        ge=0,
+        description="patches in a forward pass, per rank; 0 = all at once. Fewer take less memory and a third more time, for "
+        "the same loss and gradients; not with encoder.norm=batch",
+    )
+    lr: float = Field(0.01, gt=0, description="SGD's learning rate (no momentum)")
+    weight_decay: float = Field(1e-4, ge=0, description="SGD's weight decay")
+    cosine_after_epoch: int = Field(10, ge=0, description="epochs of constant rate; from then on cosine to zero")
+    tau: float = Field(0.07, gt=0, description="temperature of the supervised contrastive loss")
+    candidate_share: float = Field(
+        0.20, ge=0, lt=1, description="share of positive candidates in a negative-anchored batch"
+    )
+    self_paced_share: float = Field(
+        0.05, ge=0, lt=1, description="share of self-paced positives in a positive-anchored batch"
+    )
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="how views are made")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step of the plan: (batch,) patch ids, -1 padded, and which pairs count."""
+
+    row: np.ndarray
+    pairs: PairMode
+
+
+def learning_rate(epoch: int, num_epochs: int, config: FinetuneConfig) -> float:
+    """Return the rate of `epoch` (0-based over the run): constant, then half a cosine to zero at `num_epochs`."""
+    start = config.cosine_after_epoch
+    if epoch <= start:
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (epoch - start) / (num_epochs - start)))
+
+
+def plan_steps(
+    mined: Mined, epoch: int, num_epochs: int, config: FinetuneConfig, mining: MiningConfig, seed: int
+) -> list[Step]:
+    """Return the optimizer steps of one epoch, the same on all ranks.
+
+    Without a single self-paced positive (no patch above the threshold) there is nothing to anchor step (b) on, and the epoch
+    has only steps (a).
+    """
+    negatives = negatives_of_epoch(mined, numpy_generator(seed, "negatives", epoch))
+    candidate_rows = plan_mixed_epoch(
+        negatives, mined.candidates, config.batch_size, config.candidate_share, None,
+        numpy_generator(seed, "negative anchored", epoch),
+    )  # fmt: skip
+    negative_steps = [Step(row, "negative") for row in candidate_rows]
+    ratio = self_paced_ratio(epoch, config.warmup_epochs, num_epochs, mining.self_paced_start, mining.self_paced_end)
+    positives = mined.self_paced(ratio, mining.ties)
+    if epoch < config.warmup_epochs or len(positives) == 0:
+        return negative_steps
+    positive_rows = plan_mixed_epoch(
+        negatives, positives, config.batch_size, config.self_paced_share, len(negative_steps),
+        numpy_generator(seed, "positive anchored", epoch),
+    )  # fmt: skip
+    pairs = zip(negative_steps, (Step(row, "positive") for row in positive_rows), strict=True)
+    return [step for pair in pairs for step in pair]
+
+
+def negatives_of_epoch(mined: Mined, generator: np.random.Generator) -> np.ndarray:
+    """Return the negatives that an epoch passes over, increasing int64 ids: the hard ones, or as many drawn by weight.
+
+    By weight where easy ones have some (mining.hard_share): then every epoch sees others.
+    """
+    weights = np.where(mined.pseudo_labels == 0, mined.weights, np.float16(0))
+    num_hard = int(np.count_nonzero(weights == 1))
+    if num_hard == np.count_nonzero(weights):
+        return np.flatnonzero(weights)
+    return weighted_sample(weights, num_hard, generator)
+
+
+def finetune(
+    model: ContrastiveModel,
+    mined: Mined,
+    config: FinetuneConfig,
+    mining: MiningConfig,
+    round_: int,
+    num_rounds: int,
+    session: Session,
+    steps_before: int = 0,
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Fine-tune `model` for one round. Every rank must call it.
+
+    Args:
+        model: encoder and head; not to be used afterwards (ZeRO 3 cuts it up).
+        mined: the round's decision, the same on all ranks.
+        round_: 0-based round; the epochs of the run go on from round to round.
+        num_rounds: rounds of the run, for the schedules.
+        steps_before: optimizer steps of earlier rounds, for the step axis of what is told.
+
+    Returns:
+        The trained weights, the same on all ranks, and the number of optimizer steps taken.
+
+    Raises:
+        FloatingPointError: loss or gradient is not finite on some rank; no rank takes that step.
+    """
+    journal, world = session.journal, session.world
+    engine = start_training(model, partial(make_optimizer, config), session.engine, world)
+    num_epochs = num_rounds * config.epochs_per_round
+    first = round_ * config.epochs_per_round
+    progress = session.resume(engine, Progress("finetune", round_, first))
+
+    def rate_of(taken: Progress) -> float:
+        return learning_rate(taken.epoch, num_epochs, config)
+
+    for epoch in range(progress.epoch, first + config.epochs_per_round):
+        engine.set_rate(learning_rate(epoch, num_epochs, config))
+        steps = plan_steps(mined, epoch, num_epochs, config, mining, session.seed)
+        compute = partial(compute_step, engine, mined, config, mining, session, epoch, steps)
+        mine = [ids_of_rank(step.row, world.rank, world.size) for step in steps[progress.step :]]
+        label = f"round {round_}: fine-tune epoch {epoch + 1}/{num_epochs}"
+        epochs_left = first + config.epochs_per_round - epoch - 1
+        batches = journal.progress(session.reader.batches(mine), label, len(steps), progress.step, epochs_left)
+        rows, done = [step.row for step in steps], progress.step
+        curve = StepCurve(journal, "step_{kind}_loss", rows, config.epochs_per_round, rate_of, done, steps_before)
+        train_epoch(engine, batches, compute, progress, session, curve.step_taken)
+        journal.metrics("finetune", epoch, **{f"{kind}_loss": loss for kind, loss in progress.end_epoch().items()})
+    return engine.full_weights(), progress.num_steps
+
+
+def make_optimizer(config: FinetuneConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+    """Return SGD without momentum; its rate is set before each epoch."""
+    return torch.optim.SGD(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def compute_step(
+    engine: Engine,
+    mined: Mined,
+    config: FinetuneConfig,
+    mining: MiningConfig,
+    session: Session,
+    epoch: int,
+    steps: list[Step],
+    number: int,
+    batch: PatchBatch,
+) -> tuple[str, Computed]:
+    """Do forward and backward of step `number` of an epoch. Every rank must call it."""
+    world, study, step, (ids, images) = session.world, session.study, steps[number], batch
+    sizes = split_batch(step.row, world)
+    views = two_views(images, sizes, config.augment, torch_generator(session.seed, "views", epoch, number), world)
+    positive_patch = torch.from_numpy(mined.pseudo_labels[ids] == 1)
+    positive_slide = torch.from_numpy(study.labels[study.cohort.patches.slide[ids]] == 1)
+
+    def loss_of(features: torch.Tensor) -> torch.Tensor:
+        return supcon(
+            features,
+            positive_patch,
+            positive_slide,
+            sizes,
+            config.tau,
+            step.pairs,
+            world,
+            mining.mask_uncertain_negatives,
+        )
+
+    return step.pairs, forward_backward(engine, views, ids, sizes, config.chunk_size, loss_of)

@@ -1,0 +1,155 @@
+"""SimCLR pretraining: NT-Xent over the global batch on the training patches, no labels (algorithm step 1)."""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from hnm.encoder.augment import AugmentConfig
+from hnm.encoder.contrastive_model import forward_backward, fresh_model, split_batch, start_training, two_views
+from hnm.encoder.losses import nt_xent
+from hnm.encoder.resnet import EncoderConfig
+from hnm.encoder.step_curve import StepCurve
+from hnm.engine.engine import Engine
+from hnm.engine.ranks import World, barrier
+from hnm.engine.state import save_weights
+from hnm.engine.step import Computed, Progress
+from hnm.run.session import PatchBatch, Session, train_epoch
+from hnm.run.study import Study
+from shards.errors import InputError
+from shards.reading.plan import ids_of_rank, plan_epoch
+from shards.seeding import numpy_generator, torch_generator
+
+
+class PretrainConfig(BaseModel):
+    """How the first encoder is made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    epochs: int = Field(100, ge=1, description="passes over the training patches")
+    batch_size: int = Field(512, ge=4, description="patches in a global batch, over all ranks; each gives two views")
+    chunk_size: int = Field(
+        0,
+        ge=0,
+        description="patches in a forward pass, per rank; 0 = all at once. Fewer take less memory and a third more time, for "
+        "the same loss and gradients; not with encoder.norm=batch",
+    )
+    lr: float = Field(1e-3, gt=0, description="Adam's peak learning rate; cosine to zero over the run")
+    weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay (L2)")
+    tau: float = Field(0.5, gt=0, description="temperature of NT-Xent")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig, description="how views are made")
+
+
+def require_batch(num_patches: int, batch_size: int, what: str, key: str, world: World) -> None:
+    """Refuse a batch that the patches cannot fill, or that leaves a rank without a pair.
+
+    Raises:
+        InputError: naming the config key and the remedy.
+    """
+    if num_patches < batch_size:
+        raise InputError(
+            f"{key} is {batch_size}, but there are only {num_patches} {what}. Set {key} to at most {num_patches}"
+        )
+    if batch_size < 2 * world.size:
+        raise InputError(
+            f"{key} is {batch_size}, too small for {world.size} ranks: set it to at least {2 * world.size}"
+        )
+
+
+def check_batch(config: PretrainConfig, study: Study, world: World) -> None:
+    """Refuse a batch that the training patches cannot fill.
+
+    Raises:
+        InputError: naming the config key and the remedy.
+    """
+    num_patches = study.num_patches_of(np.flatnonzero(study.encoder_slides))
+    require_batch(num_patches, config.batch_size, "training patches", "pretrain.batch_size", world)
+
+
+def steps_per_epoch(num_patches: int, config: PretrainConfig) -> int:
+    """Return the optimizer steps of a pass over the training patches."""
+    return math.ceil(num_patches / config.batch_size)
+
+
+def learning_rate(step: int, num_steps: int, config: PretrainConfig) -> float:
+    """Return the rate of `step` (0-based over the run): half a cosine from `lr` to zero at `num_steps`."""
+    return config.lr * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def pretrain(
+    encoder: EncoderConfig,
+    config: PretrainConfig,
+    out: Path,
+    session: Session,
+    before_file: Callable[..., None] = lambda steps: None,
+) -> int:
+    """Train an encoder with its head from scratch and write it to `out` (safetensors). Every rank must call it.
+
+    Args:
+        before_file: called with steps=... when training is done, before the file is written.
+
+    Returns:
+        The number of optimizer steps.
+
+    Raises:
+        InputError: there are fewer training patches than a batch.
+        FloatingPointError: loss or gradient is not finite on some rank.
+    """
+    world, journal, seed = session.world, session.journal, session.seed
+    ids = session.study.encoder_patches
+    check_batch(config, session.study, world)
+    model = fresh_model(encoder, seed)
+    engine = start_training(model, partial(make_optimizer, config), session.engine, world)
+    progress = session.resume(engine, Progress("pretrain"))
+    num_steps = config.epochs * steps_per_epoch(len(ids), config)
+    journal.say(f"pretrain: {len(ids):,} patches, {config.epochs} epochs, {num_steps} steps on {world.size} rank(s)")
+
+    def rate_of(taken: Progress) -> float:
+        return learning_rate(taken.num_steps - 1, num_steps, config)
+
+    for epoch in range(progress.epoch, config.epochs):
+        plan = plan_epoch(ids, config.batch_size, numpy_generator(seed, "pretrain", epoch))
+        compute = partial(compute_step, engine, config, session, epoch, plan)
+        mine = [ids_of_rank(row, world.rank, world.size) for row in plan[progress.step :]]
+        batches = journal.progress(session.reader.batches(mine), "pretrain", num_steps, progress.num_steps)
+        curve = StepCurve(journal, "step_loss", plan, config.epochs, rate_of, progress.step)
+        train_epoch(engine, batches, compute, progress, session, curve.step_taken)
+        journal.metrics("pretrain", progress.num_steps, **progress.end_epoch())
+    weights = engine.full_weights()
+    before_file(steps=num_steps)
+    if world.is_main:
+        save_weights(out, weights, {"encoder": encoder.model_dump_json(), "cohort": session.study.cohort.fingerprint})
+    barrier(world)
+    return num_steps
+
+
+def compute_step(
+    engine: Engine,
+    config: PretrainConfig,
+    session: Session,
+    epoch: int,
+    plan: np.ndarray,
+    step: int,
+    batch: PatchBatch,
+) -> tuple[str, Computed]:
+    """Do forward and backward of one step. Every rank must call it."""
+    world, (ids, images) = session.world, batch
+    engine.set_rate(learning_rate(epoch * len(plan) + step, config.epochs * len(plan), config))
+    sizes = split_batch(plan[step], world)
+    generator = torch_generator(session.seed, "pretrain views", epoch, step)
+    views = two_views(images, sizes, config.augment, generator, world)
+
+    def loss_of(features: torch.Tensor) -> torch.Tensor:
+        return nt_xent(features, sizes, config.tau, world)
+
+    return "loss", forward_backward(engine, views, ids, sizes, config.chunk_size, loss_of)
+
+
+def make_optimizer(config: PretrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+    """Return Adam; its rate is set before each step."""
+    return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)

@@ -1,0 +1,1 @@
+"""Ranks and steps: the world and its collectives, DDP or DeepSpeed behind one interface, checkpoints."""

@@ -1,0 +1,1 @@
+"""How good it is: evaluation, cross-validation, comparison."""

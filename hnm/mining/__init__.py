@@ -1,0 +1,1 @@
+"""Scores to pseudo labels, hard negatives and sampling weights, over the whole cohort."""

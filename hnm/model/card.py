@@ -1,0 +1,145 @@
+"""MODEL.md: what a model is, what it was made from, how good it was, and what it must not be used for."""
+
+from pathlib import Path
+from typing import Any
+
+from hnm.config import Config, flatten
+from hnm.model.model import Description
+from shards.files import whole_file
+
+FEW_SLIDES = 20  # of a class in the test split
+
+
+def write_card(path: Path, about: Description, config: Config) -> None:
+    """Write the model card as Markdown."""
+    parts = [_head(about), _data(about), _method(about, config), _figures(about), _limits(about), _use(about)]
+    with whole_file(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _head(about: Description) -> str:
+    return (
+        f"# {about.name}\n\n"
+        "A patch encoder and a slide classifier for histology slides, learned from slide labels alone (hard negative mining, "
+        "Huang et al., MICCAI 2024).\n\n"
+        "**For research. Not a medical device: not for diagnosis, and not for decisions about patients.**"
+    )
+
+
+def _data(about: Description) -> str:
+    data, rows = about.data, []
+    for name, split in data["splits"].items():
+        rows.append(
+            f"| {name} | {split['slides']:,} | {split['positive']:,} | {split['patients']:,} | {split['patches']:,} |"
+        )
+    mpp = data["source_mpp"]
+    scanned = (
+        f"slides of {mpp[0]:.3g} to {mpp[1]:.3g} microns per pixel" if mpp else "slides of unknown microns per pixel"
+    )
+    return (
+        "## Data\n\n"
+        f"Label: column `{data['label_column']}`, 1 = positive. Cohort fingerprint `{data['fingerprint']}`, "
+        f"{data['slides']:,} slides; {scanned}.\n\n"
+        "| split | slides | positive | patients | patches |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+        "No patient is in two splits. Training slides taught the networks; validation slides chose the aggregator's epoch, "
+        "the round and the thresholds; test slides were read once."
+    )
+
+
+def _method(about: Description, config: Config) -> str:
+    default, given = flatten(Config().model_dump(mode="json")), flatten(config.model_dump(mode="json"))
+    private = ("tracking.", "reader.", "tile.points_file", "device")
+    changed = [f"`{k}={v}`" for k, v in given.items() if default.get(k) != v and not k.startswith(private)]
+    patches = about.preprocessing
+    scale = f"{patches['mpp']:g} microns per pixel" if patches["mpp"] else "native pixels (level 0)"
+    made = ", ".join(f"{name} {version}" for name, version in about.made_with.items())
+    return (
+        "## Method and configuration\n\n"
+        f"* Encoder: {config.encoder.architecture}, {config.encoder.norm} norm, width {config.encoder.width:g}; round "
+        f"{about.chosen_round} of {config.rounds.num_rounds} was chosen on validation slides.\n"
+        f"* Patches: {patches['patch_px']} x {patches['patch_px']} pixels, {scale}, cut {patches['cut']}; background "
+        f"filter: {', '.join(patches['background'])}; stain normalisation: {patches['stain']}.\n"
+        f"* A slide is called positive from {about.slide_threshold:.4f} on (chosen on validation slides), a patch from "
+        f"{about.patch_threshold:.4f} on (from {about.patch_threshold_from}).\n"
+        f"* Settings that are not the default: {', '.join(changed) or 'none'}. All: `config.yaml`.\n"
+        f"* Made with {made}."
+    )
+
+
+def _figures(about: Description) -> str:
+    lines = ["## Figures", ""]
+    if about.test is None:
+        lines += [
+            "**Not evaluated on a test split.** Validation figures flatter: the round and the threshold were chosen there."
+        ]
+        lines += ["", "| figure | validation |", "|---|---|", *_rows(about.validation)]
+        return "\n".join(lines)
+    lines += [f"{about.test['num_test_slides']} test slides, read once."]
+    of_patches = (about.test.get("instance") or {}).get("intervals", {})
+    told = {
+        "Slide AUC": about.test.get("slide_auc_interval") or {},
+        "Patch AUC": of_patches.get("auc", {}),
+        "Patch AUC in positive slides": of_patches.get("in_positive_auc", {}),
+    }
+    for name, interval in told.items():
+        if interval.get("low") is not None:
+            lines += [f"{name}, 95 % bootstrap interval by patient: {interval['low']:.3f} to {interval['high']:.3f}."]
+    lines += ["", "| figure, slides | test |", "|---|---|", *_rows(about.test["slide"])]
+    if about.test.get("instance"):
+        lines += ["", "| figure, patches | test |", "|---|---|", *_rows(about.test["instance"])]
+    return "\n".join(lines)
+
+
+def _rows(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"| {name.replace('_', ' ')} | {'not defined' if value is None else f'{value:.3f}'} |"
+        for name, value in figures.items()
+        if value is None or isinstance(value, float | int)
+    ]
+
+
+def _limits(about: Description) -> str:
+    limits = ["Scores are no probabilities of disease: they depend on the share of positive slides in training."]
+    splits, mpp = about.data["splits"], about.data["source_mpp"]
+    test = splits["test"]
+    if about.test is None:
+        limits.append("Nothing is known about slides that it was not tuned on.")
+    elif min(test["positive"], test["slides"] - test["positive"]) < FEW_SLIDES:
+        limits.append(
+            f"The test split is small ({test['positive']} positive, {test['slides'] - test['positive']} negative slides): one "
+            "slide more or less changes the figures."
+        )
+    told = (about.test or {}).get("warnings", [])  # an older export has none
+    limits += [text[:1].upper() + text[1:] for text in told]
+    limits.append(
+        "All slides are of one cohort. Other scanners, stains, laboratories or organs were not tested unless the cohort holds "
+        "them; expect lower figures there, and look at the heatmaps."
+    )
+    broken = {name: split["broken_patches"] for name, split in splits.items() if split.get("broken_patches")}
+    if broken:
+        told = ", ".join(f"{number:,} of {splits[name]['patches']:,} {name} patches" for name, number in broken.items())
+        limits.append(
+            f"Some patches could not be read, and others stood in for them: {told}. What is said of those slides rests on less."
+        )
+    if about.preprocessing["mpp"] is None and mpp:
+        limits.append(
+            f"Patches are native pixels: slides of other than {mpp[0]:.3g} to {mpp[1]:.3g} microns per pixel show it tissue of "
+            "another size."
+        )
+    if about.preprocessing["cut"] != "on a grid":
+        limits.append(
+            "It saw patches centred on annotated points (nuclei); patches of a grid are another distribution."
+        )
+    if about.patch_threshold_from == "mining.positive_threshold":
+        limits.append(
+            "The patch threshold was not chosen on annotated patches: areas in heatmaps are a ranking, no segmentation."
+        )
+    return "## Limits\n\n" + "\n".join(f"* {limit}" for limit in limits)
+
+
+def _use(about: Description) -> str:
+    return (
+        "## Use\n\n```bash\nhnm predict FOLDER slides/*.svs --out predictions/\n```\n\n"
+        "Files: `encoder.safetensors` and `aggregator.safetensors` (SHA-256 in `model.json`), `config.yaml`, `model.json` "
+        "(thresholds, preprocessing, figures)."
+    )

@@ -1,0 +1,65 @@
+"""A run's model as a folder for others: weights, configuration, description, and a card for people.
+
+    FOLDER/ encoder.safetensors  aggregator.safetensors  config.yaml  model.json  MODEL.md
+
+model.json is written last: with it the folder is a model.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hnm.config import Config, dump_config
+from hnm.encoder.weights import load_encoder
+from hnm.engine.state import load_weights, save_weights
+from hnm.model.card import write_card
+from hnm.model.model import AGGREGATOR_FILE, ENCODER_FILE, MODEL_FILE, as_json, describe_run, file_digest, weight_files
+from hnm.report.record import RunRecord
+from shards.errors import InputError
+from shards.files import whole_file, write_json
+
+CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
+OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE)
+
+
+def export(record: RunRecord, folder: Path) -> None:
+    """Write the model of a run to `folder`; the same run gives the same bytes.
+
+    Raises:
+        InputError: the folder holds something else, or the run is not finished.
+    """
+    if not record.is_finished:
+        raise InputError(f"{record.run}: training is not finished. Run the same hnm train again, then export")
+    if folder.exists() and not _may_be_written(folder):
+        raise InputError(f"{folder}: exists and is no exported model. Choose another name or remove it")
+    (folder / MODEL_FILE).unlink(missing_ok=True)
+    files, note = weight_files(record.run, record.chosen), {"round": str(record.chosen)}
+    # the projection head served the contrastive loss only, and a foreign start encoder may be a pickle
+    encoder = load_encoder(files[ENCODER_FILE], record.config.encoder)
+    save_weights(folder / ENCODER_FILE, {f"encoder.{k}": v for k, v in encoder.state_dict().items()}, note)
+    weights, metadata = load_weights(files[AGGREGATOR_FILE])
+    save_weights(folder / AGGREGATOR_FILE, weights, {**metadata, **note})  # its kind and number of members
+    with whole_file(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(dump_config(portable(record.config)), encoding="utf-8")
+    about = describe_run(record)
+    about = replace(about, weights={name: file_digest(folder / name) for name in (ENCODER_FILE, AGGREGATOR_FILE)})
+    write_card(folder / CARD_FILE, about, record.config)
+    write_json(folder / MODEL_FILE, as_json(about))
+
+
+def _may_be_written(folder: Path) -> bool:
+    """Return whether the folder is a model, or what a killed export has left of one."""
+    if (folder / MODEL_FILE).is_file():
+        return True
+    return folder.is_dir() and all(path.name in OURS or path.suffix == ".tmp" for path in folder.iterdir())
+
+
+def portable(config: Config) -> Config:
+    """Return the configuration without what belongs to one machine: where files lie, where runs are tracked, its device
+    and its cluster.
+
+    The points file stays as a name: that patches were cut at points is part of the model.
+    """
+    blank, points = Config(), config.tile.points_file
+    tile = config.tile.model_copy(update={"points_file": Path(points.name) if points else None})
+    changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "slurm": blank.slurm, "tile": tile}
+    return config.model_copy(update=changes)

@@ -1,0 +1,175 @@
+"""One new slide, from file to score: cut on the fly, embedded batch by batch, scored as in training.
+
+    slide ──survey──▶ candidates ──threads: read, filter, JPEG──▶ batches ──encoder──▶ features on disk ──aggregator──▶ scores
+
+Memory holds a few batches and the thumbnail, however large the slide: features go to a temporary file, 2 bytes a number.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+import simplejpeg
+import torch
+
+from hnm.aggregator.bags import Bags, as_rows, write_index
+from hnm.aggregator.score import predict_bag, score_patches, slide_scores
+from hnm.encoder.augment import to_float
+from hnm.model.model import Model
+from hnm.report.heatmap import ScoredPatches
+from shards.reading.decode import decode_into
+from shards.tiling.slide_reader import SlideReader, open_slide
+from shards.tiling.survey import Survey, patch_cutter, survey_slide, why_empty
+from shards.tiling.tile_config import TileConfig
+from shards.tiling.unit import SlideJob
+
+T = TypeVar("T")
+R = TypeVar("R")
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+FEATURES_FILE = "rows.npy"
+AHEAD_BATCHES = 3  # patches cut ahead of the encoder
+
+
+@dataclass(frozen=True)
+class PredictedSlide:
+    """What a model says about one slide.
+
+    Attributes:
+        score: of the slide, 0 to 1; None: it has no patch.
+        why_empty: why it has none, else "".
+        patches: with their scores.
+        survey: thumbnail, microns per pixel, annotation.
+    """
+
+    score: float | None
+    why_empty: str
+    patches: ScoredPatches
+    survey: Survey
+
+
+def predict_slide(
+    job: SlideJob, model: Model, batch_size: int, num_threads: int, progress: Progress, scratch: Path | None = None
+) -> PredictedSlide:
+    """Score one slide and all its patches.
+
+    Args:
+        job: the slide, and where to cut it.
+        model: whose `config.tile` says how to cut.
+        batch_size: patches a forward pass.
+        num_threads: that read the slide.
+        progress: wraps the loop over batches.
+        scratch: folder for the features while the slide is scored; None: the system's.
+
+    Raises:
+        InputError: the slide cannot be read, or its microns per pixel are unknown or do not fit.
+        FloatingPointError: the model gives no finite features, or no finite score.
+    """
+    config = model.config.tile
+    with open_slide(job.slide.path) as slide, TemporaryDirectory(prefix="hnm-predict-", dir=scratch) as folder:
+        survey = survey_slide(slide, job, config)
+        kept = embed_candidates(slide, survey, model, batch_size, num_threads, progress, job, Path(folder))
+        if len(kept):
+            score, scores = score_features(Path(folder), len(kept), model)
+        else:
+            score, scores = None, np.empty(0, np.float32)
+        sites = survey.sites.take(kept)
+        patches = ScoredPatches(sites.x_level0, sites.y_level0, survey.patch_level0, scores)
+        return PredictedSlide(score, "" if len(kept) else why_empty(survey, slide, config), patches, survey)
+
+
+@torch.inference_mode()
+def embed_candidates(
+    slide: SlideReader,
+    survey: Survey,
+    model: Model,
+    batch_size: int,
+    num_threads: int,
+    progress: Progress,
+    job: SlideJob,
+    folder: Path,
+) -> list[int]:
+    """Write the features of the slide's tissue patches to `folder` (see hnm/aggregator/bags.py); return their site numbers."""
+    kept: list[int] = []
+    with open(folder / FEATURES_FILE, "wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(survey.candidates), model.encoder.feature_dim)}
+        np.lib.format.write_array_header_1_0(file, header)
+        with ThreadPoolExecutor(num_threads, "slide-reader") as pool:
+            cut = compressed(patch_cutter(slide, survey, model.config.tile), model.config.tile)
+            batches = in_batches(
+                in_order(cut, survey.candidates.tolist(), pool, AHEAD_BATCHES * batch_size), batch_size
+            )
+            num_batches = -(-len(survey.candidates) // batch_size)
+            for batch in progress(batches, job.slide.slide_id, num_batches):
+                numbers = [number for number, patch in batch if patch is not None]
+                if numbers:
+                    images = torch.from_numpy(np.stack([patch for _, patch in batch if patch is not None]))
+                    features = model.encoder(to_float(images.permute(0, 3, 1, 2).to(model.device)))
+                    names = [f"site {number}" for number in numbers]
+                    file.write(as_rows(features, names.__getitem__).astype("<f2").tobytes())
+                    kept += numbers
+        # rows of patches that the filters left out were never written: the array is as long as the header says
+        file.truncate(file.tell() + 2 * model.encoder.feature_dim * (len(survey.candidates) - len(kept)))
+    return kept
+
+
+def score_features(folder: Path, num_rows: int, model: Model) -> tuple[float, np.ndarray]:
+    """Return the slide's score and the (num_rows,) float32 patch scores of the features in `folder`.
+
+    Raises:
+        FloatingPointError: a score is NaN.
+    """
+    write_index(folder, np.array([0]), np.array([num_rows]), [FEATURES_FILE])
+    bags = Bags(folder, model.device)
+    logits = predict_bag(model.aggregator, bags, 0, num_rows)
+    score, scores = float(slide_scores(logits[:, None].cpu())[0]), score_patches(model.aggregator, bags, 0, num_rows)
+    if np.isnan(score) or np.isnan(scores).any():
+        raise FloatingPointError("the aggregator's score is NaN: its weights are damaged. Export the model again, or train again")
+    return score, scores
+
+
+def compressed(
+    cut: Callable[[int], np.ndarray | None], config: TileConfig
+) -> Callable[[int], tuple[int, np.ndarray | None]]:
+    """Return a function from a site's number to (number, patch) as training saw it: after a JPEG of the same quality."""
+
+    def cut_and_compress(number: int) -> tuple[int, np.ndarray | None]:
+        patch = cut(number)
+        if patch is None:
+            return number, None
+        seen = np.empty_like(patch)
+        decode_into(simplejpeg.encode_jpeg(np.ascontiguousarray(patch), config.jpeg_quality, "RGB", "444"), seen)
+        return number, seen
+
+    return cut_and_compress
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor, depth: int) -> Iterator[R]:
+    """Yield work(item) in the order of the items, at most `depth` of them begun ahead of the one that is taken."""
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of `size`; the last may be shorter."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

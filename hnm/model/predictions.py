@@ -1,0 +1,199 @@
+"""What `hnm predict` writes, slide by slide: a slide is done when its patches' file stands there; another run goes on.
+
+OUT/ predictions.parquet         a row per slide, failed ones with the reason
+     patches/<key>.parquet       x_level0, y_level0, score of each patch; written last
+     heatmaps/<key>.png          scores over the thumbnail
+     geojson/<key>.geojson       positive patches as polygons, for QuPath
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from hnm.model.model import Model
+from hnm.model.predict import PredictedSlide
+from hnm.report.heatmap import draw_heatmap, geojson, overlap, positive_area
+from shards.cohort.slides import Slide
+from shards.errors import InputError
+from shards.files import whole_file
+from shards.resample import resize
+
+HEATMAP_PX, LEAST_HEATMAP_PX = 1600, 420
+METADATA_KEY = b"hnm.prediction"
+MPP_SLACK = 1.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """A slide's row in predictions.parquet.
+
+    Attributes:
+        slide_id: its name.
+        path: its file.
+        label: as the table gives it, else None.
+        score: 0 to 1, None where there is none.
+        predicted: 1 where the score reaches `threshold`.
+        threshold: of slides.
+        num_patches: scored.
+        num_positive_patches: at or above `patch_threshold`.
+        patch_threshold: of patches.
+        patch_level0: side of a patch, level-0 pixels.
+        mpp: microns per pixel at level 0, None if unknown.
+        iou: of the positive patches with the annotation, None without one.
+        status: "done", "empty: reason" or "failed: reason".
+        remark: what one should know.
+        fingerprint: of slide, settings and model.
+    """
+
+    slide_id: str
+    path: str
+    label: int | None
+    score: float | None
+    predicted: int | None
+    threshold: float
+    num_patches: int
+    num_positive_patches: int
+    patch_threshold: float
+    patch_level0: int | None
+    mpp: float | None
+    iou: float | None
+    status: str
+    remark: str
+    fingerprint: str
+
+    @property
+    def failed(self) -> bool:
+        return self.status.startswith("failed")
+
+
+def row_of(slide: Slide, label: int | None, result: PredictedSlide, model: Model, fingerprint: str) -> Row:
+    """Return what the table says of a slide that was read."""
+    about, annotation = model.about, result.survey.annotation
+    iou = None
+    if annotation is not None and not annotation.area.is_empty:
+        iou = overlap(positive_area(result.patches, about.patch_threshold), annotation.area)
+    return Row(
+        slide_id=slide.slide_id,
+        path=str(slide.path),
+        label=label,
+        score=result.score,
+        predicted=None if result.score is None else int(result.score >= about.slide_threshold),
+        threshold=about.slide_threshold,
+        num_patches=len(result.patches.scores),
+        num_positive_patches=len(result.patches.at_or_above(about.patch_threshold)),
+        patch_threshold=about.patch_threshold,
+        patch_level0=result.patches.size_level0,
+        mpp=result.survey.source_mpp,
+        iou=iou,
+        status=f"empty: {result.why_empty}" if result.score is None else "done",
+        remark=remark_on(result.survey.source_mpp, model),
+        fingerprint=fingerprint,
+    )
+
+
+def failed_row(slide: Slide, label: int | None, reason: str, model: Model, fingerprint: str) -> Row:
+    """Return the row of a slide that could not be read."""
+    about, nothing = model.about, None
+    thresholds = about.slide_threshold, 0, 0, about.patch_threshold
+    return Row(
+        slide.slide_id, str(slide.path), label, nothing, nothing, *thresholds, nothing, nothing, nothing,
+        f"failed: {reason}", "", fingerprint,
+    )  # fmt: skip
+
+
+def remark_on(mpp: float | None, model: Model) -> str:
+    """Return a warning where a slide's native pixels are of another size than those of training, else ""."""
+    seen = model.about.data["source_mpp"]
+    if model.config.tile.mpp is not None or not seen or mpp is None:
+        return ""
+    if seen[0] / MPP_SLACK <= mpp <= seen[1] * MPP_SLACK:
+        return ""
+    return (
+        f"{mpp:.3g} microns per pixel, but the model was trained on native pixels of slides of {seen[0]:.3g} to {seen[1]:.3g}: "
+        "the tissue looks larger or smaller to it"
+    )
+
+
+def write_slide(out: Path, slide: Slide, row: Row, result: PredictedSlide) -> None:
+    """Write heatmap, polygons and, last, the patches of one slide."""
+    survey, threshold = result.survey, row.patch_threshold
+    area = survey.annotation.area if survey.annotation is not None else None
+    picture = draw_heatmap(*_ground(survey.thumbnail, survey.level0_per_px), result.patches, threshold, area)
+    with whole_file(out / "heatmaps" / f"{slide.key}.png") as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
+    with whole_file(out / "geojson" / f"{slide.key}.geojson") as temporary:
+        temporary.write_text(json.dumps(geojson(result.patches, threshold), allow_nan=False) + "\n", encoding="utf-8")
+    patches = result.patches
+    columns = {
+        "x_level0": np.asarray(patches.x_level0, np.int32),
+        "y_level0": np.asarray(patches.y_level0, np.int32),
+        "score": np.asarray(patches.scores, np.float32),
+    }
+    table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(asdict(row)).encode()})
+    with whole_file(patches_path(out, slide)) as temporary:
+        pq.write_table(table, temporary)
+
+
+def patches_path(out: Path, slide: Slide) -> Path:
+    """Return where a slide's patch scores lie."""
+    return out / "patches" / f"{slide.key}.parquet"
+
+
+def done_row(out: Path, slide: Slide, label: int | None, fingerprint: str) -> Row | None:
+    """Return the row of a slide that an earlier run has done with the same model and settings, else None."""
+    try:
+        content: dict[str, Any] = json.loads(pq.read_schema(patches_path(out, slide)).metadata[METADATA_KEY])
+        row = Row(**{**content, "label": label})
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):  # none, cut short, or of an older version
+        return None
+    return row if row.fingerprint == fingerprint else None
+
+
+SCHEMA = pa.schema(
+    [
+        ("slide_id", pa.string()), ("path", pa.string()), ("label", pa.int8()), ("score", pa.float64()),
+        ("predicted", pa.int8()), ("threshold", pa.float64()), ("num_patches", pa.int64()),
+        ("num_positive_patches", pa.int64()), ("patch_threshold", pa.float64()), ("patch_level0", pa.int32()),
+        ("mpp", pa.float64()), ("iou", pa.float64()), ("status", pa.string()), ("remark", pa.string()),
+    ]
+)  # fmt: skip
+
+
+def rows_of_others(out: Path, slide_ids: set[str]) -> list[Row]:
+    """Return what predictions.parquet already says of other slides than these, in its order.
+
+    Raises:
+        InputError: the table is damaged, or not of `hnm predict`.
+    """
+    path = out / "predictions.parquet"
+    if not path.is_file():
+        return []
+    try:
+        rows = pq.read_table(path, schema=SCHEMA).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a table of hnm predict ({error}). Remove it, or give another --out") from error
+    return [Row(**row, fingerprint="") for row in rows if row["slide_id"] not in slide_ids]
+
+
+def write_table(out: Path, rows: Sequence[Row]) -> None:
+    """Write predictions.parquet."""
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    with whole_file(out / "predictions.parquet") as temporary:
+        pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
+
+
+def _ground(thumbnail: np.ndarray, level0_per_px: float) -> tuple[np.ndarray, float]:
+    """Return the thumbnail at a size to look at, and its level-0 pixels per pixel."""
+    longest = max(thumbnail.shape[:2])
+    factor = min(max(longest, LEAST_HEATMAP_PX), HEATMAP_PX) / longest
+    if factor == 1:
+        return thumbnail, level0_per_px
+    height, width = (max(1, round(side * factor)) for side in thumbnail.shape[:2])
+    return resize(thumbnail, width, height), level0_per_px / factor

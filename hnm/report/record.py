@@ -1,0 +1,186 @@
+"""What a run has left on disk, read for people: the report's pictures and tables are made from it, and from nothing else.
+
+    config.yaml, state.json, events.jsonl, round-*/ ──▶ RunRecord ◀── metrics.json, predictions.parquet (after hnm evaluate)
+
+A run that is not evaluated, or not finished, is read as far as it has come.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from hnm.config import Config
+from hnm.evidence.evaluate import read_metrics
+from hnm.mining.coordinator import read_decision, read_scores
+from hnm.rounds import choose_round, round_folder
+from hnm.run.broken import read_broken
+from hnm.run.phase import read_state
+from hnm.run.study import Study
+from shards.cohort.cohort import Cohort
+from shards.errors import InputError
+from shards.tiling.tile_config import TileConfig
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run.
+
+    Attributes:
+        run: the run directory.
+        config: its configuration; the section tile is the cohort's own (see `with_tile_of`).
+        study: its cohort and roles.
+        decisions: mining.json of the rounds done so far, in order; at least one.
+        chosen: the round whose model is the result, as far as is known.
+        metrics: metrics.json, None before `hnm evaluate`.
+        by_slide: (S,) float64 slide scores of the chosen round, NaN where a slide was not scored.
+        by_patch: (N,) float32 patch scores of the chosen round, NaN likewise.
+    """
+
+    run: Path
+    config: Config
+    study: Study
+    decisions: list[dict[str, Any]]
+    chosen: int
+    metrics: dict[str, Any] | None
+    by_slide: np.ndarray
+    by_patch: np.ndarray
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds that have been scored and mined; a run of r fine-tunings ends with r + 1."""
+        return len(self.decisions)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.num_rounds == self.config.rounds.num_rounds + 1
+
+    @property
+    def threshold(self) -> float:
+        """The slide threshold, chosen on validation slides."""
+        return float(self.decisions[self.chosen]["validation"]["threshold"])
+
+    @property
+    def patch_threshold(self) -> float:
+        """The patch threshold: chosen on validation patches of known truth, else the one that mining takes."""
+        return patch_threshold(self.config, self.metrics)
+
+    @property
+    def intervals(self) -> dict[str, Any]:
+        """By figure of the slides the bootstrap interval in metrics.json; empty before `hnm evaluate`."""
+        metrics = self.metrics or {}
+        return {"auc": metrics.get("slide_auc_interval"), **metrics.get("slide_intervals", {})}
+
+    @property
+    def judged(self) -> tuple[str, np.ndarray]:
+        """The name and the slide numbers of the split that shows how good the model is: test, once it has been read."""
+        if self.metrics is not None:
+            return "test", self.study.test
+        return "validation", self.study.validation
+
+    @cached_property
+    def split_of(self) -> np.ndarray:
+        """(S,) str: train, validation, test, or "" for slides that take no part."""
+        names = np.full(self.study.cohort.num_slides, "", dtype="U10")
+        for name in ("train", "validation", "test"):
+            names[getattr(self.study, name)] = name
+        return names
+
+    @cached_property
+    def patients(self) -> np.ndarray:
+        """(S,) the patient of each slide."""
+        return np.asarray(self.study.cohort.slides["patient_id"].to_numpy())
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        return read_state(self.run)
+
+    @cached_property
+    def broken(self) -> np.ndarray:
+        """(b,) int64 ids of the patches that could not be read, in training or in `hnm evaluate`."""
+        return read_broken(self.run)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        path = self.run / "environment.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        return read_events(self.run / "events.jsonl")
+
+    def slide_scores_of(self, round_: int) -> np.ndarray:
+        """Return a round's (S,) slide scores, NaN for slides that were not embedded then."""
+        return np.asarray(np.load(round_folder(self.run, round_) / "slide_scores.npy"))
+
+    def patch_scores_of(self, round_: int) -> np.ndarray:
+        """Return a round's (N,) patch scores, NaN for patches that were not scored then."""
+        return read_scores(round_folder(self.run, round_))
+
+
+def read_record(run: Path, config: Config, study: Study) -> RunRecord:
+    """Read a run as far as it has come.
+
+    Raises:
+        InputError: not even round 0 has been mined.
+    """
+    decisions: list[dict[str, Any]] = []
+    while (folder := round_folder(run, len(decisions))).joinpath("mining.json").is_file():
+        decisions.append(read_decision(folder))
+    if not decisions:
+        raise InputError(f"{run}: round 0 is not mined yet, there is nothing to show. Run the same hnm train again")
+    so_far = config.rounds.model_copy(update={"num_rounds": len(decisions) - 1})
+    chosen = choose_round(config.model_copy(update={"rounds": so_far}), run)
+    metrics = read_metrics(run) if (run / "metrics.json").is_file() else None
+    by_slide = np.load(round_folder(run, chosen) / "slide_scores.npy")
+    by_patch = read_scores(round_folder(run, chosen))
+    if metrics is not None:
+        chosen = metrics["chosen_round"]
+        by_slide, by_patch = _predicted(run, study), np.load(run / "patch_scores.npy")
+    return RunRecord(run, with_tile_of(study.cohort, config), study, decisions, chosen, metrics, by_slide, by_patch)
+
+
+def with_tile_of(cohort: Cohort, config: Config) -> Config:
+    """Return the configuration with the settings that the cohort was tiled with.
+
+    Nothing in training asks for them, so the section tile of a run's own config.yaml may be that of another cohort.
+    """
+    settings = cohort.info.get("settings", {})
+    known = {name: value for name, value in settings.items() if name in TileConfig.model_fields}
+    return config.model_copy(update={"tile": TileConfig.model_validate(known)})
+
+
+def patch_threshold(config: Config, metrics: dict[str, Any] | None) -> float:
+    """Return the score from which a patch is called positive.
+
+    Args:
+        config: of the run.
+        metrics: metrics.json; its instance threshold was chosen on validation patches of known truth. Without it (no
+            patch truth, or not evaluated) it is mining.positive_threshold.
+    """
+    instance = (metrics or {}).get("instance")
+    return float(instance["threshold"] if instance else config.mining.positive_threshold)
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a run; a last line that a crash has cut short is left out."""
+    if not path.is_file():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+def _predicted(run: Path, study: Study) -> np.ndarray:
+    """Return the (S,) slide scores of predictions.parquet."""
+    table = pq.read_table(run / "predictions.parquet", columns=["slide_id", "score"])
+    score_of = dict(zip(table["slide_id"].to_pylist(), table["score"].to_pylist(), strict=True))
+    return np.array([score_of.get(slide_id, np.nan) for slide_id in study.cohort.slide_ids], np.float64)

@@ -1,0 +1,1 @@
+"""What a command works with: the study, the session, phases, the journal, heartbeats, MLflow."""

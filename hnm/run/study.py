@@ -1,0 +1,143 @@
+"""Who plays which part: the slides of a cohort that train, choose and test, with their labels."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from shards.cohort.cohort import Cohort
+from shards.errors import InputError
+from shards.seeding import numpy_generator
+
+
+class DataConfig(BaseModel):
+    """Which columns of slides.parquet are used, and for what."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label_column: str = Field("label", description="column of the slide labels (0/1; slides without one take no part)")
+    split_column: str = Field("split", description="column that says train, validation or test")
+    encoder_splits: list[Literal["train", "validation"]] = Field(
+        ["train"], description="splits whose patches train the encoder (the released code adds validation)"
+    )
+    witness_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="experiments only, needs patch truth: thin out positive slides to this share of positive patches",
+    )
+
+
+@dataclass(frozen=True)
+class Study:
+    """A cohort with the parts its slides play.
+
+    Attributes:
+        cohort: the slides and patches.
+        labels: (S,) int8: 1, 0, or -1 for slides that take no part.
+        train, validation, test: increasing slide numbers; every one has a label and at least one patch.
+        encoder_slides: (S,) bool, the slides whose patches train the encoder.
+    """
+
+    cohort: Cohort
+    labels: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    encoder_slides: np.ndarray
+
+    @property
+    def embedded_slides(self) -> np.ndarray:
+        """Increasing numbers of the slides that are embedded and scored in each round."""
+        return np.sort(np.concatenate([self.train, self.validation]))
+
+    def mask_of(self, slides: np.ndarray) -> np.ndarray:
+        """Return which patches belong to `slides`, (N,) bool."""
+        chosen = np.zeros(self.cohort.num_slides, bool)
+        chosen[slides] = True
+        return np.repeat(chosen, self.cohort.patches_per_slide)
+
+    def patches_of(self, slides: np.ndarray) -> np.ndarray:
+        """Return the increasing ids of the patches of `slides`, int64."""
+        return np.flatnonzero(self.mask_of(slides))
+
+    def num_patches_of(self, slides: np.ndarray) -> int:
+        """Return how many patches `slides` have."""
+        return int(self.cohort.patches_per_slide[slides].sum())
+
+    def patients_of(self, slides: np.ndarray) -> np.ndarray:
+        """Return the patients of `slides`, in their order, (s,) of str."""
+        patients: np.ndarray = self.cohort.slides["patient_id"].to_numpy()[slides]
+        return patients
+
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        """(N,) int8: 1 patch of a positive training slide, 0 of a negative one, -1 of a slide that does not train."""
+        of_slide = np.where(self.encoder_slides, self.labels, -1).astype(np.int8)
+        return np.repeat(of_slide, self.cohort.patches_per_slide)
+
+    @property
+    def slide_groups(self) -> np.ndarray:
+        """(S,) int64: slides of one label and one split share a number; only they may stand in for each other."""
+        part = np.zeros(self.cohort.num_slides, np.int64)
+        for number, slides in enumerate((self.train, self.validation, self.test), start=1):
+            part[slides] = number
+        return 3 * part + self.labels
+
+    @property
+    def encoder_patches(self) -> np.ndarray:
+        """Increasing ids of the patches that train the encoder."""
+        return self.patches_of(np.flatnonzero(self.encoder_slides))
+
+
+def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
+    """Give each slide its part.
+
+    Raises:
+        InputError: a column is missing, a split lacks positive or negative slides, or truth is needed and unknown.
+    """
+    labels, splits = cohort.labels(config.label_column), cohort.splits(config.split_column)
+    if config.witness_rate is not None:
+        cohort = cohort.restricted(thin_to_witness_rate(cohort, labels, config.witness_rate, seed))
+    usable = (labels >= 0) & (np.diff(cohort.patch_bounds) > 0)
+    train, validation, test = (np.flatnonzero(usable & (splits == name)) for name in ("train", "validation", "test"))
+    for name, slides in (("train", train), ("validation", validation)):
+        for label, word in ((1, "positive"), (0, "negative")):
+            if not np.any(labels[slides] == label):
+                raise InputError(
+                    f"{cohort.root / 'slides.parquet'}: the {name} split has no {word} slide with patches (columns "
+                    f"{config.label_column!r}, {config.split_column!r}). Training needs both: change the split in "
+                    "slides.csv and tile again, or choose other columns with data.label_column, data.split_column"
+                )
+    encoder_slides = usable & np.isin(splits, config.encoder_splits)
+    return Study(cohort, labels, train, validation, test, encoder_slides)
+
+
+def thin_to_witness_rate(cohort: Cohort, labels: np.ndarray, rate: float, seed: int) -> np.ndarray:
+    """Return which patches to keep, (N,) bool, so that `rate` of the patches of each positive slide are positive.
+
+    Patches of the kind that is too many are dropped at random; at least one positive patch stays. Slides that are not
+    positive keep everything.
+
+    Raises:
+        InputError: a positive slide has patches of unknown truth, or no positive patch.
+    """
+    keep = np.ones(cohort.num_patches, bool)
+    generator = numpy_generator(seed, "witness rate")
+    for slide in np.flatnonzero(labels == 1):
+        first, stop = cohort.patch_bounds[slide : slide + 2]
+        truth = cohort.patches.truth[first:stop]
+        positive, negative = np.flatnonzero(truth == 1), np.flatnonzero(truth == 0)
+        if len(truth) and (len(positive) == 0 or np.any(truth == -1)):
+            raise InputError(
+                f"{cohort.root}: slide {cohort.slide_ids[slide]} has no positive patch or patches of unknown truth, which "
+                "data.witness_rate needs. Tile with a points file or annotations, or leave data.witness_rate out"
+            )
+        wanted_positive = max(1, round(rate * len(negative) / (1 - rate)))
+        wanted_negative = round(len(positive) * (1 - rate) / rate)
+        for ids, wanted in ((positive, wanted_positive), (negative, wanted_negative)):
+            if len(ids) > wanted:
+                keep[first + generator.permutation(ids)[wanted:]] = False
+    return keep

@@ -1,0 +1,236 @@
+"""MLflow, from rank 0 only, follows events.jsonl. Whatever goes wrong here, training goes on.
+
+    Journal.metrics, Journal.point ──▶ run/events.jsonl ──from the byte in mlflow_sent.json on──▶ MLflow
+
+So a number that MLflow did not take (no answer, database locked, process killed) is sent later: every ten minutes it is tried
+again, at the end, and when the command is run again. What is sent twice is one point: its time stands in the file. Steps
+that a resumed process takes again stand in events.jsonl twice; only the first is sent. The run id is kept in the run directory
+(mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run; if that file is lost, the run is found
+by its tags (see hnm/run/tracking_run.py).
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hnm.run.tracking_run import artifact_location, find_run, follow_move, tags_of_code, tags_of_new_run, tracking_uri
+from shards.files import whole_file, write_json
+
+SENT_FILE = "mlflow_sent.json"  # how far events.jsonl has been sent, and the last step of each metric
+FLUSH_AT = 200  # metrics a call: a call costs 10 to 20 ms, whatever it carries
+FLUSH_EVERY_S = 30.0
+RETRY_EVERY_S = 600.0
+PARAM_LENGTH = 6000  # MLflow's limit for a parameter's value
+TAG_LENGTH = 5000  # and for a tag's
+
+
+class TrackingConfig(BaseModel):
+    """Where MLflow keeps the run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enabled: bool = Field(True, description="false: no MLflow at all; events.jsonl is written in any case")
+    uri: str | None = Field(
+        None, description="tracking server or database; default: a SQLite file in the run directory"
+    )
+    experiment: str = Field("hnm", description="MLflow experiment that the run is filed under")
+    parent_run: str | None = Field(
+        None, description="id of the MLflow run under which this one is shown, such as the folds of a cross-validation"
+    )
+
+
+class Tracker:
+    """One MLflow run. The first failure is logged; none reaches the caller.
+
+    Args:
+        folder: the run directory.
+        config: where to track.
+        params: the resolved config. Parameters that a resumed run has already are left as they are.
+    """
+
+    def __init__(self, folder: Path, config: TrackingConfig, params: dict[str, Any]) -> None:
+        self.folder, self.config, self.params = folder, config, _flatten(params)
+        self.client: Any = None
+        self.run_id = ""
+        self.num_waiting, self.tried = 0, time.monotonic()
+        self.told = False
+        self._guarded(self._connect)
+
+    def metrics_written(self, metrics: dict[str, float], step: int) -> None:
+        """Note that numbers were added to events.jsonl; now and then, send what is there."""
+        self.num_waiting += len(metrics)
+        wait_s = FLUSH_EVERY_S if self.client is not None else RETRY_EVERY_S
+        enough = self.client is not None and self.num_waiting >= FLUSH_AT
+        if enough or time.monotonic() - self.tried >= wait_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what events.jsonl holds and MLflow has not."""
+        self.num_waiting, self.tried = 0, time.monotonic()
+        self._guarded(self._send)
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Set tags of the run; those of the same name are replaced."""
+        self._guarded(lambda: self._set_tags(tags))
+
+    def finish(self, status: str, files: list[tuple[Path, str | None]], tags: dict[str, str] | None = None) -> None:
+        """Send what is left, store files and tags with the run and mark it FINISHED, FAILED or KILLED.
+
+        Args:
+            status: MLflow's word.
+            files: each with its artifact folder; None is the artifacts' root.
+            tags: set at the end.
+        """
+
+        def all_of_it() -> None:
+            self._send()
+            self._set_tags(tags or {})
+            for path, target in files:
+                self.client.log_artifact(self.run_id, str(path), target)
+            self.client.set_terminated(self.run_id, status)
+
+        self._guarded(all_of_it)
+
+    def _connect(self) -> None:
+        # a dead server is to cost half a minute at the start, not MLflow's default of several
+        defaults = {"DISABLE_TELEMETRY": "true", "HTTP_REQUEST_MAX_RETRIES": "2", "HTTP_REQUEST_TIMEOUT": "10"}
+        for name, value in defaults.items():
+            os.environ.setdefault(f"MLFLOW_{name}", value)
+        from mlflow import MlflowClient
+
+        for chatty in ("alembic", "mlflow"):  # after the import, which sets its own levels
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+
+        if self.config.uri is None:
+            follow_move(self.folder)
+        client = MlflowClient(tracking_uri(self.folder, self.config.uri))
+        id_file = self.folder / "mlflow_run_id.txt"
+        if id_file.is_file():
+            self.run_id = id_file.read_text(encoding="utf-8").strip()
+            client.update_run(self.run_id, status="RUNNING")
+        else:
+            self.run_id = self._find_or_create(client)
+            with whole_file(id_file) as temporary:
+                temporary.write_text(self.run_id + "\n", encoding="utf-8")
+        for name, value in tags_of_code(self.folder).items():
+            client.set_tag(self.run_id, name, value)
+        self._log_params(client)
+        self.client = client
+
+    def _find_or_create(self, client: Any) -> str:
+        """Return the run of this directory: one that has its tag (the id's file was lost), else a new one."""
+        experiment = client.get_experiment_by_name(self.config.experiment)
+        artifacts = artifact_location(tracking_uri(self.folder, self.config.uri))
+        experiment_id = (
+            experiment.experiment_id if experiment else client.create_experiment(self.config.experiment, artifacts)
+        )
+        if (found := find_run(client, experiment_id, self.folder)) is not None:
+            client.update_run(found, status="RUNNING")
+            return found
+        (self.folder / SENT_FILE).unlink(missing_ok=True)  # nothing has been sent to a new run
+        tags = tags_of_new_run(self.folder, self.config.parent_run)
+        return str(client.create_run(experiment_id, run_name=self.folder.name, tags=tags).info.run_id)
+
+    def _log_params(self, client: Any) -> None:
+        from mlflow.entities import Param
+
+        known = client.get_run(self.run_id).data.params
+        fresh = [Param(key, value[:PARAM_LENGTH]) for key, value in self.params.items() if key not in known]
+        for i in range(0, len(fresh), 100):  # MLflow takes 100 parameters a call
+            client.log_batch(self.run_id, params=fresh[i : i + 100])
+
+    def _set_tags(self, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for i in range(0, len(names := sorted(tags)), 100):  # MLflow takes 100 tags a call
+            self.client.log_batch(
+                self.run_id, tags=[RunTag(name, tags[name][:TAG_LENGTH]) for name in names[i : i + 100]]
+            )
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric
+
+        sent: dict[str, Any] = {"bytes": 0, "last_steps": {}}
+        if (sent_file := self.folder / SENT_FILE).is_file():
+            sent |= json.loads(sent_file.read_text(encoding="utf-8"))
+        last: dict[str, int] = sent["last_steps"]
+        batch: list[Any] = []
+        end = sent["bytes"]
+        for end, event in read_events(self.folder / "events.jsonl", sent["bytes"]):
+            for name, value in numbers_of(event):
+                if event["step"] > last.get(name, -1):  # else a process that was resumed has taken the step again
+                    batch.append(Metric(name, value, int(event["time"] * 1000), event["step"]))
+                    last[name] = event["step"]
+            if len(batch) >= FLUSH_AT:
+                self._send_batch(batch, end, last)
+                batch = []
+        if batch or end > sent["bytes"]:
+            self._send_batch(batch, end, last)
+
+    def _send_batch(self, batch: list[Any], end: int, last_steps: dict[str, int]) -> None:
+        if batch:
+            self.client.log_batch(self.run_id, metrics=batch)
+        write_json(self.folder / SENT_FILE, {"bytes": end, "last_steps": last_steps})
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Run one MLflow action, after connecting anew if need be; the first failure is on record."""
+        if not self.config.enabled:
+            return
+        try:
+            if self.client is None:
+                self._connect()
+            if action != self._connect:
+                action()
+        except Exception as error:  # any failure of the tracker, a library of many layers, must leave training alone
+            self.client = None
+            if not self.told:
+                self.told = True
+                logging.getLogger("hnm").warning(
+                    "MLflow does not take the metrics (%s: %s). Training goes on; they are in %s and are sent when it does: "
+                    "now and then, at the end, or when the same command is run again",
+                    type(error).__name__,
+                    str(error).splitlines()[0] if str(error) else "",
+                    self.folder / "events.jsonl",
+                )
+
+
+def read_events(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (end in bytes, event) for the whole lines of events.jsonl from byte `start` on; a broken line is left out."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        end = file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            try:
+                event = json.loads(line)
+            except ValueError:  # a disk that was full, or a kill, in the middle of a line
+                continue
+            yield end, event
+
+
+def numbers_of(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield (name in MLflow, value) of a line of events.jsonl; none, if it is not of metrics."""
+    if event.get("event") in ("metrics", "step"):
+        for name, value in event.items():
+            if name not in ("time", "event", "phase", "step", "epoch"):
+                yield f"{event['phase']}/{name}", float(value)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested sections as {"a.b": "value"}."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = str(value)
+    return flat

@@ -1,0 +1,111 @@
+"""Bootstrap intervals: whole patients are drawn with replacement, for slides of one patient are no independent evidence."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hnm.statistics.metrics import Figures, checked
+from shards.seeding import numpy_generator
+
+Metric = Callable[[np.ndarray, np.ndarray], float | None]
+
+
+class Interval(NamedTuple):
+    """A bootstrap confidence interval; low and high are None where no resample defined the figure."""
+
+    low: float | None
+    high: float | None
+    num_skipped: int
+
+
+def bootstrap_intervals(
+    figures_of: Callable[[np.ndarray], Figures],
+    labels: np.ndarray,
+    groups: np.ndarray,
+    num: int = 1000,
+    *,
+    seed: int,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Return the percentile intervals of figures over resampled groups; every figure sees the same resamples.
+
+    Args:
+        figures_of: from row numbers (drawn ones repeat) to figures by name, such as the metrics of a model, or the
+            differences between two models on the same rows.
+        labels: (n,) 1 or 0; a resample of one class only is skipped.
+        groups: (n,) the patient of each row, of any sortable type.
+        num: resamples.
+        seed: the same seed gives the same intervals.
+        level: coverage.
+
+    Returns:
+        By figure the interval, and how many resamples were skipped because they held one class or did not define it.
+    """
+    positive = np.asarray(labels) == 1
+    numbers, group_of_row = np.unique(groups, return_inverse=True)
+    order = np.argsort(group_of_row, kind="stable")
+    rows_of_group = np.split(order, np.cumsum(np.bincount(group_of_row))[:-1])
+    values: dict[str, list[float]] = {name: [] for name in figures_of(np.arange(len(positive)))}
+    for drawn in drawn_groups(len(numbers), num, seed):
+        rows = np.concatenate([rows_of_group[group] for group in drawn])
+        if positive[rows].any() and not positive[rows].all():
+            for name, value in figures_of(rows).items():
+                if value is not None:
+                    values[name].append(value)
+    return {name: interval_of_draws(known, num, level) for name, known in values.items()}
+
+
+def drawn_groups(num_groups: int, num: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield `num` draws with replacement of as many groups as there are, (num_groups,) int64: the same for the same seed."""
+    random = numpy_generator(seed, "bootstrap")
+    for _ in range(num):
+        yield random.integers(num_groups, size=num_groups)
+
+
+def resampled_weights(groups: np.ndarray, num: int = 1000, *, seed: int) -> np.ndarray:
+    """Return how often each row is in each resample of whole groups, (num, n) int64: those of `bootstrap_intervals`.
+
+    Args:
+        groups: (n,) the patient of each row, of any sortable type.
+        num: resamples.
+        seed: the same seed gives the same resamples.
+    """
+    numbers, group_of_row = np.unique(groups, return_inverse=True)
+    draws = drawn_groups(len(numbers), num, seed)
+    return np.stack([np.bincount(drawn, minlength=len(numbers))[group_of_row] for drawn in draws])
+
+
+def bootstrap_interval(
+    metric: Metric,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray,
+    num: int = 1000,
+    *,
+    seed: int,
+    level: float = 0.95,
+) -> Interval:
+    """Return the percentile interval of one metric of (labels, scores), such as `auc`; see `bootstrap_intervals`.
+
+    Raises:
+        InputError: a label is not 0 or 1, or a score is NaN.
+    """
+    checked(labels, scores)
+    intervals = bootstrap_intervals(
+        lambda rows: {"metric": metric(labels[rows], scores[rows])}, labels, groups, num, seed=seed, level=level
+    )
+    return intervals["metric"]
+
+
+def interval_of_draws(known: Sequence[float] | np.ndarray, num: int, level: float = 0.95) -> Interval:
+    """Return the percentile interval of a figure's values in those of `num` resamples that define it."""
+    if len(known) == 0:
+        return Interval(None, None, num)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), num - len(known))
+
+
+def intervals_of(draws: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    """Return each figure's 95 % percentile interval over its draws (draws,), NaN left out and counted."""
+    return {name: interval_of_draws(its[~np.isnan(its)], len(its)) for name, its in draws.items()}

@@ -1,0 +1,53 @@
+"""`hnm cohort ...`: what these verbs accept; what they do is in launch/verbs/cohort.py."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.cli.options import finish
+
+cohort_app = typer.Typer(no_args_is_help=True, help="Write slides.csv for a public cohort.")
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write slides.csv to.")]
+
+
+@cohort_app.command()
+def camelyon16(
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="Folder with the slides, in the official layout or flat.")
+    ],
+    out: OutOption = Path("."),
+    test_reference: Annotated[
+        Path | None, typer.Option(help="Labels of the test slides (CSV); without it, found below ROOT.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Folder or .tar.xz of JSON outlines, instead of the XML files below ROOT.")
+    ] = None,
+    validation_share: Annotated[float, typer.Option(help="Share of the training slides drawn for validation.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
+) -> None:
+    """Camelyon16: slides, outlines, test labels by name, and the official split."""
+    from launch.verbs import cohort as cohort_verbs
+
+    finish(lambda: cohort_verbs.camelyon16(root, out, test_reference, annotations, validation_share, seed))
+
+
+@cohort_app.command()
+def tcga(
+    manifest: Annotated[Path, typer.Option(help="Manifest of the GDC's download tool.")],
+    mutations: Annotated[Path, typer.Option(help="Patient and mutated gene, a row each.")],
+    gene: Annotated[list[str], typer.Option(help="A label column for this gene; may be given several times.")],
+    out: OutOption = Path("."),
+    slides: Annotated[
+        Path | None, typer.Option(help="Folder of the downloaded slides; default: the manifest's.")
+    ] = None,
+    all_slides: Annotated[
+        bool, typer.Option("--all-slides", help="Frozen sections too, not only diagnostic slides.")
+    ] = False,
+    folds: Annotated[int, typer.Option(min=3, help="Number of folds: columns split_fold0, split_fold1, ...")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the folds.")] = 0,
+) -> None:
+    """TCGA: a label column per gene, patient from the barcode, stratified folds by patient."""
+    from launch.verbs import cohort as cohort_verbs
+
+    finish(lambda: cohort_verbs.tcga(manifest, mutations, gene, out, slides, all_slides, folds, seed))

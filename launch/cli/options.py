@@ -1,0 +1,81 @@
+"""What several verbs of the command line share: their options, and how a verb ends the process."""
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.process.distributed import is_rank, rank_of_process
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file."),
+]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm, hnm-paper, its2clr or dsmil.")
+]
+RanksOption = Annotated[
+    int, typer.Option("--ranks", "-n", min=0, help="Processes on this machine; 0 = one per GPU, or one on a CPU.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SECTION.KEY=VALUE]...", help="Settings that override the config, e.g. mining.neg_ratio=0.05"
+    ),
+]
+CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder that `hnm tile` wrote.")]
+MovedCohort = Annotated[Path | None, typer.Option("--cohort", help="Where the cohort is now, if it has moved.")]
+
+
+def run_in_ranks(ranks: int) -> None:
+    """Start this very command in several processes and end with their exit code; return if this one is to do the work.
+
+    Nothing heavy is imported here: the launcher only waits.
+    """
+    if ranks < 2 or is_rank():  # torchrun, srun or ourselves started this process
+        return
+    from launch.process.local import run_ranks
+
+    raise typer.Exit(run_ranks(ranks, sys.argv[1:]))
+
+
+def finish(action) -> None:  # type: ignore[no-untyped-def]
+    """Run a verb and end the process with its exit code; what the user can mend is said without a traceback."""
+    from hnm.config import ConfigError
+    from launch.process.distributed import RankLostError
+    from launch.process.preemption import TRY_AGAIN, Preempted, hand_over
+    from shards.errors import InputError, UnreadablePatchError
+
+    rank = rank_of_process()
+    prefix = "error: " if rank == 0 else f"error (rank {rank}): "
+    try:
+        code = action()
+    except Preempted as stop:
+        if rank == 0:
+            print(f"{stop}; the same command goes on there", file=sys.stderr, flush=True)
+        hand_over()
+        code = TRY_AGAIN
+    except InputError as error:
+        if rank == 0 or isinstance(error, UnreadablePatchError | RankLostError):  # others are the same on all ranks
+            print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        code = 2 if isinstance(error, ConfigError) else 1
+    except FloatingPointError as error:
+        print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        code = 1
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = error.filename or "a file of the run"
+        print(
+            f"{prefix}{where}: {error.strerror}. What was whole before stays; make room, and the same command goes on there",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        code = 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        code = 130
+    raise typer.Exit(code or 0)

@@ -1,0 +1,93 @@
+"""What was submitted for a folder: FOLDER/slurm/jobs.json, a record per job, beside the jobs' scripts and logs.
+
+run/slurm/  jobs.json                 the records
+            code-1f0a.../             the code that they run
+            train.yaml                the resolved configuration
+            17_submission.sh          as it was given to sbatch; 17_0_log.out: what rank 0 of job 17 said
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch.cluster import slurm
+from launch.process.run_directory import SUBFOLDER
+from shards.claim import Owner, is_running
+from shards.files import write_json
+
+
+@dataclass(frozen=True)
+class SubmittedJob:
+    """One job, or one array.
+
+    Attributes:
+        job_id: SLURM's number, or the local launcher's process.
+        stage: tile, merge, pretrain, train, evaluate, predict, crossval, summary.
+        cluster: slurm or local.
+        submitted: when, ISO 8601.
+        commit: of the code.
+        arguments: the command, after `hnm`; of an array: of its first element.
+        num_ranks: processes of the job, or of an element, that the cluster starts.
+        elements: of an array, the slides, or the folds, of each element.
+        after: the job that this one waits for.
+        host: of the local launcher.
+        started: when that process began (see `shards.claim.process`).
+    """
+
+    job_id: str
+    stage: str
+    cluster: str
+    submitted: str
+    commit: str
+    arguments: list[str]
+    num_ranks: int
+    elements: list[list[str]] = field(default_factory=list)
+    after: str | None = None
+    host: str = ""
+    started: str = ""
+
+    @property
+    def ids(self) -> list[str]:
+        """The job's id, or those of an array's elements."""
+        return [f"{self.job_id}_{i}" for i in range(len(self.elements))] or [self.job_id]
+
+    @property
+    def is_at_work_here(self) -> bool:
+        """Is it a job of the local launcher, which is still there?"""
+        return self.cluster == "local" and is_running(Owner(self.host, int(self.job_id), self.started))
+
+
+def submission_folder(folder: Path) -> Path:
+    """Return where a folder keeps what was submitted for it."""
+    return folder / SUBFOLDER
+
+
+def read_jobs(folder: Path) -> list[SubmittedJob]:
+    """Return the jobs that were submitted for `folder`, oldest first."""
+    path = submission_folder(folder) / "jobs.json"
+    records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [SubmittedJob(**record) for record in records]
+
+
+def add_job(folder: Path, job: SubmittedJob) -> None:
+    """Put a job on record."""
+    records = [asdict(known) for known in [*read_jobs(folder), job]]
+    write_json(submission_folder(folder) / "jobs.json", records)
+
+
+def live_jobs(folder: Path) -> list[SubmittedJob]:
+    """Return the jobs of `folder` that are queued or at work."""
+    jobs = read_jobs(folder)
+    states = slurm.states_of([job.job_id for job in jobs if job.cluster == "slurm"])
+    live = {job_id.split("_")[0] for job_id, state in states.items() if state.is_live}
+    return [job for job in jobs if job.job_id in live or job.is_at_work_here]
+
+
+def cancel_mark(folder: Path, job_id: str) -> Path:
+    """Return the file that says, on this machine without SLURM, that a job is cancelled and not to be started again."""
+    return folder / f"{job_id}_cancelled"
+
+
+PIPELINE_FOLDERS = ("cohort", "pretrained", "run")
+

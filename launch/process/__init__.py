@@ -1,0 +1,1 @@
+"""Processes: ranks joined and started, run directories, checkpoints in time, signals."""

@@ -1,0 +1,226 @@
+"""The run directory's identity: which cohort, which configuration, which machine; written once, checked ever after.
+
+And its life: one process at a time works on it (log/claim.json); state.json lists the attempts, how each began and ended.
+"""
+
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hnm.config import Config, difference, dump_config, read_config
+from hnm.run.heartbeat import Beat, read_beats
+from launch.process.distributed import slurm_job
+from shards.claim import claimed, is_running, owner_of
+from shards.cohort.cohort import Cohort
+from shards.errors import InputError
+from shards.files import whole_file, write_json
+
+LISTED_PACKAGES = ("torch", "numpy", "scikit-learn", "simplejpeg", "pyarrow", "pydantic", "mlflow", "hnm")
+# a resumed run may change these: they decide where and how, not what comes out
+FREE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.")
+PRETRAIN_SETTINGS = ("seed", "data.", "engine.", "encoder.", "pretrain.")  # all that pretraining depends on
+REMOTE_TIMEOUT_S = (
+    60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
+)
+WAIT_FOR_CLAIM_S = 75.0
+CLAIM_FILE = Path("log", "claim.json")
+
+
+def open_run(run: Path, cohort: Cohort, config: Config, settings: tuple[str, ...] = ("",)) -> None:
+    """Create the run directory, or check that it belongs to this cohort and configuration. Call it on rank 0 only.
+
+    Args:
+        settings: beginnings of the keys that must be as they were; default: all but FREE_SETTINGS.
+
+    Raises:
+        InputError: the directory holds another run, or is a folder of something else.
+    """
+    if (run / "state.json").is_file():
+        check_cohort(run, cohort)
+        changed = difference(read_config(run / "config.yaml"), config)
+        changed = [line for line in changed if line.startswith(settings) and not line.startswith(FREE_SETTINGS)]
+        if changed:
+            raise InputError(
+                f"{run}: this run was started with other settings ({'; '.join(changed)}). Use another run directory, or "
+                "the settings it was started with"
+            )
+        return
+    if run.exists() and (not run.is_dir() or any(path.name != SUBFOLDER for path in run.iterdir())):
+        raise InputError(f"{run}: exists and is no run directory of hnm. Choose another name or remove it")
+    run.mkdir(parents=True, exist_ok=True)
+    with whole_file(run / "config.yaml") as temporary:
+        temporary.write_text(dump_config(config), encoding="utf-8")
+    write_json(run / "environment.json", describe_environment())
+    state = {"cohort": str(cohort.root.resolve()), "fingerprint": cohort.fingerprint, "phases": []}
+    write_json(run / "state.json", state)
+
+
+def read_run(run: Path) -> tuple[Config, Path]:
+    """Return the configuration and the cohort's folder of an existing run.
+
+    Raises:
+        InputError: `run` is no run directory.
+    """
+    if not (run / "state.json").is_file():
+        raise InputError(f"{run}: no run directory (state.json is missing). Make one with: hnm train COHORT {run}")
+    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    return read_config(run / "config.yaml"), Path(state["cohort"])
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions, platform and time; no environment variables, which may hold secrets."""
+    versions = {}
+    for package in LISTED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "packages": versions,
+    }
+
+
+def check_cohort(run: Path, cohort: Cohort) -> None:
+    """Refuse a run of another cohort.
+
+    Raises:
+        InputError: naming both.
+    """
+    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    if state["fingerprint"] != cohort.fingerprint:
+        raise InputError(
+            f"{run / 'state.json'}: this run was made with the cohort {state['cohort']} (fingerprint "
+            f"{state['fingerprint']}); {cohort.root} has {cohort.fingerprint}. Give that cohort, or another run directory"
+        )
+
+
+@contextmanager
+def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
+    """Hold the run directory during the block: two processes that wrote there would spoil each other's files.
+
+    A process that was just killed may take a moment to go; one of another machine is waited for until its claim is stale.
+
+    Yields:
+        The claim's file; touch it now and then.
+
+    Raises:
+        InputError: another process works there.
+    """
+    path = run / CLAIM_FILE
+    give_up = time.monotonic() + wait_s
+    while True:
+        with claimed(path, REMOTE_TIMEOUT_S) as claim:
+            if claim is not None:
+                yield path
+                return
+            owner = owner_of(path)
+        if time.monotonic() > give_up:
+            raise InputError(f"{run}: {owner} works there. Wait for its end, end it, or use another run directory")
+        time.sleep(0.5)
+
+
+def is_abandoned(run: Path) -> bool:
+    """Return whether a process of this machine worked on the run, and is gone without having ended its work."""
+    owner = owner_of(run / CLAIM_FILE)
+    return owner is not None and owner.host == socket.gethostname() and not is_running(owner)
+
+
+def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
+    """Note in state.json that a process begins to work on the run. Call it on rank 0 only, before its first heartbeat."""
+    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    attempts = state.get("attempts", [])
+    if attempts and attempts[-1]["ended"] is None:
+        beats = read_beats(run / "log")
+        state |= _seconds_of_killed(state, beats)
+        last = max((beat["time"] for beat in beats), default=attempts[-1]["started"])
+        attempts[-1] |= {"ended": last, "how": "died"}
+    attempt = {"verb": verb, "started": now(), "ended": None, "how": None, "host": platform.node(), "ranks": num_ranks}
+    attempts.append(attempt | slurm_job())
+    write_json(run / "state.json", {**state, "attempts": attempts})
+
+
+def _seconds_of_killed(state: dict[str, Any], beats: list[Beat]) -> dict[str, Any]:
+    """Return {"partial": ...}, the seconds of the phase that the last attempt was killed in; {} if that is not known.
+
+    See hnm/run/phase.py: a phase that is gone on with counts them.
+    """
+    beat = next((beat for beat in beats if beat["rank"] == 0), None)
+    if beat is None or beat["phase"] == "start" or beat["began"] < state["attempts"][-1]["started"]:
+        return {}
+    place = {"phase": beat["phase"], "round": beat["round"]}
+    if any(place.items() <= known.items() for known in state["phases"]):
+        return {}
+    earlier = state.get("partial") or {}
+    seconds = earlier["seconds"] if place.items() <= earlier.items() else 0.0
+    return {"partial": {**place, "seconds": round(seconds + beat["time"] - beat["began"], 2)}}
+
+
+def attempt_tags(run: Path) -> dict[str, str]:
+    """Return the attempts of state.json as tags for MLflow: their number, and a line each."""
+    attempts = json.loads((run / "state.json").read_text(encoding="utf-8"))["attempts"]
+    tags = {"hnm.attempts": str(len(attempts))}
+    for number, attempt in enumerate(attempts, start=1):
+        where = f"job {attempt['job']} on {attempt['nodes']}" if "job" in attempt else attempt["host"]
+        tags[f"hnm.attempt.{number:03d}"] = (
+            f"{attempt['verb']}, {where}, {attempt['ranks']} rank(s): {attempt['how'] or 'at work'}"
+        )
+    return tags
+
+
+def end_attempt(run: Path, how: str) -> None:
+    """Note in state.json how this process's work ended. Call it on rank 0 only."""
+    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    state["attempts"][-1] |= {"ended": now(), "how": how}
+    write_json(run / "state.json", state)
+
+
+def now() -> float:
+    """Return the time, seconds since 1970 to the millisecond."""
+    return round(time.time(), 3)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove the temporary files and folders of killed processes. Call it on rank 0 only, alone in the run."""
+    for path in list(run.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def remove_run(run: Path, is_sure: bool) -> None:
+    """Remove a run, so that it begins anew. Call it on rank 0 only.
+
+    Raises:
+        InputError: the user is not sure, it is no run, or a process works there.
+    """
+    if not run.exists():
+        return
+    read_run(run)
+    rounds = len(list(run.glob("round-*/mining.json")))
+    if not is_sure:
+        raise InputError(
+            f"--restart would remove {run} with {rounds} finished round(s). If that is what you want, add --yes; without "
+            "--restart the run goes on where it stopped"
+        )
+    with alone_in(run, wait_s=0.0):
+        aside = run.with_name(f".{run.name}.{os.getpid()}.removed")  # at once, or half a run would be left by a kill
+        os.replace(run, aside)
+    shutil.rmtree(aside)
+
+
+SUBFOLDER = "slurm"
+

@@ -1,0 +1,187 @@
+"""One process's part in a run, opened and closed: ranks, claim, logs, signs of life, tracker, reader.
+
+join ranks ▶ rank 0: checks, claims and notes the attempt ▶ journal, heartbeat, keeper, reader ▶ [the verb] ▶ how it ended
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hnm.config import Config, flatten
+from hnm.engine.checkpoint import settings_digest, sweep
+from hnm.engine.ranks import World, main_says
+from hnm.run.broken import warn_of_broken
+from hnm.run.heartbeat import Heartbeat, forget_beats
+from hnm.run.journal import Journal
+from hnm.run.session import Session
+from hnm.run.study import Study, open_study
+from hnm.run.tracking import Tracker
+from hnm.run.tracking_run import files_of_run
+from launch.process.distributed import is_of_collective, join_world, leave_world, told_when_lost
+from launch.process.keeper import RunKeeper
+from launch.process.preemption import Preempted, StopSignals
+from launch.process.run_directory import (
+    FREE_SETTINGS,
+    alone_in,
+    attempt_tags,
+    begin_attempt,
+    end_attempt,
+    remove_leftovers,
+)
+from launch.process.staging import stage
+from shards.cohort.cohort import Cohort
+from shards.reading.reader import PatchReader
+
+STALLED_AFTER = 0.8  # of the collectives' time: rank 0 says who is late before the run ends
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a verb wants opened.
+
+    Attributes:
+        verb: its name, for the list of attempts.
+        config: the resolved configuration.
+        cohort: the opened cohort.
+        folder: the run directory.
+        prepare: checks what may be wrong and makes `folder`; called on rank 0 only, before anything is written there.
+        first_encoder: name of the file that pretraining writes in `folder`.
+        settings: beginnings of the config's keys that its checkpoints depend on.
+    """
+
+    verb: str
+    config: Config
+    cohort: Cohort
+    folder: Path
+    prepare: Callable[[World], None]
+    first_encoder: str = "encoder-start.safetensors"
+    settings: tuple[str, ...] = ("",)
+
+
+@contextmanager
+def session_of(opening: Opening) -> Iterator[Session]:
+    """Join the ranks and open everything that a phase needs; close it however the block ends. Every rank must call it.
+
+    Raises:
+        Preempted: the run was asked to stop, and has saved.
+        RankLostError: another rank is gone.
+    """
+    config, folder = opening.config, opening.folder
+    with StopSignals() as signals, told_when_lost(folder / "log"):
+        world = join_world(config.device, config.timeout.start_s)
+        try:
+            with ExitStack() as open_things:
+                claim = _begin(opening, open_things, world)
+                journal, tracker = _open_journal(opening, open_things, world)
+                keeper = _make_keeper(opening, signals, journal)
+                study = open_study(opening.cohort, config.data, config.seed)
+                readers: list[PatchReader] = []
+                journal.heartbeat = Heartbeat(
+                    folder / "log", world, lambda: sum(reader.num_read for reader in readers), journal.event,
+                    _say_stalled(journal), STALLED_AFTER * config.timeout.step_s, claim,
+                )  # fmt: skip
+                open_things.callback(journal.heartbeat.close)
+                copies = _stage(opening, study, world)
+                reader = PatchReader(study.cohort, config.reader, study.slide_groups, copies)
+                readers.append(open_things.enter_context(reader))
+                session = Session(study, reader, config.seed, world, journal, config.engine, keeper)
+                with _ending_noted(folder, tracker, world):
+                    yield session
+                    warn_of_broken(folder, session)
+        finally:
+            leave_world(world)
+
+
+def _begin(opening: Opening, open_things: ExitStack, world: World) -> Path | None:
+    """Check, claim and tidy the run directory on rank 0, and note the attempt; return the claim's file there."""
+    claims: list[Path] = []
+    folder = opening.folder
+
+    def begin(world: World) -> None:
+        opening.prepare(world)
+        claims.append(open_things.enter_context(alone_in(folder)))
+        begin_attempt(folder, opening.verb, world.size)
+        forget_beats(folder / "log")
+        remove_leftovers(folder)
+        sweep(folder)
+
+    _on_main(begin, world)
+    return claims[0] if claims else None
+
+
+def _open_journal(opening: Opening, open_things: ExitStack, world: World) -> tuple[Journal, Tracker | None]:
+    """Open the record of the run and, on rank 0, its tracker."""
+    config, folder = opening.config, opening.folder
+    tracker = Tracker(folder, config.tracking, config.model_dump(mode="json")) if world.is_main else None
+    if tracker is not None:
+        tracker.set_tags(attempt_tags(folder))
+    journal = Journal(folder, world, tracker.metrics_written if tracker else None)
+    open_things.callback(journal.close)
+    return journal, tracker
+
+
+def _stage(opening: Opening, study: Study, world: World) -> Path | None:
+    """Copy the shards that the verb will read to the node's own disk, if the configuration names one."""
+    config = opening.config.reader
+    if config.stage_dir is None or config.shards_url is not None:
+        return None
+    slides = study.test if opening.verb == "evaluate" else study.embedded_slides
+    return stage(study.cohort, slides, config.stage_dir, world)
+
+
+def _make_keeper(opening: Opening, signals: StopSignals, journal: Journal) -> RunKeeper:
+    """Return the keeper of the run, whose checkpoints lie beside the files that the phases end with."""
+    config, folder = opening.config, opening.folder
+
+    def folder_of(phase: str, round_: int) -> Path:
+        if phase == "pretrain":
+            return (folder / opening.first_encoder).with_suffix("")
+        return folder / f"round-{round_:03d}" / {"finetune": "encoder", "aggregate": "aggregator"}[phase]
+
+    settings = {
+        key: value
+        for key, value in flatten(config.model_dump(mode="json")).items()
+        if key.startswith(opening.settings) and not key.startswith(FREE_SETTINGS)
+    }
+    identity = {"cohort": opening.cohort.fingerprint, "seed": config.seed, "settings": settings_digest(settings)}
+    return RunKeeper(folder, folder_of, identity, config.checkpoint, config.timeout, signals, journal)
+
+
+@contextmanager
+def _ending_noted(folder: Path, tracker: Tracker | None, world: World) -> Iterator[None]:
+    """Note in state.json and in MLflow how the block ended, on rank 0."""
+    status, how = "FAILED", "failed"
+    try:
+        yield
+        status, how = "FINISHED", "finished"
+    except Preempted:
+        status, how = "KILLED", "stopped as asked"
+        raise
+    except BaseException as error:
+        lost = isinstance(error, RuntimeError) and is_of_collective(error)
+        text = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"
+        how = "failed (another rank was gone or did not answer)" if lost else f"failed ({text})"
+        raise
+    finally:
+        if world.is_main:
+            with suppress(OSError):  # a full disk is what it may be about
+                end_attempt(folder, how)
+            if tracker is not None:
+                tracker.finish(status, files_of_run(folder), attempt_tags(folder))
+
+
+def _say_stalled(journal: Journal) -> Callable[[str], None]:
+    return lambda last_words: journal.say(f"warning: nothing comes forward. {last_words}")
+
+
+def _on_main(action: Callable[[World], None], world: World) -> None:
+    """Run `action` on rank 0; if it fails there, the other ranks leave quietly. Every rank must call it."""
+    failure: Exception | None = None
+    if world.is_main:
+        try:
+            action(world)
+        except Exception as error:  # kept, and raised below when the other ranks know
+            failure = error
+    if main_says(failure is not None, world):
+        raise failure or SystemExit(1)

@@ -1,0 +1,68 @@
+"""What `hnm report` and `hnm ui` do: look at a run, as a page or in MLflow."""
+
+from pathlib import Path
+from typing import Any
+
+from hnm.config import Config, flatten
+from hnm.model.export import export
+from hnm.model.model import MODEL_FILE
+from hnm.report.page import REPORT_FILE
+from hnm.report.record import read_record
+from hnm.report.run_report import make_report
+from hnm.run.journal import Journal
+from hnm.run.session import Session
+from hnm.run.study import open_study
+from hnm.run.tracking_run import MODEL_FOLDER
+from launch.process.distributed import join_world
+from launch.process.run_directory import check_cohort, read_run
+from shards.cohort.cohort import Cohort
+from shards.reading.reader import PatchReader
+
+MAX_HEATMAPS = 200  # unless it is asked for more
+
+
+def report(run: Path, cohort_folder: Path | None, max_heatmaps: int | None = None) -> int:
+    """Draw the pictures of a run and write run/report.html; finished or not, evaluated or not."""
+    config, recorded_folder = read_run(run)
+    cohort = Cohort.open(cohort_folder or recorded_folder)
+    check_cohort(run, cohort)
+    study, world = open_study(cohort, config.data, config.seed), join_world(config.device)
+    journal = Journal(None, world)
+    with PatchReader(study.cohort, config.reader, study.slide_groups) as reader:
+        write_report(config, run, Session(study, reader, config.seed, world, journal), max_heatmaps)
+    return 0
+
+
+def write_results(config: Config, run: Path, session: Session) -> None:
+    """Write the page and the model of an evaluated run: what one looks at, and what one hands on. Call it on rank 0 only."""
+    write_report(config, run, session)
+    export(read_record(run, config, session.study), run / MODEL_FOLDER)
+    session.journal.say(f"wrote {run / MODEL_FOLDER}: the model with its card, MODEL.md. Next: hnm predict {run} SLIDES")
+
+
+def has_results(run: Path) -> bool:
+    """Return whether `write_results` has been here, to its end."""
+    return (run / REPORT_FILE).is_file() and (run / MODEL_FOLDER / MODEL_FILE).is_file()
+
+
+def numbers_of(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of metrics.json as flat names and numbers, for tracking; validation has been told by round.
+
+    Slides are not named: a name may hold what a tracker refuses.
+    """
+    flat = flatten({name: value for name, value in metrics.items() if name not in ("validation", "chosen_round", "threshold")})
+    return {
+        name.replace(".", "_"): value
+        for name, value in flat.items()
+        if isinstance(value, float | int) and not isinstance(value, bool) and ".by_slide." not in name
+    }
+
+
+def write_report(config: Config, run: Path, session: Session, max_heatmaps: int | None = None) -> None:
+    """Write the page of a run, and say where it is. Call it on rank 0 only."""
+    record = read_record(run, config, session.study)
+    most = MAX_HEATMAPS if max_heatmaps is None else max_heatmaps
+    page = make_report(record, session.reader, session.world.device, most, session.journal.progress)
+    session.journal.say(f"wrote {page}: open it in a browser; its pictures are in {run / 'figures'}")
+
+

@@ -1,0 +1,105 @@
+"""What the verbs print at their end."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hnm.statistics.zero_width import warnings_told
+from shards.tiling.merge import TileSummary
+
+
+def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
+    """Return the summary of a tiling, line by line; everything that was left out is in it."""
+    lines = [
+        f"{cohort}: {summary.num_slides} slides: {summary.num_done} done, {summary.num_empty} empty, "
+        f"{summary.num_failed} failed; {summary.num_tiled} tiled now, the others were there",
+        f"{summary.num_patches:,} patches, {summary.num_positive_patches:,} of them known to be positive",
+    ]
+    lines += [f"{number:,} {text}" for number, text in _left_out(summary) if number]
+    if summary.mixed_mpp:
+        lines.append(
+            "warning: native pixels of slides with different microns per pixel: set tile.mpp to make them alike"
+        )
+    lines += [f"warning: {outlier}. Look at it in tiling.html" for outlier in summary.outliers]
+    if summary.split_drawn:
+        lines.append(
+            "the table has no split column: train, validation and test were drawn by patient (tile.split_seed)"
+        )
+    lines += [f"  {slide_id}: {reason}" for slide_id, reason in (summary.failures | summary.empties).items()]
+    return [*lines, f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort} pretrained/"]
+
+
+def _left_out(summary: TileSummary) -> list[tuple[int, str]]:
+    return [
+        (summary.num_points_outside, "points without a patch of their own (at the rim, or doubled)"),
+        (summary.num_points_unmatched, "points of images that are no slide of the table"),
+        (summary.num_background, "patches left out as background"),
+        (summary.num_outlines_repaired, "annotated outlines crossed themselves and were repaired"),
+        (summary.num_outlines_left_out, "annotated outlines of fewer than three vertices left out"),
+        (summary.num_assumed_mpp, "slides whose microns per pixel are assumed (--assume-mpp)"),
+        (summary.num_unlabelled, "slides without a label"),
+    ]
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Print the test metrics and the course of the rounds."""
+    console = Console(highlight=False)
+    console.print(_test_table(metrics))
+    console.print(_rounds_table(metrics))
+    for warning in warnings_told(metrics):
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+
+
+def _test_table(metrics: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"test split, {metrics['num_test_slides']} slides, round {metrics['chosen_round']} (chosen on validation)"
+    )
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    slide = metrics["slide"]
+    table.add_row("slide AUC", _figure(slide["auc"]))
+    _add_interval(table, metrics["slide_auc_interval"])
+    table.add_row("slide AUPRC", _figure(slide.get("auprc")))
+    for name in ("accuracy", "balanced accuracy", "f1", "sensitivity", "specificity"):
+        table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide.get(name.replace(" ", "_"))))
+    table.add_row("slide Brier score", _figure(slide.get("brier")))
+    if (froc := metrics.get("froc")) is not None:
+        table.add_row(f"FROC of {froc['num_lesions']} lesions ({', '.join(froc['lesions_from'])})", _figure(froc["score"]))
+        if isolated := froc.get("num_isolated_left_out"):
+            table.add_row("  isolated tumour cells left out", f"{isolated:,}")
+    instance = metrics["instance"]
+    if instance is not None:
+        for name, value in instance.items():
+            if name.endswith(("auc", "auprc", "f1")):
+                table.add_row(f"instance {name}", _figure(value))
+                if name.endswith("auc"):
+                    _add_interval(table, instance.get("intervals", {}).get(name))
+    return table
+
+
+def _add_interval(table: Table, interval: dict[str, Any] | None) -> None:
+    if interval is not None and interval["low"] is not None:
+        table.add_row("  95 % interval", f"{_figure(interval['low'])} to {_figure(interval['high'])}")
+
+
+def _rounds_table(metrics: dict[str, Any]) -> Table:
+    table = Table(title="rounds, validation slides; witness rate: of the self-paced positives")
+    for heading in ("round", "slide AUC", "patch AUC", "hard negatives", "candidates", "witness rate"):
+        table.add_column(heading, justify="right")
+    for row in metrics["rounds"]:
+        mark = " *" if row["round"] == metrics["chosen_round"] else ""
+        table.add_row(
+            f"{row['round']}{mark}",
+            _figure(row["validation_auc"]),
+            _figure(row["validation_instance_auc"]),
+            f"{row['num_hard_negatives']:,}",
+            f"{row['num_candidates']:,}",
+            _figure(row["witness_rate_self_paced"]),
+        )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

@@ -1,0 +1,162 @@
+"""What the verbs of the command line do: open files, join the ranks, and call the algorithm.
+
+hnm VERB --ranks 2 ──▶ check the configuration ──▶ start 2 ranks of the same command ──▶ each: Session ──▶ hnm.*
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hnm.config import Config, load_config
+from hnm.encoder.contrastive_model import load_model, save_model
+from hnm.encoder.simclr import check_batch
+from hnm.encoder.simclr import pretrain as pretrain_encoder
+from hnm.encoder.weights import load_encoder
+from hnm.engine.ranks import World, barrier, main_says
+from hnm.evidence.evaluate import evaluate as evaluate_run
+from hnm.evidence.evaluate import read_metrics
+from hnm.rounds import START_ENCODER, check_batches
+from hnm.rounds import train as train_rounds
+from hnm.run.phase import phase
+from hnm.run.study import open_study
+from launch.process.distributed import is_rank, is_started_again, rank_of_process
+from launch.process.local import run_ranks
+from launch.process.run_directory import PRETRAIN_SETTINGS, check_cohort, open_run, read_run, remove_run
+from launch.process.session import Opening, session_of
+from launch.verbs.report import has_results, numbers_of, write_results
+from launch.verbs.tables import print_metrics
+from shards.cohort.cohort import Cohort
+from shards.errors import InputError
+
+
+def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides: list[str], ranks: int) -> int:
+    """Write out/encoder.safetensors."""
+    config = load_config(config_name, None, overrides)
+    cohort = Cohort.open(cohort_folder)
+    study = open_study(cohort, config.data, config.seed)
+    if (code := _in_ranks(ranks, config)) is not None:
+        return code
+
+    def prepare(world: World) -> None:
+        check_batch(config.pretrain, study, world)
+        open_run(out, cohort, config, PRETRAIN_SETTINGS)
+
+    encoder = out / "encoder.safetensors"
+    opening = Opening("pretrain", config, cohort, out, prepare, encoder.name, PRETRAIN_SETTINGS)
+    with session_of(opening) as session:
+        if main_says(encoder.is_file(), session.world):
+            session.journal.say(f"{encoder} is there already; remove it to pretrain again")
+            return 0
+        with phase("pretrain", 0, out, session) as record:
+            pretrain_encoder(config.encoder, config.pretrain, encoder, session, record.keep)
+        session.journal.say(f"wrote {encoder}. Next: hnm train {cohort_folder} run/ --encoder {encoder}")
+    return 0
+
+
+def train(
+    cohort_folder: Path,
+    run: Path,
+    encoder: Path | None,
+    config_name: str | None,
+    preset: str | None,
+    overrides: list[str],
+    ranks: int,
+    restart: bool = False,
+    yes: bool = False,
+) -> int:
+    """Run the rounds in the folder `run`, pretraining first when no encoder is given."""
+    config = load_config(config_name, preset, overrides)
+    if encoder is not None and not encoder.is_file():
+        raise InputError(
+            f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER"
+        )
+    if restart and not yes:
+        remove_run(run, is_sure=False)
+    cohort = Cohort.open(cohort_folder)
+    study = open_study(cohort, config.data, config.seed)
+    if (code := _in_ranks(ranks, config)) is not None:
+        return code
+
+    def prepare(world: World) -> None:
+        check_batches(config, study, world)
+        if restart and not is_started_again():
+            remove_run(run, yes)
+        if encoder is not None:
+            _check_start(run / START_ENCODER, encoder, config)
+        elif not (run / START_ENCODER).is_file():
+            check_batch(config.pretrain, study, world)
+        open_run(run, cohort, config)
+
+    with session_of(Opening("train", config, cohort, run, prepare)) as session:
+        start = run / START_ENCODER
+        if not main_says(start.is_file(), session.world):
+            if encoder is None:
+                with phase("pretrain", 0, run, session) as record:
+                    pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
+            elif session.world.is_main:
+                save_model(start, load_model(encoder, config.encoder, config.seed), {"source": encoder.name})
+            barrier(session.world)
+        train_rounds(config, start, run, session)
+        session.journal.say(f"done. Next: hnm evaluate {run}")
+    return 0
+
+
+def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: bool = True) -> int:
+    """Read the test split of a finished run and print the metrics; a second time, print what was read then.
+
+    A report or a model that a killed process has left out is made then.
+    """
+    config, recorded_folder = read_run(run)
+    been_read = f"{run / 'metrics.json'} is there: the test split has been read. These are its figures"
+    if (run / "metrics.json").is_file() and (has_results(run) or not with_report):
+        if rank_of_process() == 0:
+            print(f"{been_read}.")
+            print_metrics(read_metrics(run))
+        return 0
+    cohort = Cohort.open(cohort_folder or recorded_folder)
+    check_cohort(run, cohort)
+    if (code := _in_ranks(ranks, config)) is not None:
+        return code
+    with session_of(Opening("evaluate", config, cohort, run, lambda world: None)) as session:
+        metrics: dict[str, Any] | None
+        wrote = f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
+        if is_read := main_says((run / "metrics.json").is_file(), session.world):
+            metrics = read_metrics(run) if session.world.is_main else None
+        else:
+            metrics = evaluate_run(config, run, session)
+        if metrics is not None:
+            print_metrics(metrics)
+            session.journal.say(been_read if is_read else wrote)
+            session.journal.metrics("test", metrics["chosen_round"], **numbers_of(metrics))
+            if with_report:
+                write_results(config, run, session)
+    return 0
+
+
+def _check_start(start: Path, encoder: Path, config: Config) -> None:
+    """Refuse an encoder that does not fit the configuration, or is not the one that the run has started from."""
+    given = load_encoder(encoder, config.encoder).state_dict()
+    if start.is_file():
+        started = load_encoder(start, config.encoder).state_dict()
+        if not all(tensor.equal(started[name]) for name, tensor in given.items()):
+            raise InputError(
+                f"--encoder {encoder}: the run in {start.parent} was started from another encoder. Use another run "
+                "directory, or the encoder that it was started with"
+            )
+
+
+def _in_ranks(ranks: int, config: Config) -> int | None:
+    """Start this very command in several ranks and return its exit code, or None: this process is to do the work."""
+    if is_rank():  # torchrun, srun or ourselves started this process
+        return None
+    wanted = ranks or _num_gpus(config)
+    if wanted == 1:
+        return None
+    return run_ranks(wanted, sys.argv[1:])
+
+
+def _num_gpus(config: Config) -> int:
+    """Return one rank per GPU, or one rank on a CPU."""
+    import torch
+
+    return 1 if config.device == "cpu" else max(1, torch.cuda.device_count())

@@ -1,0 +1,1 @@
+"""The cohort on disk: its tables, the user's tables, splits, annotations."""

@@ -1,0 +1,1 @@
+"""Tables of slides for public cohorts."""

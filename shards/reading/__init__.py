@@ -1,0 +1,1 @@
+"""Patches by id, straight from the tars: plan, fetch, cache, decode."""

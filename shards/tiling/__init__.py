@@ -1,0 +1,1 @@
+"""Slides to tars: survey, tissue, cut, merge."""

@@ -1,0 +1,144 @@
+"""Whole slides as OpenSlide reads them (SVS, NDPI, MRXS, tiled TIFF, DICOM ...): a pyramid of ever smaller images.
+
+    level 0  40,000 px   ──a patch wanted at mpp m──▶ the coarsest level still at least as fine as m, then area-shrunk
+    level 1  10,000 px
+    level 2   2,500 px
+
+Memory stays flat however large the slide is: a bounded cache of decoded tiles, and a thumbnail that is read in blocks.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from shards.errors import InputError
+from shards.resample import resize
+from shards.tiling.mpp import header_mpp
+
+# A row of 256-px tiles of a slide 100,000 px wide is 100 MB: neighbouring rows of patches share their tiles.
+CACHE_BYTES = 128 * 2**20
+BLOCK_PX = 2048  # side of the blocks in which a thumbnail is read: 16 MB
+# A downsample of 4.0002 (rounded level sizes) counts as 4.
+LEVEL_TOLERANCE = 1.01
+
+
+class Pyramid:
+    """An opened pyramid.
+
+    Attributes:
+        path: the file.
+        width: level-0 pixels.
+        height: level-0 pixels.
+        mpp: microns per pixel at level 0, or None: the header doesn't tell.
+    """
+
+    needs_mpp = True  # without it nobody knows what a patch of a scan shows
+
+    def __init__(self, path: Path, slide: openslide.OpenSlide) -> None:
+        self.path, self._slide = path, slide
+        self.width, self.height = slide.dimensions
+        self._downsamples = tuple(float(downsample) for downsample in slide.level_downsamples)
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns per pixel at level 0 as the header tells.
+
+        Raises:
+            InputError: pixels are not square.
+        """
+        return header_mpp(self._slide.properties)
+
+    def read(self, x_level0: int, y_level0: int, size_level0: int, size_px: int) -> np.ndarray:
+        """Return a square as (size_px, size_px, 3) uint8 RGB, contiguous; where the scan has no pixels it is white.
+
+        Args:
+            x_level0: left edge, level-0 pixels.
+            y_level0: top edge, level-0 pixels.
+            size_level0: side, level-0 pixels.
+            size_px: side of the result, pixels.
+
+        Raises:
+            ValueError: the square is not wholly inside the slide.
+            InputError: the file is damaged there.
+        """
+        require_inside(x_level0, y_level0, size_level0, self.width, self.height)
+        level = choose_level(self._downsamples, size_level0 / size_px)
+        size_level = max(1, round(size_level0 / self._downsamples[level]))
+        return resize(self._read_level(x_level0, y_level0, level, size_level, size_level), size_px, size_px)
+
+    def thumbnail(self, max_px: int) -> tuple[np.ndarray, float]:
+        """Return the whole slide at `max_px` pixels at most.
+
+        Returns:
+            (h, w, 3) uint8 RGB, and how many level-0 pixels one of its pixels is wide.
+        """
+        downsample = max(1.0, max(self.width, self.height) / max_px)
+        level = choose_level(self._downsamples, downsample)
+        level_width, level_height = self._slide.level_dimensions[level]
+        factor = max(1, int(np.ceil(max(level_width, level_height) / max_px)))  # whole pixels: blocks meet exactly
+        thumbnail = np.empty((-(-level_height // factor), -(-level_width // factor), 3), np.uint8)
+        block = max(1, BLOCK_PX // factor)  # side, thumbnail pixels
+        for top in range(0, thumbnail.shape[0], block):
+            for left in range(0, thumbnail.shape[1], block):
+                part = thumbnail[top : top + block, left : left + block]
+                x_level0, y_level0 = (round(at * factor * self._downsamples[level]) for at in (left, top))
+                height, width = (side * factor for side in part.shape[:2])
+                pixels = self._read_level(x_level0, y_level0, level, width, height)
+                part[:] = resize(pixels, part.shape[1], part.shape[0])
+        return thumbnail, factor * self._downsamples[level]
+
+    def _read_level(self, x_level0: int, y_level0: int, level: int, width: int, height: int) -> np.ndarray:
+        try:
+            rgba = np.asarray(self._slide.read_region((x_level0, y_level0), level, (width, height)))
+        except openslide.OpenSlideError as error:
+            raise _unreadable(self.path, error) from None
+        if rgba[..., 3].min() == 255:
+            return np.ascontiguousarray(rgba[..., :3])
+        # Scanners leave out what they take for glass: OpenSlide gives it as transparent black.
+        alpha = rgba[..., 3:].astype(np.uint16)
+        return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def choose_level(downsamples: Sequence[float], wanted: float) -> int:
+    """Return the coarsest level that is at least as fine as `wanted`: shrinking invents nothing.
+
+    Args:
+        downsamples: of each level, ascending from 1.
+        wanted: level-0 pixels per pixel of the result.
+    """
+    fine_enough = [level for level, downsample in enumerate(downsamples) if downsample <= wanted * LEVEL_TOLERANCE]
+    return max(fine_enough, default=0)
+
+
+def require_inside(x_level0: int, y_level0: int, size_level0: int, width: int, height: int) -> None:
+    """Raise ValueError unless the square lies wholly inside the slide."""
+    if min(x_level0, y_level0) < 0 or x_level0 + size_level0 > width or y_level0 + size_level0 > height:
+        raise ValueError(f"({x_level0}, {y_level0}) size {size_level0} is outside the image of {width} x {height}")
+
+
+def is_pyramid(path: Path) -> bool:
+    """Does OpenSlide know the file's format?"""
+    return openslide.OpenSlide.detect_format(path) is not None
+
+
+@contextmanager
+def open_pyramid(path: Path) -> Iterator[Pyramid]:
+    """Open a pyramid with a tile cache of its own; the file is closed at the end of the block.
+
+    Raises:
+        InputError: OpenSlide cannot open it.
+    """
+    try:
+        slide = openslide.OpenSlide(path)
+    except (openslide.OpenSlideError, OSError) as error:
+        raise _unreadable(path, error) from None
+    with slide:
+        slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+        yield Pyramid(path, slide)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: OpenSlide cannot read it ({error}). Copy the file anew, or remove its row")

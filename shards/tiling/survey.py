@@ -1,0 +1,174 @@
+"""What is known of a slide before a patch is read: where the patches are, which may be tissue, which are positive.
+
+slide ──thumbnail──▶ mask ──▶ candidates        annotation ──▶ truth
+      ──mpp────────▶ grid ──┘                                   │
+                            └──────▶ Survey ◀───────────────────┘
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shards.cohort.annotations import Annotation, read_annotation, require_on_slide
+from shards.cohort.truth import truth_of
+from shards.errors import InputError
+from shards.tiling.mpp import level0_px
+from shards.tiling.sites import UNKNOWN, Sites, grid_sites, point_sites
+from shards.tiling.slide_reader import SlideReader
+from shards.tiling.stain import STAINS
+from shards.tiling.tile_config import TileConfig
+from shards.tiling.tissue import PATCH_FILTERS, glass_free, otsu_saturation, shares
+from shards.tiling.unit import SlideJob
+
+THUMBNAIL_PX = 2048  # longest side; a patch of 448 level-0 px on a slide 100,000 px wide is 9 px of it
+MAX_PATCH_PX = 64  # of the thumbnail: more tells nothing of how much of a patch is tissue, and is read in vain
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A slide's plan.
+
+    Attributes:
+        source_mpp: microns per pixel at level 0, None if unknown.
+        mpp_from: who says so: "table", "header", "assumed", or "".
+        patch_level0: side of a patch, level-0 pixels.
+        sites: all patches of the grid, or of the points, with their truth.
+        candidates: (c,) numbers of the sites that are to be read; the others are background.
+        thumbnail: (h, w, 3) uint8 RGB.
+        level0_per_px: level-0 pixels per pixel of the thumbnail.
+        mask: (h, w) bool tissue; all true without a background filter.
+        annotation: of the slide, if it has one.
+    """
+
+    source_mpp: float | None
+    mpp_from: str
+    patch_level0: int
+    sites: Sites
+    candidates: np.ndarray
+    thumbnail: np.ndarray
+    level0_per_px: float
+    mask: np.ndarray
+    annotation: Annotation | None
+
+
+def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Survey:
+    """Look at a slide from afar.
+
+    Raises:
+        InputError: the mpp is unknown or does not fit, or the annotation cannot be used.
+    """
+    source_mpp, mpp_from = _known_mpp(slide, job, config)
+    patch_level0 = level0_px(config.patch_px, config.mpp, source_mpp)
+    if job.points is None:
+        stride_level0 = level0_px(config.stride_px or config.patch_px, config.mpp, source_mpp)
+        sites = grid_sites(slide.width, slide.height, patch_level0, stride_level0)
+    else:
+        sites = point_sites(job.points, slide.width, slide.height, patch_level0)
+    annotation = _annotation(slide, job, config)
+    if job.points is None:
+        sites = replace(sites, truth=_truth(sites, annotation, patch_level0, job, config))
+    thumbnail, level0_per_px = slide.thumbnail(thumbnail_px(max(slide.width, slide.height), patch_level0))
+    mask, least_share = _tissue_mask(thumbnail, config)
+    share = shares(mask, level0_per_px, sites.x_level0, sites.y_level0, patch_level0)
+    candidates = np.flatnonzero(share >= least_share)
+    return Survey(source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation)
+
+
+def thumbnail_px(longest_level0: int, patch_level0: int) -> int:
+    """Return the longest side of a slide's thumbnail, pixels.
+
+    Args:
+        longest_level0: longest side of the slide, level-0 pixels.
+        patch_level0: side of a patch, level-0 pixels.
+    """
+    return min(THUMBNAIL_PX, -(-longest_level0 * MAX_PATCH_PX // patch_level0))
+
+
+def kept_patches(slide: SlideReader, survey: Survey, config: TileConfig) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (number of the site, (patch_px, patch_px, 3) uint8 RGB) of the candidates that pass the patch filters."""
+    cut = patch_cutter(slide, survey, config)
+    for number in survey.candidates.tolist():
+        patch = cut(number)
+        if patch is not None:
+            yield number, patch
+
+
+def patch_cutter(slide: SlideReader, survey: Survey, config: TileConfig) -> Callable[[int], np.ndarray | None]:
+    """Return the function that cuts the patch of a site, (patch_px, patch_px, 3) uint8 RGB, or None: it is background.
+
+    Several threads may call it at once, as long as the slide is open.
+    """
+    thresholds = {
+        "edge_energy": config.min_edge_energy,
+        "white_fraction": config.max_white_fraction,
+        "canny_std": config.min_canny_std,
+    }
+    tests = [(PATCH_FILTERS[name], thresholds[name]) for name in config.filters if name in PATCH_FILTERS]
+    normalise = _normaliser(survey, config)
+
+    def cut(number: int) -> np.ndarray | None:
+        x_level0, y_level0 = int(survey.sites.x_level0[number]), int(survey.sites.y_level0[number])
+        patch = slide.read(x_level0, y_level0, survey.patch_level0, config.patch_px)
+        return normalise(patch) if all(is_tissue(patch, threshold) for is_tissue, threshold in tests) else None
+
+    return cut
+
+
+def why_empty(survey: Survey, slide: SlideReader, config: TileConfig) -> str:
+    """Return why a slide gave no patch."""
+    if not len(survey.sites):
+        return f"no patch of {survey.patch_level0} level-0 px lies wholly inside its {slide.width} x {slide.height}"
+    if not len(survey.candidates):
+        return f"no tissue on the thumbnail (background: {', '.join(config.filters)})"
+    return f"none of {len(survey.candidates)} patches read passed {', '.join(config.filters)}"
+
+
+def _known_mpp(slide: SlideReader, job: SlideJob, config: TileConfig) -> tuple[float | None, str]:
+    sources: tuple[tuple[Callable[[], float | None], str], ...] = (
+        (lambda: job.slide.mpp, "table"),
+        (lambda: slide.mpp, "header"),
+        (lambda: config.assume_mpp, "assumed"),
+    )
+    for source, name in sources:
+        if (mpp := source()) is not None:
+            return mpp, name
+    if slide.needs_mpp:
+        raise InputError(
+            f"{job.slide.path}: its microns per pixel are unknown: neither header nor TIFF tags tell. Say what they "
+            f"are: slides.csv, column mpp, or --assume-mpp 0.5 for all slides that don't tell"
+        )
+    return None, ""
+
+
+def _annotation(slide: SlideReader, job: SlideJob, config: TileConfig) -> Annotation | None:
+    path = job.slide.annotation
+    if path is None:
+        return None
+    annotation = read_annotation(path, config.negative_groups, config.positive_groups, config.skip_bad_outlines)
+    require_on_slide(annotation, path, slide.width, slide.height)
+    return annotation
+
+
+def _truth(
+    sites: Sites, annotation: Annotation | None, patch_level0: int, job: SlideJob, config: TileConfig
+) -> np.ndarray:
+    if annotation is not None:
+        return truth_of(annotation, sites.x_level0, sites.y_level0, patch_level0, config.truth_share)
+    return np.full(len(sites), 0 if job.is_negative else UNKNOWN, np.int8)
+
+
+def _tissue_mask(thumbnail: np.ndarray, config: TileConfig) -> tuple[np.ndarray, float]:
+    """Return the mask, and the least share of it that makes a patch a candidate."""
+    if not config.filters:
+        return np.ones(thumbnail.shape[:2], bool), 0.0
+    if "otsu_saturation" in config.filters:
+        return otsu_saturation(thumbnail), config.min_tissue_share
+    return glass_free(thumbnail), 1e-9  # any trace: the patch filters decide
+
+
+def _normaliser(survey: Survey, config: TileConfig) -> Callable[[np.ndarray], np.ndarray]:
+    if config.stain == "none" or not len(survey.candidates):
+        return lambda patch: patch
+    mask = survey.mask if config.filters else glass_free(survey.thumbnail)
+    return STAINS[config.stain](survey.thumbnail[mask])

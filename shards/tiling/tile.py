@@ -1,0 +1,181 @@
+"""From a table of slides to a cohort of patches: the work behind `hnm tile`.
+
+    slides.csv ──plan_cohort──▶ a job per slide ──tile_slide, each alone──▶ tars, units ──merge──▶ cohort, tiling.html
+
+Running it again does only what is missing, failed, or was cut from another file or with other settings. Several
+processes, here or on other machines, may do so at once: each slide is claimed by the one that cuts it.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from shards.claim import owner_of
+from shards.cohort.slides import Slide, read_slides
+from shards.errors import InputError
+from shards.progress import Progress
+from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
+from shards.tiling.merge import TileSummary, alone, finished_units, merge_cohort
+from shards.tiling.page import write_page
+from shards.tiling.pool import Died, run_jobs
+from shards.tiling.sites import Points, read_points
+from shards.tiling.tile_config import TileConfig
+from shards.tiling.unit import SlideJob, Unit, is_fresh, slide_job
+
+# Fields that decide which slides, points and splits there are; all others change the pixels or the files they are in.
+NOT_OF_A_SLIDE = {
+    "points_file",
+    "positive_class",
+    "max_failed",
+    "allow_unlabelled",
+    "validation_share",
+    "test_share",
+    "split_seed",
+}
+POLL_S = 0.5  # how often a slide that another process cuts is looked at
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs, one per slide in the order of slides.csv, and what was noticed while they were made."""
+
+    jobs: list[SlideJob]
+    num_points_unmatched: int
+    split_drawn: bool
+
+
+def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
+    """Read the user's tables and make a job for each slide.
+
+    Raises:
+        InputError: something is wrong with slides.csv or the points file.
+    """
+    slides = read_slides(slides_csv, config.allow_unlabelled)
+    split_drawn = "split" not in slides[0].splits
+    if split_drawn:
+        slides = _with_drawn_split(slides, config)
+    settings = config.model_dump(mode="json", exclude=NOT_OF_A_SLIDE)
+    if config.points_file is None:
+        # In an annotated cohort a slide labelled 0 needs no file to say that none of its patches is positive.
+        annotated = any(slide.annotation for slide in slides)
+        jobs = [slide_job(slide, None, settings, annotated and first_label(slide) == 0) for slide in slides]
+        return Plan(jobs, 0, split_drawn)
+    points_of, num_unmatched = read_points(slides_csv.parent / config.points_file, slides, config.positive_class)
+    no_points = Points(np.empty((0, 2)), np.empty(0, np.int8))
+    jobs = [slide_job(slide, points_of.get(slide.slide_id, no_points), settings) for slide in slides]
+    return Plan(jobs, num_unmatched, split_drawn)
+
+
+def tile_cohort(
+    slides_csv: Path,
+    cohort: Path,
+    config: TileConfig,
+    progress: Progress = lambda items, description, total: items,
+    num_workers: int = 1,
+) -> TileSummary:
+    """Cut all slides that are not cut yet, and write the cohort's tables.
+
+    Args:
+        slides_csv: the table of slides (see `shards.cohort.slides`).
+        cohort: the folder to write; made if absent.
+        config: where and how to cut.
+        progress: wraps the loop over slides.
+        num_workers: processes; 1 = this one.
+
+    Returns:
+        The numbers for the summary.
+
+    Raises:
+        InputError: the tables have a mistake, more slides failed than allowed, or there is no patch.
+    """
+    plan = plan_cohort(slides_csv, config)
+    done = tile_jobs(plan.jobs, cohort, config, progress, num_workers)
+    unsaved = {slide_id: outcome.unit for slide_id, outcome in done.items() if not outcome.is_saved}
+    summary = merge_plan(plan, cohort, config, unsaved)
+    return replace(summary, num_tiled=sum(outcome.is_new for outcome in done.values()))
+
+
+def tile_jobs(
+    jobs: Sequence[SlideJob], cohort: Path, config: TileConfig, progress: Progress, num_workers: int
+) -> dict[str, Outcome]:
+    """Cut those slides that are not cut yet; what other processes are cutting is waited for.
+
+    Args:
+        jobs: all, or one share of an array job.
+        cohort: the cohort's folder.
+        config: how to cut.
+        progress: wraps the loop over the slides that are not done.
+        num_workers: processes.
+
+    Returns:
+        By slide id, what became of the slides that were not done.
+    """
+    stale = [job for job in jobs if not is_fresh(job, cohort)]
+    outcomes = _outcomes(stale, cohort, config, num_workers)
+    return {job.slide.slide_id: outcome for job, outcome in progress(outcomes, "tiling", len(stale))}
+
+
+def merge_plan(plan: Plan, cohort: Path, config: TileConfig, unsaved: Mapping[str, Unit] | None = None) -> TileSummary:
+    """Write tiling.html and the cohort's tables from the units; it can be repeated.
+
+    Raises:
+        InputError: a slide is not tiled yet, too many failed, there is no patch, or the disk is full.
+    """
+    slides, settings = [job.slide for job in plan.jobs], config.model_dump(mode="json")
+    try:
+        with alone(cohort):
+            units = finished_units(plan.jobs, cohort, unsaved or {})
+            write_page(cohort, slides, units, settings)
+            summary = merge_cohort(slides, units, cohort, settings, config.max_failed)
+    except OSError as error:
+        raise InputError(f"{cohort}: {error.strerror or error}. Make room and run the same command again") from None
+    return replace(summary, num_points_unmatched=plan.num_points_unmatched, split_drawn=plan.split_drawn)
+
+
+def first_label(slide: Slide) -> int | None:
+    """Return a slide's label in the first label column."""
+    return next(iter(slide.labels.values()), None)
+
+
+def share_of(jobs: Sequence[SlideJob], number: int, count: int) -> list[SlideJob]:
+    """Return the jobs of array task `number` of `count`, counted from 1: every count-th."""
+    return list(jobs[number - 1 :: count])
+
+
+def _outcomes(
+    jobs: Sequence[SlideJob], cohort: Path, config: TileConfig, num_workers: int
+) -> Iterator[tuple[SlideJob, Outcome]]:
+    work = partial(tile_slide, cohort=cohort, config=config)
+    while jobs:
+        elsewhere: list[SlideJob] = []
+        for job, result in run_jobs(jobs, work, num_workers):
+            outcome = fail_slide(job, cohort, result.how) if isinstance(result, Died) else result
+            if outcome is None:
+                elsewhere.append(job)
+            else:
+                yield job, outcome
+        jobs = elsewhere
+        if elsewhere:
+            time.sleep(POLL_S)
+
+
+def owners(jobs: Sequence[SlideJob], cohort: Path) -> list[str]:
+    """Return who is cutting slides of these jobs at present, for people to read."""
+    return sorted({str(owner) for job in jobs if (owner := owner_of(lock_path(cohort, job))) is not None})
+
+
+def _with_drawn_split(slides: list[Slide], config: TileConfig) -> list[Slide]:
+    from shards.cohort.splits import split_patients  # imports torch for its seeds: 2 s that only this needs
+
+    splits = split_patients(
+        [slide.patient_id for slide in slides],
+        [first_label(slide) for slide in slides],
+        validation_share=config.validation_share,
+        test_share=config.test_share,
+        seed=config.split_seed,
+    )
+    return [replace(slide, splits={"split": split} | slide.splits) for slide, split in zip(slides, splits, strict=True)]

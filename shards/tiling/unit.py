@@ -1,0 +1,164 @@
+"""One slide as a unit of work: the job that is to be done, and its result on disk.
+
+    SlideJob ──tile_slide──▶ shards/<key>-0000.tar ...   the JPEGs
+                             units/<key>.parquet         a row per patch, and a `Unit` in the file's metadata
+
+A unit is fresh, and is not done again, while the fingerprint of its job is the same and its tars are there.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA
+from shards.cohort.slides import Slide
+from shards.files import whole_file
+from shards.tiling.sites import Points, Sites
+from shards.tiling.tar import Entry
+
+# The cohort's patch table without the slide, which the merge knows; `shard` counts the unit's own tars.
+UNIT_SCHEMA = pa.schema([field for field in PATCH_SCHEMA if field.name != "slide"])
+METADATA_KEY = b"hnm.unit"
+
+
+@dataclass(frozen=True)
+class SlideJob:
+    """What is to be cut from one slide.
+
+    Attributes:
+        slide: the slide.
+        points: where to cut; None: on the grid.
+        fingerprint: changes when the image file, the annotation, the settings or the points do.
+        is_negative: whether its label says that no patch is positive.
+    """
+
+    slide: Slide
+    points: Points | None
+    fingerprint: str
+    is_negative: bool = False
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What became of one slide.
+
+    Attributes:
+        fingerprint: of the job that was done.
+        status: "done", "empty: <reason>" or "failed: <reason>".
+        width: of the slide, level-0 pixels; None if it could not be opened.
+        height: likewise.
+        source_mpp: microns per pixel at level 0, None if unknown.
+        mpp_from: who says so: "table", "header", "assumed" or "".
+        num_patches: that were cut.
+        num_points_outside: points whose patch does not lie wholly inside the slide, or is that of another point.
+        num_background: patches that the background filters left out.
+        num_outlines_repaired: annotated outlines that crossed themselves.
+        num_outlines_left_out: annotated outlines without an area.
+        tars: size in bytes by file name, in order.
+    """
+
+    fingerprint: str
+    status: str
+    width: int | None = None
+    height: int | None = None
+    source_mpp: float | None = None
+    mpp_from: str = ""
+    num_patches: int = 0
+    num_points_outside: int = 0
+    num_background: int = 0
+    num_outlines_repaired: int = 0
+    num_outlines_left_out: int = 0
+    tars: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        return self.status.startswith("failed")
+
+    @property
+    def empty(self) -> bool:
+        return self.status.startswith("empty")
+
+
+def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_negative: bool = False) -> SlideJob:
+    """Return the job for a slide.
+
+    Args:
+        slide: the slide; if its file is missing, the job will fail and say so.
+        points: where to cut; None: on the grid.
+        settings: those that change the patches or the files they are in, as JSON values.
+        is_negative: whether its label says that no patch is positive.
+    """
+    identity = [FORMAT_VERSION, slide.slide_id, str(slide.path), *_size_and_time(slide.path), slide.mpp, settings]
+    digest = hashlib.sha256(json.dumps([*identity, is_negative], sort_keys=True).encode())
+    if points is not None:
+        digest.update(b"points" + points.xy_level0.tobytes() + points.truth.tobytes())
+    if slide.annotation is not None:
+        digest.update(b"annotation" + slide.annotation.suffix.encode())
+        digest.update(slide.annotation.read_bytes() if slide.annotation.is_file() else b"missing")
+    return SlideJob(slide, points, digest.hexdigest(), is_negative)
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | tuple[None, None]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None, None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def unit_path(cohort: Path, slide: Slide) -> Path:
+    """Return where a slide's unit lies."""
+    return cohort / "units" / f"{slide.key}.parquet"
+
+
+def write_unit(path: Path, unit: Unit, sites: Sites, entries: Sequence[Entry]) -> None:
+    """Write a unit: a row per site, whose JPEG lies at the entry with the same number."""
+    index_of_tar = {name: index for index, name in enumerate(unit.tars)}
+    columns = {
+        "x_level0": sites.x_level0,
+        "y_level0": sites.y_level0,
+        "shard": [index_of_tar[entry.tar_name] for entry in entries],
+        "offset": [entry.offset for entry in entries],
+        "nbytes": [entry.nbytes for entry in entries],
+        "truth": sites.truth,
+    }
+    schema = UNIT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(unit)).encode()})
+    with whole_file(path) as temporary:
+        pq.write_table(pa.table(columns, schema=schema), temporary)
+
+
+def read_unit(path: Path) -> Unit:
+    """Read what became of a slide, without its rows."""
+    return Unit(**json.loads(pq.read_schema(path).metadata[METADATA_KEY]))
+
+
+def read_unit_rows(path: Path) -> pa.Table:
+    """Read a unit's patches, as in `UNIT_SCHEMA`."""
+    return pq.read_table(path).replace_schema_metadata(None)
+
+
+def is_fresh(job: SlideJob, cohort: Path) -> bool:
+    """Is this job done already? A failed one is not: the next run tries it again."""
+    unit = finished_unit(job, cohort)
+    return unit is not None and not unit.failed
+
+
+def finished_unit(job: SlideJob, cohort: Path) -> Unit | None:
+    """Return what became of this job, failed or not; None: it isn't done, or a tar of it is missing or cut short."""
+    path = unit_path(cohort, job.slide)
+    try:
+        unit = read_unit(path)
+    except FileNotFoundError:
+        return None
+    whole = all(_has_size(cohort / "shards" / name, nbytes) for name, nbytes in unit.tars.items())
+    return unit if unit.fingerprint == job.fingerprint and whole else None
+
+
+def _has_size(path: Path, nbytes: int) -> bool:
+    return path.is_file() and path.stat().st_size == nbytes

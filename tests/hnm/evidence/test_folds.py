@@ -1,0 +1,108 @@
+"""Folds by patient, leaks on both sides of the training, and means over folds by hand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hnm.evidence.folds import draw_folds, over_folds, require_clean_run, require_no_leak, splits_of_fold
+from hnm.run.study import DataConfig
+from shards.errors import InputError
+from shards.files import write_array
+from tests.hnm.worlds import tables_only_study
+
+PATIENTS = np.array([f"patient-{s}" for s in range(18)])
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.integers(3, 6))
+def test_folds_are_by_patient_stratified_and_whole(seed: int, num_folds: int) -> None:
+    random = np.random.default_rng(seed)
+    patients = np.array([f"p{number}" for number in random.integers(0, 90, 90)])
+    labels = random.integers(-1, 2, 90).astype(np.int8)
+    folds = draw_folds(patients, labels, num_folds, seed)
+    assert ((folds >= 0) == (labels >= 0)).all()
+    assert set(folds) - {-1} == set(range(num_folds))
+    used = labels >= 0
+    for patient in np.unique(patients[used]):
+        assert len(np.unique(folds[used & (patients == patient)])) == 1
+    positive = np.unique(patients[labels == 1])
+    per_fold = [len(np.unique(patients[(folds == fold) & np.isin(patients, positive)])) for fold in range(num_folds)]
+    assert max(per_fold) - min(per_fold) <= 1
+    order = random.permutation(90)
+    np.testing.assert_array_equal(draw_folds(patients[order], labels[order], num_folds, seed), folds[order])
+    for fold in range(num_folds):
+        splits = np.array(splits_of_fold(folds, fold, num_folds), object)
+        np.testing.assert_array_equal(splits == "test", folds == fold)
+        np.testing.assert_array_equal(splits == "validation", folds == (fold + 1) % num_folds)
+        assert ((splits == None) == (folds < 0)).all()  # noqa: E711
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_folds", "message"),
+    [
+        ([1, 0] * 4, 2, r"--folds 2: at least 3.*One fold tests"),
+        ([1, 0] * 4, 9, r"--folds 9: there are only 8 patients with a labelled slide.*Give --folds 4"),
+        ([1, 1, 1, 0, 0, 0, 0, 0], 4, r"only 3 patients with a positive slide.*Give --folds 3"),
+        ([1, 1, 1, 1, 1, 0, 0, -1], 4, r"only 2 patients with negative slides only.*too small to cross-validate"),
+    ],
+)
+def test_more_folds_than_patients_is_a_clear_word(labels: list[int], num_folds: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        draw_folds(np.array([f"p{i}" for i in range(len(labels))]), np.array(labels, np.int8), num_folds, 0)
+
+
+def test_a_patient_or_a_patch_on_two_sides_is_a_leak() -> None:
+    study = tables_only_study()
+    require_no_leak(study, PATIENTS)
+    shared = PATIENTS.copy()
+    shared[14] = PATIENTS[0]
+    with pytest.raises(InputError, match=r"leak: patient 'patient-0' has slides in train and in test"):
+        require_no_leak(study, shared)
+    with pytest.raises(InputError, match=r"leak: \d+ patches of the encoder's training set belong to validation slides"):
+        require_no_leak(tables_only_study(DataConfig(encoder_splits=["train", "validation"])), PATIENTS)
+    others = replace(study, encoder_slides=np.ones(18, bool), test=study.test[:0], validation=study.validation[:0])
+    with pytest.raises(InputError, match="slides that do not train"):
+        require_no_leak(others, PATIENTS)
+
+
+def write_round(run: Path) -> Path:
+    """Write what a clean round leaves; return its folder."""
+    study, folder = tables_only_study(), run / "round-000"
+    trains = study.mask_of(study.train)
+    write_array(folder / "weights.npy", np.where(trains & (np.arange(len(trains)) % 3 == 0), 1, 0).astype(np.float16))
+    write_array(folder / "pseudo_labels.npy", np.where(trains, 0, -1).astype(np.int8))
+    write_array(folder / "slide_scores.npy", np.where(np.isin(np.arange(18), study.test), np.nan, 0.5))
+    (folder / "mining.json").write_text(json.dumps({}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "slide", "message"),
+    [
+        ("weights", 12, r"leak: 1 patches with a sampling weight in .*round-000 belong to validation slides.*'slide-12'"),
+        ("weights", 15, "belong to test slides"),
+        ("pseudo_labels", 17, r"1 patches with a pseudo label in .* belong to test slides"),
+        ("slide_scores", 14, "leak: test slides were scored"),
+    ],
+)
+def test_the_files_of_a_run_are_searched_for_leaks(tmp_path: Path, name: str, slide: int, message: str) -> None:
+    folder, study = write_round(tmp_path), tables_only_study()
+    assert require_clean_run(tmp_path, study) == -(-study.num_patches_of(study.train) // 3)
+    array = np.load(folder / f"{name}.npy")
+    array[slide if name == "slide_scores" else study.cohort.patch_bounds[slide]] = 1
+    write_array(folder / f"{name}.npy", array)
+    with pytest.raises(InputError, match=message):
+        require_clean_run(tmp_path, study)
+
+
+def test_means_over_folds_by_hand() -> None:
+    # five folds, mean 0.8, s^2 = 0.00125; variance s^2 (1/5 + 1/3) = 0.000667; t(0.975, 4) = 2.7764
+    figure = over_folds([0.75, 0.8, 0.85, 0.8, 0.8], 5)
+    half = 2.7764 * np.sqrt(0.00125 * (1 / 5 + 1 / 3))
+    assert figure == pytest.approx({"mean": 0.8, "low": 0.8 - half, "high": 0.8 + half, "num": 5}, abs=1e-5)
+    assert over_folds([0.5], 5) == {"mean": 0.5, "low": None, "high": None, "num": 1}

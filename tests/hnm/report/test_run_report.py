@@ -1,0 +1,87 @@
+"""report.html as a reader finds it: in a real browser at two widths, and what it says of runs that lack something."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from launch.verbs.report import numbers_of, report
+from tests.chromium import needs_chromium, open_page
+from tests.pages import Text, choose, column, require_fits, require_self_contained, sort_by
+
+
+def test_the_page_is_whole_and_asks_nobody(evaluated_run: Path) -> None:
+    found = require_self_contained(evaluated_run / "report.html")
+    for part in ("Warnings", "Rounds", "Pictures", "Slides", "Heatmaps", "Configuration", "Environment"):
+        assert part in found.text
+    assert "2 (chosen)" in found.text or "1 (chosen)" in found.text or "0 (chosen)" in found.text
+    assert len(found.images) == 9 + 10
+    assert "mining.neg_ratio" in found.text
+    assert "slide_intervals.auc.low" in found.text
+    assert "instance.intervals.in_positive_auc.high" in found.text
+    assert "tracking.uri" not in found.text
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 400])
+def test_it_works_in_a_browser(evaluated_run: Path, width: int, tmp_path: Path) -> None:
+    with open_page(evaluated_run / "report.html", width) as page:
+        require_fits(page, width, num_images=19)
+        assert sort_by(page, 4) == "ascending"
+        scores = [float(text) for text in column(page, 4)]
+        assert len(scores) == 10
+        assert scores == sorted(scores)
+        assert sort_by(page, 4) == "descending"
+        assert [float(text) for text in column(page, 4)] == sorted(scores, reverse=True)
+        sort_by(page, 0)
+        assert column(page, 0) == [f"slide-{number:03d}" for number in range(10)]
+        choose(page, "split", "test")
+        assert column(page, 2) == ["test", "test"]
+        assert page.run("document.getElementById('shown').innerText") == "2 of 10 slides"
+        choose(page, "split", "")
+        choose(page, "search", "SLIDE-003")
+        assert column(page, 0) == ["slide-003"]
+        choose(page, "search", "")
+        page.run("document.querySelector('#slide-table tbody a').click()")
+        assert page.run("location.hash") == "#heatmap-slide-000"
+        page.screenshot(tmp_path / "page.png")
+        assert page.problems == []
+    assert (tmp_path / "page.png").stat().st_size > 5000
+
+
+@needs_chromium
+def test_the_browser_test_would_see_a_broken_page(tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text(
+        "<!doctype html><title>x</title><script>console.error('no'); missing()</script><img src='http://127.0.0.1:9/a.png'>"
+    )
+    with open_page(tmp_path / "bad.html", 400) as page:
+        page.run("new Promise(done => setTimeout(done, 100))")
+        told = " ".join(page.problems)
+    assert "missing is not defined" in told
+    assert "request: http://127.0.0.1:9/a.png" in told
+    assert "consoleAPICalled" in told or '"value": "no"' in told
+
+
+def test_a_run_that_was_not_evaluated_is_shown_with_its_validation_figures(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run <1>"
+    shutil.copytree(finished_run, run)
+    (run / "round-002" / "mining.json").unlink()
+    assert report(run, None, max_heatmaps=3) == 0
+    assert f"wrote {run / 'report.html'}" in capsys.readouterr().out
+    found = Text(run / "report.html")
+    assert "run <1>" in found.text
+    assert "1 of 2 fine-tunings are done" in found.text
+    assert "The test split has not been read yet" in found.text
+    assert "slide AUC, validation" in found.text
+    assert len(found.images) == 8 + 3
+    assert not (run / "metrics.json").exists()
+
+
+def test_figures_for_tracking_are_flat_numbers() -> None:
+    metrics = {
+        "chosen_round": 1, "threshold": 0.5, "num_test_slides": 2, "slide": {"auc": 0.9, "f1": None},
+        "instance": None, "validation": {"auc": 0.8}, "rounds": [{"round": 0}], "warnings": ["few"],
+    }  # fmt: skip
+    assert numbers_of(metrics) == {"num_test_slides": 2, "slide_auc": 0.9}

@@ -1,0 +1,98 @@
+"""`hnm tile` as a user types it: shorthands, shares of an array job, merge, preview, exit codes."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from benchmarks.tiling_survival import digests
+from launch.cli.main import app
+from launch.verbs import tile as tile_verbs
+from launch.verbs.tile import TileRequest
+from shards.cohort.cohort import Cohort
+from shards.drawn.drawn_slides import make_whole_slides
+from tests.tiny import TILE
+
+SETTINGS = ["tile.patch_px=32", "tile.background=otsu_saturation"]
+
+
+@pytest.fixture(scope="module")
+def slides_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_whole_slides(tmp_path_factory.mktemp("drawn"), 6, 512, 32, seed=0)
+
+
+def tile(slides_csv: Path, cohort: Path, *more: str) -> Result:
+    return CliRunner().invoke(app, ["tile", str(slides_csv), str(cohort), "--workers", "1", *SETTINGS, *more])
+
+
+def text_of(result: Result) -> str:
+    return " ".join(result.output.split())
+
+
+def test_magnification_says_what_it_became(slides_csv: Path, tmp_path: Path) -> None:
+    result = tile(slides_csv, tmp_path / "c", "--magnification", "20")
+    assert result.exit_code == 0
+    assert "--magnification 20 is taken as tile.mpp=0.5 microns per pixel (10 / 20)" in text_of(result)
+    assert Cohort.open(tmp_path / "c").info["settings"]["mpp"] == 0.5
+
+
+def test_shares_and_a_merge_are_the_whole(slides_csv: Path, tmp_path: Path) -> None:
+    assert tile(slides_csv, tmp_path / "whole").exit_code == 0
+    for share in ("3/3", "1/3"):
+        assert tile(slides_csv, tmp_path / "c", "--shard-of", share).exit_code == 0
+    early = tile(slides_csv, tmp_path / "c", "--merge")
+    assert early.exit_code == 1
+    assert "2 of 6 slides are not tiled with these settings yet, such as 'slide-001'" in text_of(early)
+    assert tile(slides_csv, tmp_path / "c", "--shard-of", "2/3").exit_code == 0
+    for _ in range(2):
+        assert tile(slides_csv, tmp_path / "c", "--merge").exit_code == 0
+        assert digests(tmp_path / "c") == digests(tmp_path / "whole")
+
+
+def test_the_exit_code_follows_max_failed(slides_csv: Path, tmp_path: Path) -> None:
+    table = tmp_path / "s.csv"
+    rows = slides_csv.read_text().replace(",slides/", f",{slides_csv.parent}/slides/")
+    table.write_text(rows.replace(",annotations/", f",{slides_csv.parent}/annotations/") + "gone,gone.svs,0,p,train,\n")
+    refused = tile(table, tmp_path / "c")
+    assert refused.exit_code == 1
+    assert "warning: 1 of 7 slides have no file" in text_of(refused)
+    assert "1 of 7 slides failed, more than max_failed (0) allows" in text_of(refused)
+    allowed = tile(table, tmp_path / "c", "--max-failed", "0.2")
+    assert allowed.exit_code == 0
+    assert "7 slides: 6 done, 0 empty, 1 failed; 1 tiled now" in text_of(allowed)
+    assert tile(table, tmp_path / "c2", "--shard-of", "7/7").exit_code == 1
+    assert tile(table, tmp_path / "c2", "--shard-of", "7/7", "--max-failed", "1").exit_code == 0
+
+
+def test_a_preview_cuts_nothing(slides_csv: Path, tmp_path: Path) -> None:
+    result = tile(slides_csv, tmp_path / "c", "--preview", "2")
+    assert result.exit_code == 0
+    assert "slide-000:" in text_of(result)
+    assert "patches kept" in text_of(result)
+    assert not (tmp_path / "c" / "shards").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--shard-of", "0/3"], "I from 1 to N"),
+        (["--shard-of", "4/3"], "I from 1 to N"),
+        (["--merge", "--preview", "2"], "Give one of them"),
+        (["tile.backgroud=none"], "Did you mean 'background'?"),
+    ],
+)
+def test_misuse_is_exit_code_2(slides_csv: Path, tmp_path: Path, options: list[str], part: str) -> None:
+    result = tile(slides_csv, tmp_path / "c", *options)
+    assert result.exit_code == 2
+    assert part in text_of(result)
+
+
+def test_tile_sums_up_and_is_repeatable(tiny_slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = tmp_path / "cohort"
+    for num_tiled in (10, 0):
+        assert tile_verbs.tile(TileRequest(tiny_slides, cohort, overrides=TILE, workers=1)) == 0
+        out = capsys.readouterr().out
+        assert f"10 slides: 10 done, 0 empty, 0 failed; {num_tiled} tiled now" in out
+        assert "160 patches, 10 of them known to be positive" in out
+        assert f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort}" in out
+    assert Cohort.open(cohort).num_patches == 160
