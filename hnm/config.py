@@ -70,8 +70,14 @@ class Config(BaseModel):
 
 
 Tree = dict[str, Any]
-
-
+RECORDED = "config.yaml"  # how runs, exported models, cross-validations and submissions record what was resolved
+# Settings that are gone: their values that changed no result, dropped where they were recorded; and why nothing is lost.
+RETIRED = {
+    "mining.selection": (
+        ("gather", "histogram"),
+        "both values chose the same patches in the same time and memory, so nothing is lost. Leave it out",
+    ),
+}
 
 
 def list_names(folder: Path) -> list[str]:
@@ -94,7 +100,7 @@ def load_config(config: str | None = None, preset: str | None = None, overrides:
     origin: dict[str, str] = {}
     if config is not None:
         path = _find(config, config_folder(), "config")
-        content = _read_yaml(path)
+        content = _read_recorded(path) if path.name == RECORDED else _read_yaml(path)
         if (named := content.pop("preset", None)) is not None:
             preset_path = _find(str(named), config_folder() / "presets", "preset")
             _overlay(tree, _read_yaml(preset_path), str(preset_path), origin)
@@ -137,7 +143,7 @@ def dump_config(config: Config) -> str:
 
 def read_config(path: Path) -> Config:
     """Read a configuration that `dump_config` wrote."""
-    return check_config(_read_yaml(path), {"": str(path)})
+    return check_config(_read_recorded(path), {"": str(path)})
 
 
 def difference(old: Config, new: Config) -> list[str]:
@@ -164,6 +170,16 @@ def _read_yaml(path: Path) -> Tree:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected sections such as 'mining:', found {type(content).__name__}")
+    return content
+
+
+def _read_recorded(path: Path) -> Tree:
+    """Return a recorded configuration without retired keys that changed no result."""
+    content = _read_yaml(path)
+    for key, (values, _) in RETIRED.items():
+        section, name = key.split(".")
+        if isinstance(found := content.get(section), dict) and found.get(name) in values:
+            del found[name]
     return content
 
 
@@ -198,6 +214,8 @@ def _explain(problem: Any, origin: dict[str, str]) -> str:
     key = ".".join(path)
     parents = (".".join(path[:depth]) for depth in range(len(path), -1, -1))  # of an item of a list, the list's own key
     where = next((origin[parent] for parent in parents if parent in origin), "configuration")
+    if problem["type"] == "extra_forbidden" and key in RETIRED:
+        return f"{where}: {key} is gone: {RETIRED[key][1]}"
     if problem["type"] == "extra_forbidden":
         fields = _fields_of(path[:-1])
         return f"{where}: unknown key {key}.{_nearest(path[-1], fields)} Known here: {', '.join(fields)}"
