@@ -38,11 +38,6 @@ def header_mpp(properties: Mapping[str, str]) -> float | None:
     return (mpp_x + mpp_y) / 2
 
 
-def source_mpp(stated: float | None, header: float | None, assumed: float | None) -> float | None:
-    """Return the microns per pixel that count: of the table, else of the file, else the assumed ones, else None."""
-    return next((mpp for mpp in (stated, header, assumed) if mpp is not None), None)
-
-
 def level0_px(size_px: int, mpp: float | None, source: float | None) -> int:
     """Return how many level-0 pixels `size_px` pixels at `mpp` cover.
 
