@@ -79,7 +79,7 @@ def predict_slide(
             score, scores = None, np.empty(0, np.float32)
         sites = survey.sites.take(kept)
         patches = ScoredPatches(sites.x_level0, sites.y_level0, survey.patch_level0, scores)
-        return PredictedSlide(score, "" if len(kept) else why_empty(survey, slide, config), patches, survey)
+        return PredictedSlide(score, "" if len(kept) else why_empty(survey, slide), patches, survey)
 
 
 @torch.inference_mode()

@@ -45,13 +45,15 @@ def tile(request: TileRequest) -> int:
         )
     config = load_config(request.config, None, overrides_of(request)).tile
     num_workers = request.workers or _num_cores()
+    plan = plan_cohort(request.slides_csv, config)
+    if not request.merge:
+        journal.say(plan.background)
     if not (request.shard_of or request.merge or request.preview):
-        _warn(plan_cohort(request.slides_csv, config), request.cohort, journal)
+        _warn(plan, request.cohort, journal)
         summary = tile_cohort(request.slides_csv, request.cohort, config, journal.progress, num_workers)
         for line in tile_lines(summary, request.cohort):
             journal.say(line)
         return 0
-    plan = plan_cohort(request.slides_csv, config)
     if request.preview:
         return _preview(plan, request, config, num_workers, journal)
     if request.merge:

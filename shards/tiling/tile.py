@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
 from shards.tiling.merge import TileSummary, alone, finished_units, merge_cohort
 from shards.tiling.page import write_page
 from shards.tiling.pool import Died, run_jobs
+from shards.tiling.pyramid import is_pyramid
 from shards.tiling.sites import Points, read_points
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob, Unit, is_fresh, slide_job
@@ -41,11 +43,19 @@ POLL_S = 0.5  # how often a slide that another process cuts is looked at
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, one per slide in the order of slides.csv, and what was noticed while they were made."""
+    """The jobs, one per slide in the order of slides.csv, and what was noticed while they were made.
+
+    Attributes:
+        jobs: of all slides.
+        num_points_unmatched: points whose image is none of the slides.
+        split_drawn: whether the split was drawn.
+        background: what tile.background is for these slides, for people to read.
+    """
 
     jobs: list[SlideJob]
     num_points_unmatched: int
     split_drawn: bool
+    background: str = ""
 
 
 def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
@@ -62,12 +72,36 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     if config.points_file is None:
         # In an annotated cohort a slide labelled 0 needs no file to say that none of its patches is positive.
         annotated = any(slide.annotation for slide in slides)
-        jobs = [slide_job(slide, None, settings, annotated and first_label(slide) == 0) for slide in slides]
-        return Plan(jobs, 0, split_drawn)
+        is_whole = [config.background == ["auto"] and is_pyramid(slide.path) for slide in slides]
+        jobs = [
+            slide_job(slide, None, _resolved(settings, config, whole, False), annotated and first_label(slide) == 0)
+            for slide, whole in zip(slides, is_whole, strict=True)
+        ]
+        return Plan(jobs, 0, split_drawn, _background_in_words(config, len(slides), sum(is_whole), False))
     points_of, num_unmatched = read_points(slides_csv.parent / config.points_file, slides, config.positive_class)
     no_points = Points(np.empty((0, 2)), np.empty(0, np.int8))
+    settings = _resolved(settings, config, False, is_at_points=True)
     jobs = [slide_job(slide, points_of.get(slide.slide_id, no_points), settings) for slide in slides]
-    return Plan(jobs, num_unmatched, split_drawn)
+    return Plan(jobs, num_unmatched, split_drawn, _background_in_words(config, len(slides), 0, True))
+
+
+def _resolved(settings: dict[str, Any], config: TileConfig, is_whole: bool, is_at_points: bool) -> dict[str, Any]:
+    """Return the settings with what tile.background=auto is for a slide: cut with that by name, its unit is fresh, too."""
+    return settings | {"background": config.filters_of(is_whole, is_at_points) or ["none"]}
+
+
+def _background_in_words(config: TileConfig, num_slides: int, num_whole: int, is_at_points: bool) -> str:
+    """Return which filters decide what is background, and for how many slides."""
+    if config.background != ["auto"]:
+        return f"background filter: {', '.join(config.background)}"
+    kind = "cut at points" if is_at_points else "plain images"
+    counts = ((num_whole, "whole slides", True), (num_slides - num_whole, kind, False))
+    parts = [
+        f"{', '.join(config.filters_of(is_whole, is_at_points)) or 'none'} ({count:,} {what})"
+        for count, what, is_whole in counts
+        if count
+    ]
+    return f"background filter: {', '.join(parts)}; tile.background is auto"
 
 
 def tile_cohort(
