@@ -27,6 +27,7 @@ from hnm.run.session import Session
 from launch.process.keeper import RunKeeper, SaveError
 from launch.process.preemption import Preempted, StopSignals
 from shards.errors import InputError
+from tests import disks
 from tests.hnm.worlds import mine_and_share, session_with_features
 from tests.ranks import on_ranks
 from tests.tiny import tiny_config, tiny_session
@@ -205,14 +206,8 @@ def test_a_pickle_bomb_in_a_checkpoint_with_the_right_checksums_does_not_go_off(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 6 MB, for two checkpoints of 2.3 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(disk)]
-    mounted = subprocess.run(mount, check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with disks.small_disk(tmp_path / "disk", "6m") as disk:
+        yield disk
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(
