@@ -70,12 +70,13 @@ class NotingKeeper:
 def machine() -> dict[str, str]:
     """Return what decides which kernels compute: the same on both sides, the losses must be the same to the bit."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    vendor = next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
     flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
     vectors = sorted(flag for flag in flags if flag.startswith(("avx", "amx", "fma")))
     return {
         "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "architecture": platform.machine(),
+        "architecture": f"{platform.machine()} {vendor}".strip(),
         "instructions": " ".join(vectors),
     }
 

@@ -2,8 +2,9 @@
 
 To the bit where the processor's instructions and PyTorch are those of the record. Elsewhere other kernels add in another order,
 and the encoder's trainings magnify that: with AVX2 turned off (ATEN_CPU_CAPABILITY=default, ONEDNN_MAX_CPU_ISA=SSE41) the first
-losses differed by 3e-7 and later ones by up to 1 % in pretraining and 6 % in fine-tuning, in fp64 as well; those of the aggregator
-by 1e-7 in all 20 steps. So elsewhere the first loss of the encoder's trainings and all of the aggregator's are compared.
+losses differed by 3e-7 and later ones by up to 1 % in pretraining and 6 % in fine-tuning, in fp64 as well; those of the
+aggregator by 1e-7 in all 20 steps. So elsewhere the first loss of the encoder's trainings and all of the aggregator's are
+compared.
 """
 
 import json
