@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.skips import NEEDS_DATA
+
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared" / "data"
@@ -12,7 +14,7 @@ FROZEN = SHARED / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"
 
 
 def _needs(path: Path, what: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not path.exists(), reason=f"needs ../shared/data: {what} are not at {path}")
+    return pytest.mark.skipif(not path.exists(), reason=f"{NEEDS_DATA}: {what} are not at {path}")
 
 
 needs_slides = _needs(CMU, "the slides")

@@ -18,7 +18,7 @@ from shards.cohort.annotations import read_annotation
 from shards.drawn.drawn_slides import make_whole_slides
 from shards.errors import InputError
 from shards.tiling.unit import SlideJob
-from tests.launch.cli.test_main import assert_refused, hnm
+from tests.command_line import assert_refused, hnm
 
 
 @pytest.fixture(scope="module")

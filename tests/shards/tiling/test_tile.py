@@ -19,7 +19,7 @@ from shards.tiling.cut import tile_slide
 from shards.tiling.mpp import level0_px
 from shards.tiling.tile import merge_plan, plan_cohort, tile_cohort
 from shards.tiling.tile_config import TileConfig
-from tests.paths import SHARED
+from tests.paths import SHARED, needs_colon
 
 CONFIG = TileConfig(patch_px=16)
 
@@ -251,7 +251,7 @@ def test_every_field_is_described() -> None:
     assert all(field.description for field in TileConfig.model_fields.values())
 
 
-@pytest.mark.skipif(not (SHARED / "colon").is_dir(), reason=f"the colon data is not at {SHARED / 'colon'}")
+@needs_colon
 def test_colon(tmp_path: Path) -> None:
     from benchmarks.prepare_colon import prepare
 
