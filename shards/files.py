@@ -1,13 +1,16 @@
 """Files that are whole or absent: temporary name, fsync, rename."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -26,6 +29,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def ask_for_space(file: IO[bytes], num_bytes: int) -> None:
+    """Reserve `num_bytes` after the file's present end, where the file system can: a full disk is told before the work.
+
+    Raises:
+        OSError: there is no room (ENOSPC, EDQUOT); it names the file.
+    """
+    file.flush()
+    if num_bytes <= 0 or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), file.tell(), num_bytes)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise OSError(error.errno, error.strerror, file.name) from None
 
 
 def fsync_folder(folder: Path) -> None:
