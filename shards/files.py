@@ -10,7 +10,22 @@ from typing import IO, Any
 
 import numpy as np
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+from shards.errors import InputError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def plain_name(name: Any, source: Path) -> str:
+    """Return a name that was read from the file `source` and becomes a path: a plain file name, or it is refused.
+
+    Whoever wrote the file could else have us write and read outside of the folder ("../../.bashrc").
+
+    Raises:
+        InputError: it is no text, empty, hidden, or has a part that leads elsewhere.
+    """
+    if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\:\0"):
+        raise InputError(f"{source}: {name!r} is no plain file name: refused. The file is damaged, or was made to do harm")
+    return name
 
 
 @contextmanager
@@ -35,7 +50,7 @@ def ask_for_space(file: IO[bytes], num_bytes: int) -> None:
     """Reserve `num_bytes` after the file's present end, where the file system can: a full disk is told before the work.
 
     Raises:
-        OSError: there is no room (ENOSPC, EDQUOT); it names the file.
+        OSError: there is no room (ENOSPC, EDQUOT, EFBIG); it names the file.
     """
     file.flush()
     if num_bytes <= 0 or not hasattr(os, "posix_fallocate"):
@@ -52,6 +67,9 @@ def fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts cannot, and need not
+            raise
     finally:
         os.close(descriptor)
 

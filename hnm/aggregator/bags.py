@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hnm.engine.ranks import World, seen, wait_until_seen
-from shards.files import write_json
+from shards.files import plain_name, write_json
 
 MOST_OPEN = 64  # files of a process: 64 ranks write 1,024 files, and a process may often open no more than that
 
@@ -51,7 +51,7 @@ class Bags:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        names = index["files"]
+        names = [plain_name(name, folder / "index.json") for name in index["files"]]
         self.part_starts = np.array([0, *(rows_of_file(name)[1] for name in names)])
         self.part = lru_cache(MOST_OPEN)(lambda i: np.load(folder / names[i], mmap_mode="r"))  # closed when it is let go
         starts = np.concatenate([[0], np.cumsum(index["rows_per_slide"])])
