@@ -54,7 +54,9 @@ def test_json_is_valid_json(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-@pytest.mark.parametrize("name", ["../../bashrc", "/etc/passwd", "a/b.tar", "..", ".", "", ".hidden", "a\\b", "c:x", "a\0b", 7, None])
+@pytest.mark.parametrize(
+    "name", ["../../bashrc", "/etc/passwd", "a/b.tar", "..", ".", "", ".hidden", "a\\b", "c:x", "a\0b", 7, None]
+)
 def test_a_name_that_leads_elsewhere_is_refused(name: object) -> None:
     with pytest.raises(InputError, match=r"^cohort\.json: .*no plain file name"):
         plain_name(name, Path("cohort.json"))
