@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA
 from shards.cohort.slides import Slide
-from shards.files import whole_file
+from shards.files import plain_name, whole_file
 from shards.tiling.sites import Points, Sites
 from shards.tiling.tar import Entry
 
@@ -135,7 +135,10 @@ def write_unit(path: Path, unit: Unit, sites: Sites, entries: Sequence[Entry]) -
 
 def read_unit(path: Path) -> Unit:
     """Read what became of a slide, without its rows."""
-    return Unit(**json.loads(pq.read_schema(path).metadata[METADATA_KEY]))
+    unit = Unit(**json.loads(pq.read_schema(path).metadata[METADATA_KEY]))
+    for name in unit.tars:
+        plain_name(name, path)
+    return unit
 
 
 def read_unit_rows(path: Path) -> pa.Table:
