@@ -12,7 +12,7 @@ truth is unknown.
 """
 
 import xml.etree.ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -233,7 +233,7 @@ def _with_own_holes(areas: Sequence[_Area]) -> tuple[list[_Area], list[_Area]]:
 def _tallies(
     areas: Sequence[_Area], free_holes: Sequence[_Area], point_groups: Sequence[str], roles: Roles
 ) -> dict[str, Tally]:
-    found: Iterator[tuple[str, Role, int, int, float]] = (
+    found: Iterable[tuple[str, Role, int, int, float]] = (
         *((each.shape.group, each.role, 1, 0, each.geometry.area) for each in areas),
         *((_hole_name(each.shape), each.role, 1, 0, each.geometry.area) for each in free_holes),
         *((group, roles.of(group), 0, 1, 0.0) for group in point_groups),

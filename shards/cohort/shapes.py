@@ -110,7 +110,8 @@ def polygon_of(rings: Sequence[np.ndarray]) -> tuple[shapely.Geometry, int]:
     own = [shapely.Polygon(ring) for ring in rings]
     num_repaired = sum(not ring.is_valid for ring in own) or 1
     own = [ring if ring.is_valid else areas_of(shapely.make_valid(ring)) for ring in own]
-    area, done = shapely.MultiPolygon(), []
+    area: shapely.Geometry = shapely.MultiPolygon()
+    done: list[shapely.Geometry] = []
     for ring in sorted((ring for ring in own if ring.area > 0), key=lambda ring: -ring.area):
         if any(_are_the_same(ring, other) for other in done):
             continue

@@ -18,6 +18,7 @@ from shards.cohort.shapes import Drawing, Shape, ellipse_in, number, rectangle, 
 ASAP_AREAS = {"polygon", "spline", "rectangle", ""}
 # ImageScope numbers the tools, HALO names them.
 REGION_TYPES = {"0": "polygon", "1": "rectangle", "2": "ellipse", "3": "arrow", "4": "ruler"}
+VERTICES = ("Coordinate", "Vertex", "V")
 REGION_AREAS = {"polygon", "rectangle", "ellipse", ""}
 
 Element = xml.etree.ElementTree.Element
@@ -40,10 +41,10 @@ def read_xml(path: Path) -> Drawing:
     annotations = list(root.iter("Annotation"))
     if any(annotation.find(".//Region") is not None for annotation in annotations):
         return Drawing(list(_regions(annotations)))
-    if root.tag == "ASAP_Annotations" or any(a.find(".//Coordinate") is not None for a in annotations):
+    if any(annotation.find(".//Coordinate") is not None for annotation in annotations):
         return Drawing(list(_asap(root, annotations)))
-    if root.tag == "Annotations" and all(annotation.find("Regions") is not None for annotation in annotations):
-        return Drawing([])  # ImageScope and HALO write layers without regions
+    if root.tag in ("ASAP_Annotations", "Annotations") and not any(each.tag in VERTICES for each in root.iter()):
+        return Drawing([])  # nothing drawn: all three write that, ImageScope and HALO with empty layers
     raise ValueError(
         f"<{root.tag}> is neither ASAP's XML, nor Aperio ImageScope's, nor HALO's. Export in one of these, or as GeoJSON"
     )
