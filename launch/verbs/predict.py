@@ -220,7 +220,7 @@ def _summarise(rows: Sequence[Row], out: Path, journal: Journal) -> int:
         f"{len(rows) - len(scored) - len(failed)} empty, {len(failed)} failed"
     )
     if unused := [row.slide_id for row in rows if NOT_USED in row.remark]:
-        journal.say(f"warning: {len(unused)} annotations do not say what is positive and are not used, such as {unused[0]}'s")
+        journal.say(f"warning: annotations that do not say what is positive, not used: {len(unused)}, such as {unused[0]}'s")
     labelled = [row for row in scored if row.label is not None]
     if labelled:
         area = auc(np.array([row.label for row in labelled]), np.array([row.score for row in labelled]))

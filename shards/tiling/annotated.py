@@ -54,6 +54,7 @@ class AnnotationSummary:
         num_marks: points, lines and empty geometries, which have no area.
         unknown: why it is unknown what is positive (truth -1), by slide id.
         warnings: contradictions, each a line that names slides or groups.
+        are_chosen: whether tile.positive_groups says which groups are positive.
     """
 
     num_annotated: int = 0
@@ -61,6 +62,7 @@ class AnnotationSummary:
     num_marks: int = 0
     unknown: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    are_chosen: bool = False
 
     def lines(self) -> list[str]:
         """Return what people should read of it, a line each; warnings begin with the word."""
@@ -73,7 +75,8 @@ class AnnotationSummary:
     def _line_of(self, role: Role) -> str:
         own = [f"{name} ({group})" for name, group in self.groups.items() if group.role == role]
         more = f" and {len(own) - MAX_NAMED} more groups" if len(own) > MAX_NAMED else ""
-        hint = ". Not all of them tumour? Set tile.positive_groups" if role == "positive" and len(own) > 1 else ""
+        is_doubtful = role == "positive" and len(own) > 1 and not self.are_chosen
+        hint = ". Not all of them tumour? Set tile.positive_groups" if is_doubtful else ""
         return f"annotations {ROLE_WORDS[role]}: {'; '.join(own[:MAX_NAMED])}{more}{hint}" if own else ""
 
 
@@ -91,7 +94,8 @@ def summarise_annotations(
     groups = _groups([unit for _, unit in pairs])
     unknown = {slide.slide_id: unit.annotation_problem for slide, unit in pairs if unit.annotation_problem}
     warnings = [*_names_in_vain(settings, list(groups)), *_contradictions(pairs), *_unknown(unknown)] if pairs else []
-    return AnnotationSummary(len(pairs), groups, sum(unit.num_marks for _, unit in pairs), unknown, warnings)
+    num_marks = sum(unit.num_marks for _, unit in pairs)
+    return AnnotationSummary(len(pairs), groups, num_marks, unknown, warnings, settings.get("positive_groups") is not None)
 
 
 def _groups(units: Sequence[Unit]) -> dict[str, CohortGroup]:
