@@ -18,7 +18,7 @@ from hnm.engine.ranks import single_world
 from hnm.model.export import export as export_run
 from hnm.model.model import Model, is_exported, open_exported, open_recorded, with_tile
 from hnm.model.predict import predict_slide
-from hnm.model.predictions import Row, done_row, failed_row, row_of, rows_of_others, write_slide, write_table
+from hnm.model.predictions import NOT_USED, Row, done_row, failed_row, row_of, rows_of_others, write_slide, write_table
 from hnm.report.record import RunRecord, read_record
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
@@ -219,6 +219,8 @@ def _summarise(rows: Sequence[Row], out: Path, journal: Journal) -> int:
         f"{out / 'predictions.parquet'}: {len(scored)} slides scored, {called} of them positive; "
         f"{len(rows) - len(scored) - len(failed)} empty, {len(failed)} failed"
     )
+    if unused := [row.slide_id for row in rows if NOT_USED in row.remark]:
+        journal.say(f"warning: annotations that do not say what is positive, not used: {len(unused)}, such as {unused[0]}'s")
     labelled = [row for row in scored if row.label is not None]
     if labelled:
         area = auc(np.array([row.label for row in labelled]), np.array([row.score for row in labelled]))

@@ -18,6 +18,7 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
         f"{summary.num_patches:,} patches, {summary.num_positive_patches:,} of them known to be positive",
     ]
     lines += [f"{number:,} {text}" for number, text in _left_out(summary) if number]
+    lines += summary.annotations.lines()
     if summary.mixed_mpp:
         lines.append(
             "warning: native pixels of slides with different microns per pixel: set tile.mpp to make them alike"
@@ -37,7 +38,7 @@ def _left_out(summary: TileSummary) -> list[tuple[int, str]]:
         (summary.num_points_unmatched, "points of images that are no slide of the table"),
         (summary.num_background, "patches left out as background"),
         (summary.num_outlines_repaired, "annotated outlines crossed themselves and were repaired"),
-        (summary.num_outlines_left_out, "annotated outlines of fewer than three vertices left out"),
+        (summary.num_outlines_left_out, "annotated outlines of fewer than three vertices, or without an area, left out"),
         (summary.num_assumed_mpp, "slides whose microns per pixel are assumed (--assume-mpp)"),
         (summary.num_unlabelled, "slides without a label"),
     ]

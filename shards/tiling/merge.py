@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +24,7 @@ from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA
 from shards.cohort.slides import Slide
 from shards.errors import InputError
 from shards.files import whole_file, write_json
+from shards.tiling.annotated import AnnotationSummary, summarise_annotations
 from shards.tiling.outliers import Outlier, find_outliers
 from shards.tiling.unit import SlideJob, Unit, finished_unit, read_unit_rows, unit_path
 
@@ -58,6 +59,7 @@ class TileSummary:
         num_tiled: slides cut by this run; the others were there already.
         num_points_unmatched: points whose image is none of the slides.
         split_drawn: whether the split was drawn, as the table has no split column.
+        annotations: what the annotations were taken as, and what contradicts them.
     """
 
     num_slides: int
@@ -79,6 +81,7 @@ class TileSummary:
     num_tiled: int = 0
     num_points_unmatched: int = 0
     split_drawn: bool = False
+    annotations: AnnotationSummary = field(default_factory=AnnotationSummary)
 
 
 def merge_cohort(
@@ -166,6 +169,7 @@ def _summary(
         empties=empties,
         outliers=find_outliers({slide_id: unit.num_patches for slide_id, unit in by_id.items() if unit.num_patches}),
         mixed_mpp=settings.get("mpp") is None and bool(mpps) and max(mpps) > MPP_SPREAD * min(mpps),
+        annotations=summarise_annotations(slides, units, settings),
     )
 
 
@@ -250,4 +254,5 @@ def _cohort_info(settings: dict[str, Any], shard_names: list[str], summary: Tile
         },
         "tools": {"python": platform.python_version(), **{tool: version(tool) for tool in TOOLS}},
         "shards": shard_names,
+        **({"annotations": asdict(summary.annotations)} if summary.annotations.num_annotated else {}),
     }

@@ -16,7 +16,7 @@ from shards.tiling.pool import Died, run_jobs
 from shards.tiling.slide_reader import open_slide
 from shards.tiling.survey import kept_patches, survey_slide, why_empty
 from shards.tiling.tile_config import TileConfig
-from shards.tiling.unit import SlideJob, Unit
+from shards.tiling.unit import SlideJob, Unit, annotation_fields
 
 
 def preview_slides(
@@ -61,4 +61,5 @@ def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
         mpp_from=survey.mpp_from,
         num_patches=len(kept),
         num_background=len(survey.sites) - len(kept),
+        **annotation_fields(survey.annotation),
     )

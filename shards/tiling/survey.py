@@ -159,7 +159,7 @@ def _annotation(slide: SlideReader, job: SlideJob, config: TileConfig) -> Annota
 def _truth(
     sites: Sites, annotation: Annotation | None, patch_level0: int, job: SlideJob, config: TileConfig
 ) -> np.ndarray:
-    if annotation is not None:
+    if annotation is not None and not (annotation.problem and job.is_negative):
         return truth_of(annotation, sites.x_level0, sites.y_level0, patch_level0, config.truth_share)
     return np.full(len(sites), 0 if job.is_negative else UNKNOWN, np.int8)
 

@@ -1,11 +1,13 @@
 """What the verbs print at their end."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch.verbs.tables import print_metrics, tile_lines
+from shards.tiling.annotated import AnnotationSummary
 from shards.tiling.merge import TileSummary
 
 SUMMARY = TileSummary(
@@ -25,6 +27,12 @@ def test_everything_that_was_left_out_is_in_the_summary() -> None:
         "11 slides without a label", "different microns per pixel", "s-8: empty: no tissue", "Next: hnm pretrain cohort",
     ):  # fmt: skip
         assert part in text
+
+
+def test_annotations_that_contradict_the_labels_are_in_the_summary() -> None:
+    annotations = AnnotationSummary(1, warnings=["1 slide with label 0 has outlines"])
+    lines = tile_lines(replace(SUMMARY, annotations=annotations), Path("cohort"))
+    assert "warning: 1 slide with label 0 has outlines" in lines
 
 
 def test_nothing_left_out_is_not_mentioned() -> None:
