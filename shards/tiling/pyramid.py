@@ -16,7 +16,7 @@ import openslide
 
 from shards.errors import InputError
 from shards.resample import resize
-from shards.tiling.mpp import header_mpp
+from shards.tiling.mpp import ToldMpp, told_mpp
 
 # A row of 256-px tiles of a slide 100,000 px wide is 100 MB: neighbouring rows of patches share their tiles.
 CACHE_BYTES = 128 * 2**20
@@ -32,7 +32,7 @@ class Pyramid:
         path: the file.
         width: level-0 pixels.
         height: level-0 pixels.
-        mpp: microns per pixel at level 0, or None: the header doesn't tell.
+        told: microns per pixel at level 0 as the header tells.
     """
 
     needs_mpp = True  # without it nobody knows what a patch of a scan shows
@@ -43,13 +43,13 @@ class Pyramid:
         self._downsamples = tuple(float(downsample) for downsample in slide.level_downsamples)
 
     @property
-    def mpp(self) -> float | None:
+    def told(self) -> ToldMpp:
         """Microns per pixel at level 0 as the header tells.
 
         Raises:
             InputError: pixels are not square.
         """
-        return header_mpp(self._slide.properties)
+        return told_mpp(self._slide.properties, self.width, self.height)
 
     def read(self, x_level0: int, y_level0: int, size_level0: int, size_px: int) -> np.ndarray:
         """Return a square as (size_px, size_px, 3) uint8 RGB, contiguous; where the scan has no pixels it is white.

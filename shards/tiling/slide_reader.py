@@ -10,6 +10,7 @@ from PIL import Image
 
 from shards.errors import InputError
 from shards.resample import resize
+from shards.tiling.mpp import ToldMpp
 from shards.tiling.pyramid import Pyramid, is_pyramid, open_pyramid, require_inside
 
 # Only where a conversion to 8-bit RGB is certain: Pillow clips 16-bit and float images to white.
@@ -22,13 +23,20 @@ class PlainImage:
 
     Attributes:
         pixels: (height, width, 3) uint8 RGB.
-        mpp: None: the resolution tags of such files are of the printer's kind (72 dpi), so none is believed.
+        mpp: microns per pixel if its OME-XML tells; the resolution tags of such files are a printer's, never believed.
+        mpp_from: who says so.
         needs_mpp: whether an unknown mpp is a reason to refuse the image.
     """
 
     pixels: np.ndarray
     mpp: float | None = None
+    mpp_from: str = "header"
     needs_mpp = False
+
+    @property
+    def told(self) -> ToldMpp:
+        """Microns per pixel as the file tells."""
+        return ToldMpp(self.mpp, self.mpp_from if self.mpp is not None else "")
 
     @property
     def width(self) -> int:

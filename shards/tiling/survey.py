@@ -31,7 +31,7 @@ class Survey:
 
     Attributes:
         source_mpp: microns per pixel at level 0, None if unknown.
-        mpp_from: who says so: "table", "header", "assumed", or "".
+        mpp_from: who says so: "table", "header", "tags", "ome-xml", "assumed", or "" (see shards.tiling.mpp).
         patch_level0: side of a patch, level-0 pixels.
         sites: all patches of the grid, or of the points, with their truth.
         candidates: (c,) numbers of the sites that are to be read; the others are background.
@@ -125,20 +125,20 @@ def why_empty(survey: Survey, slide: SlideReader, config: TileConfig) -> str:
 
 
 def _known_mpp(slide: SlideReader, job: SlideJob, config: TileConfig) -> tuple[float | None, str]:
-    sources: tuple[tuple[Callable[[], float | None], str], ...] = (
-        (lambda: job.slide.mpp, "table"),
-        (lambda: slide.mpp, "header"),
-        (lambda: config.assume_mpp, "assumed"),
-    )
-    for source, name in sources:
-        if (mpp := source()) is not None:
-            return mpp, name
-    if slide.needs_mpp:
+    if job.slide.mpp is not None:
+        return job.slide.mpp, "table"
+    told = slide.told
+    if config.assume_mpp is not None and (told.disbelieved or told.mpp is None):
+        return config.assume_mpp, "assumed"
+    if told.mpp is None and slide.needs_mpp:
+        tells = f"the file tells {told.disbelieved}, which no microscope has" if told.disbelieved else (
+            "neither header nor TIFF tags nor OME-XML tell"
+        )  # fmt: skip
         raise InputError(
-            f"{job.slide.path}: its microns per pixel are unknown: neither header nor TIFF tags tell. Say what they "
+            f"{job.slide.path}: its microns per pixel are unknown: {tells}. Say what they "
             f"are: slides.csv, column mpp, or --assume-mpp 0.5 for all slides that don't tell"
         )
-    return None, ""
+    return told.mpp, told.source
 
 
 def _annotation(slide: SlideReader, job: SlideJob, config: TileConfig) -> Annotation | None:

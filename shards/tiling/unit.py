@@ -54,7 +54,7 @@ class Unit:
         width: of the slide, level-0 pixels; None if it could not be opened.
         height: likewise.
         source_mpp: microns per pixel at level 0, None if unknown.
-        mpp_from: who says so: "table", "header", "assumed" or "".
+        mpp_from: who says so: "table", "header", "tags", "ome-xml", "assumed" or "" (see shards.tiling.mpp).
         num_patches: that were cut.
         num_points_outside: points whose patch does not lie wholly inside the slide, or is that of another point.
         num_background: patches that the background filters left out.
