@@ -59,7 +59,7 @@ def told_mpp(properties: Mapping[str, str], width: int, height: int) -> ToldMpp:
         "tags": tuple(_tag_mpp(properties, axis) for axis in "XY"),
         "ome-xml": ome_mpp(comment, width, height),
     }
-    disbelieved = []
+    disbelieved: list[str] = []
     for source, (mpp_x, mpp_y) in pairs.items():
         if mpp_x is None or mpp_y is None:
             continue
@@ -71,16 +71,21 @@ def told_mpp(properties: Mapping[str, str], width: int, height: int) -> ToldMpp:
 
 def ome_mpp(description: str, width: int, height: int) -> tuple[float | None, float | None]:
     """Return microns per pixel, wide and high, of the image of this size in an OME-XML; None: it does not tell."""
+    pixels = ome_pixels(description, width, height)
+    return (None, None) if pixels is None else (_ome_length(pixels, "X"), _ome_length(pixels, "Y"))
+
+
+def ome_pixels(description: str, width: int, height: int) -> xml.etree.ElementTree.Element | None:
+    """Return the element Pixels of the image of this size, else of the first, in an OME-XML; None: it is none."""
     if "<OME" not in description and ":OME" not in description:
-        return None, None
+        return None
     try:
         root = xml.etree.ElementTree.fromstring(description.strip().strip("\0"))
-    except xml.etree.ElementTree.ParseError:
-        return None, None
+    except (xml.etree.ElementTree.ParseError, ValueError):
+        return None
     images = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
     of_size = [its for its in images if (its.get("SizeX"), its.get("SizeY")) == (str(width), str(height))]
-    chosen = next(iter(of_size or images), None)
-    return (None, None) if chosen is None else (_ome_length(chosen, "X"), _ome_length(chosen, "Y"))
+    return next(iter(of_size or images), None)
 
 
 def _ome_length(pixels: xml.etree.ElementTree.Element, axis: str) -> float | None:

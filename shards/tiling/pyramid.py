@@ -7,7 +7,8 @@
 Memory stays flat however large the slide is: a bounded cache of decoded tiles, and a thumbnail that is read in blocks.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,10 @@ CACHE_BYTES = 128 * 2**20
 BLOCK_PX = 2048  # side of the blocks in which a thumbnail is read: 16 MB
 # A downsample of 4.0002 (rounded level sizes) counts as 4.
 LEVEL_TOLERANCE = 1.01
+NOT_SUPPORTED = re.compile(
+    r"unsupported|not supported|not configured|can ?not handle|cannot get required tiff tag", re.IGNORECASE
+)
+ILLUMINATION = ("leica.illumination-source", "mirax.GENERAL.SLIDE_TYPE")
 
 
 class Pyramid:
@@ -119,9 +124,10 @@ def require_inside(x_level0: int, y_level0: int, size_level0: int, width: int, h
         raise ValueError(f"({x_level0}, {y_level0}) size {size_level0} is outside the image of {width} x {height}")
 
 
-def is_pyramid(path: Path) -> bool:
-    """Does OpenSlide know the file's format?"""
-    return openslide.OpenSlide.detect_format(path) is not None
+def vendor_of(path: Path) -> str | None:
+    """Return the format of a file as OpenSlide calls it ("aperio", "generic-tiff"), None where it knows none."""
+    vendor: str | None = openslide.OpenSlide.detect_format(path)
+    return vendor
 
 
 @contextmanager
@@ -136,9 +142,22 @@ def open_pyramid(path: Path) -> Iterator[Pyramid]:
     except (openslide.OpenSlideError, OSError) as error:
         raise _unreadable(path, error) from None
     with slide:
+        _refuse_fluorescence(path, slide.properties)
         slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
         yield Pyramid(path, slide)
 
 
+def _refuse_fluorescence(path: Path, properties: Mapping[str, str]) -> None:
+    """Refuse a scan whose header says that it glows: OpenSlide shows its channels as if they were colours."""
+    for name in ILLUMINATION:
+        if "fluor" in properties.get(name, "").lower():
+            raise InputError(f"{path}: a fluorescence scan ({name} is {properties[name]}). Use bright-field slides")
+
+
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: OpenSlide cannot read it ({error}). Copy the file anew, or remove its row")
+    remedy = "Copy the file anew, or remove its row"
+    if vendor_of(path) == "zeiss":  # its driver is young: most of what fails is fluorescence, JPEG XR or many scenes
+        remedy = "A Zeiss CZI of a kind that OpenSlide does not read, or a damaged one: export it as OME-TIFF with ZEN"
+    elif NOT_SUPPORTED.search(str(error)):
+        remedy = "It is not damaged, but of a kind that OpenSlide does not read: convert it, or remove its row"
+    return InputError(f"{path}: OpenSlide cannot read it ({error}). {remedy}")
