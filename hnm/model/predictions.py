@@ -20,6 +20,7 @@ from PIL import Image
 from hnm.model.model import Model
 from hnm.model.predict import PredictedSlide
 from hnm.report.heatmap import draw_heatmap, geojson, overlap, positive_area
+from shards.cohort.frame import Frame
 from shards.cohort.slides import Slide
 from shards.errors import InputError
 from shards.files import whole_file
@@ -93,7 +94,7 @@ def row_of(slide: Slide, label: int | None, result: PredictedSlide, model: Model
         mpp=result.survey.source_mpp,
         iou=iou,
         status=f"empty: {result.why_empty}" if result.score is None else "done",
-        remark=remark_on(result.survey.source_mpp, model),
+        remark="; ".join(filter(None, (remark_on(result.survey.source_mpp, model), frame_remark(result.survey.frame)))),
         fingerprint=fingerprint,
     )
 
@@ -121,6 +122,18 @@ def remark_on(mpp: float | None, model: Model) -> str:
     )
 
 
+def frame_remark(frame: Frame) -> str:
+    """Return where the coordinates of a slide's polygons and annotation count from, if there is a choice, else ""."""
+    if not frame.name:
+        return ""
+    if frame.name == "level0":
+        return "the scan begins inside level 0: polygons and annotation count from the corner of level 0, QuPath's do not"
+    return (
+        f"the scan begins at ({frame.x_level0}, {frame.y_level0}) of level 0: polygons and annotation count from "
+        "there, as QuPath's do"
+    )
+
+
 def write_slide(out: Path, slide: Slide, row: Row, result: PredictedSlide) -> None:
     """Write heatmap, polygons and, last, the patches of one slide."""
     survey, threshold = result.survey, row.patch_threshold
@@ -128,8 +141,9 @@ def write_slide(out: Path, slide: Slide, row: Row, result: PredictedSlide) -> No
     picture = draw_heatmap(*_ground(survey.thumbnail, survey.level0_per_px), result.patches, threshold, area)
     with whole_file(out / "heatmaps" / f"{slide.key}.png") as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
+    polygons = geojson(result.patches, threshold, frame=survey.frame)
     with whole_file(out / "geojson" / f"{slide.key}.geojson") as temporary:
-        temporary.write_text(json.dumps(geojson(result.patches, threshold), allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(polygons, allow_nan=False) + "\n", encoding="utf-8")
     patches = result.patches
     columns = {
         "x_level0": np.asarray(patches.x_level0, np.int32),

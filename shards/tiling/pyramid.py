@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 
+from shards.cohort.frame import Bounds
 from shards.errors import InputError
 from shards.resample import resize
 from shards.tiling.mpp import ToldMpp, told_mpp
@@ -37,6 +38,7 @@ class Pyramid:
         path: the file.
         width: level-0 pixels.
         height: level-0 pixels.
+        bounds: where the scan lies in level 0, if the header tells.
         told: microns per pixel at level 0 as the header tells.
     """
 
@@ -46,6 +48,13 @@ class Pyramid:
         self.path, self._slide = path, slide
         self.width, self.height = slide.dimensions
         self._downsamples = tuple(float(downsample) for downsample in slide.level_downsamples)
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Where the scan lies in level 0; None: the header doesn't tell all four numbers."""
+        found = [self._slide.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+        told = [int(text) for text in found if text is not None]
+        return Bounds(*told) if len(told) == len(found) else None
 
     @property
     def told(self) -> ToldMpp:
@@ -158,6 +167,8 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     remedy = "Copy the file anew, or remove its row"
     if vendor_of(path) == "zeiss":  # its driver is young: most of what fails is fluorescence, JPEG XR or many scenes
         remedy = "A Zeiss CZI of a kind that OpenSlide does not read, or a damaged one: export it as OME-TIFF with ZEN"
+    elif "find main image" in str(error):  # its Leica driver looks for bright-field scans only
+        remedy = "It is not damaged, but has no bright-field scan: a fluorescence slide, or an overview alone"
     elif NOT_SUPPORTED.search(str(error)):
         remedy = "It is not damaged, but of a kind that OpenSlide does not read: convert it, or remove its row"
     return InputError(f"{path}: OpenSlide cannot read it ({error}). {remedy}")

@@ -36,6 +36,7 @@ class PlainImage:
     mpp: float | None = None
     mpp_from: str = "header"
     needs_mpp = False
+    bounds = None  # the image is the scan
 
     @property
     def told(self) -> ToldMpp:

@@ -7,10 +7,13 @@ slide ──thumbnail──▶ mask ──▶ candidates        annotation ─�
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import shapely
 
 from shards.cohort.annotations import Annotation, read_annotation, require_on_slide
+from shards.cohort.frame import NO_FRAME, Frame, frame_of, require_in_frame
 from shards.cohort.truth import truth_of
 from shards.errors import InputError
 from shards.tiling.mpp import level0_px
@@ -38,7 +41,8 @@ class Survey:
         thumbnail: (h, w, 3) uint8 RGB.
         level0_per_px: level-0 pixels per pixel of the thumbnail.
         mask: (h, w) bool tissue; all true without a background filter.
-        annotation: of the slide, if it has one.
+        annotation: of the slide, if it has one, in level-0 pixels.
+        frame: where (0, 0) of its annotation, of its points and of what is written for QuPath lies.
     """
 
     source_mpp: float | None
@@ -50,6 +54,7 @@ class Survey:
     level0_per_px: float
     mask: np.ndarray
     annotation: Annotation | None
+    frame: Frame = NO_FRAME
 
 
 def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Survey:
@@ -59,20 +64,23 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
         InputError: the mpp is unknown or does not fit, or the annotation cannot be used.
     """
     source_mpp, mpp_from = _known_mpp(slide, job, config)
+    frame = frame_of(slide.bounds, config.annotation_frame)
     patch_level0 = level0_px(config.patch_px, config.mpp, source_mpp)
     if job.points is None:
         stride_level0 = level0_px(config.stride_px or config.patch_px, config.mpp, source_mpp)
         sites = grid_sites(slide.width, slide.height, patch_level0, stride_level0)
     else:
-        sites = point_sites(job.points, slide.width, slide.height, patch_level0)
-    annotation = _annotation(slide, job, config)
+        require_in_frame(job.points.xy_level0, frame, slide.bounds, config.points_file or job.slide.path)
+        points = replace(job.points, xy_level0=job.points.xy_level0 + frame.corner_level0)
+        sites = point_sites(points, slide.width, slide.height, patch_level0)
+    annotation = _annotation(slide, job, config, frame)
     if job.points is None:
         sites = replace(sites, truth=_truth(sites, annotation, patch_level0, job, config))
     thumbnail, level0_per_px = slide.thumbnail(thumbnail_px(max(slide.width, slide.height), patch_level0))
     mask, least_share = _tissue_mask(thumbnail, config)
     share = shares(mask, level0_per_px, sites.x_level0, sites.y_level0, patch_level0)
     candidates = np.flatnonzero(share >= least_share)
-    return Survey(source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation)
+    return Survey(source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation, frame)
 
 
 def thumbnail_px(longest_level0: int, patch_level0: int) -> int:
@@ -124,6 +132,14 @@ def why_empty(survey: Survey, slide: SlideReader, config: TileConfig) -> str:
     return f"none of {len(survey.candidates)} patches read passed {', '.join(config.filters)}"
 
 
+def told_frame(job: SlideJob, survey: Survey) -> dict[str, Any]:
+    """Return what a `Unit` says of the frame, where something counts in it."""
+    if not survey.frame.name or (job.points is None and job.slide.annotation is None):
+        return {}
+    frame = survey.frame
+    return {"annotation_frame": frame.name, "frame_x_level0": frame.x_level0, "frame_y_level0": frame.y_level0}
+
+
 def _known_mpp(slide: SlideReader, job: SlideJob, config: TileConfig) -> tuple[float | None, str]:
     if job.slide.mpp is not None:
         return job.slide.mpp, "table"
@@ -141,11 +157,14 @@ def _known_mpp(slide: SlideReader, job: SlideJob, config: TileConfig) -> tuple[f
     return told.mpp, told.source
 
 
-def _annotation(slide: SlideReader, job: SlideJob, config: TileConfig) -> Annotation | None:
+def _annotation(slide: SlideReader, job: SlideJob, config: TileConfig, frame: Frame) -> Annotation | None:
     path = job.slide.annotation
     if path is None:
         return None
     annotation = read_annotation(path, config.negative_groups, config.positive_groups, config.skip_bad_outlines)
+    corners = [shapely.get_coordinates(annotation.area), annotation.points_level0]
+    require_in_frame(np.concatenate(corners), frame, slide.bounds, path)
+    annotation = frame.to_level0(annotation)
     require_on_slide(annotation, path, slide.width, slide.height)
     return annotation
 

@@ -24,6 +24,7 @@ from shards.tiling.tar import Entry
 
 # The cohort's patch table without the slide, which the merge knows; `shard` counts the unit's own tars.
 UNIT_SCHEMA = pa.schema([field for field in PATCH_SCHEMA if field.name != "slide"])
+BOUNDED_SUFFIXES = (".mrxs", ".scn", ".bif", ".czi")  # whose scan may begin inside level 0
 METADATA_KEY = b"hnm.unit"
 
 
@@ -60,6 +61,9 @@ class Unit:
         num_background: patches that the background filters left out.
         num_outlines_repaired: annotated outlines that crossed themselves.
         num_outlines_left_out: annotated outlines without an area.
+        annotation_frame: "qupath" or "level0" where the scan begins inside the slide and has an annotation or points.
+        frame_x_level0: where (0, 0) of these lies, level-0 pixels.
+        frame_y_level0: likewise.
         tars: size in bytes by file name, in order.
     """
 
@@ -74,6 +78,9 @@ class Unit:
     num_background: int = 0
     num_outlines_repaired: int = 0
     num_outlines_left_out: int = 0
+    annotation_frame: str = ""
+    frame_x_level0: int = 0
+    frame_y_level0: int = 0
     tars: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -94,6 +101,8 @@ def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_
         settings: those that change the patches or the files they are in, as JSON values.
         is_negative: whether its label says that no patch is positive.
     """
+    frame = settings.get("annotation_frame", "qupath")
+    settings = {name: value for name, value in settings.items() if name != "annotation_frame"}
     identity = [FORMAT_VERSION, slide.slide_id, str(slide.path), *_size_and_time(slide.path), slide.mpp, settings]
     digest = hashlib.sha256(json.dumps([*identity, is_negative], sort_keys=True).encode())
     if points is not None:
@@ -101,6 +110,11 @@ def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_
     if slide.annotation is not None:
         digest.update(b"annotation" + slide.annotation.suffix.encode())
         digest.update(slide.annotation.read_bytes() if slide.annotation.is_file() else b"missing")
+    # Only where it can make a difference: units of before that setting stay fresh. Those of slides with bounds were cut in
+    # the frame of level 0; a Ventana .tif alone can't be told by its name.
+    may_have_bounds = slide.path.suffix.lower() in BOUNDED_SUFFIXES and (points is not None or slide.annotation is not None)
+    if may_have_bounds or frame != "qupath":
+        digest.update(b"frame" + frame.encode())
     return SlideJob(slide, points, digest.hexdigest(), is_negative)
 
 
