@@ -15,6 +15,7 @@ from hnm.statistics.bootstrap import interval_of_draws
 from hnm.statistics.froc import Counts, Hits, Lesions, count_hits, froc_figures, hits_of, no_lesions
 from hnm.statistics.lesions import lesions_of_area, lesions_of_patches, local_maxima
 from shards.cohort.annotations import read_annotation
+from shards.cohort.frame import frame_of_row
 from shards.tiling.mpp import level0_px
 
 
@@ -72,7 +73,7 @@ def lesions_of_slide(study: Study, slide: int) -> tuple[Lesions | None, str]:
     annotation = Path(row.get("annotation") or "")
     if annotation.is_file():
         groups = settings.get("negative_groups", []), settings.get("positive_groups")
-        area = read_annotation(annotation, *groups, skip_bad_outlines=True).area
+        area = frame_of_row(row).to_level0(read_annotation(annotation, *groups, skip_bad_outlines=True)).area
         if not area.is_empty:
             return lesions_of_area(area, row["source_mpp"]), "annotations"
     own, patches = _patches(study, slide), cohort.patches

@@ -124,6 +124,7 @@ def preprocessing_of(config: Config) -> dict[str, Any]:
         "negative_groups",
         "skip_bad_outlines",
         "truth_share",
+        "annotation_frame",
     }
     left_out |= {"max_failed", "allow_unlabelled", "validation_share", "test_share", "split_seed", "shard_mb"}
     tile = config.tile.model_dump(mode="json", exclude=left_out)

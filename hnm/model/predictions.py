@@ -21,6 +21,7 @@ from hnm.model.model import Model
 from hnm.model.predict import PredictedSlide
 from hnm.report.heatmap import draw_heatmap, geojson, overlap, positive_area
 from shards.cohort.annotations import Annotation
+from shards.cohort.frame import Frame
 from shards.cohort.slides import Slide
 from shards.errors import InputError
 from shards.files import whole_file
@@ -95,7 +96,16 @@ def row_of(slide: Slide, label: int | None, result: PredictedSlide, model: Model
         mpp=result.survey.source_mpp,
         iou=iou,
         status=f"empty: {result.why_empty}" if result.score is None else "done",
-        remark="; ".join(filter(None, [remark_on(result.survey.source_mpp, model), remark_on_annotation(annotation)])),
+        remark="; ".join(
+            filter(
+                None,
+                [
+                    remark_on(result.survey.source_mpp, model),
+                    remark_on_annotation(annotation),
+                    frame_remark(result.survey.frame),
+                ],
+            )
+        ),
         fingerprint=fingerprint,
     )
 
@@ -128,6 +138,18 @@ def remark_on_annotation(annotation: Annotation | None) -> str:
     return f"{NOT_USED}: {annotation.problem}" if annotation is not None and annotation.problem else ""
 
 
+def frame_remark(frame: Frame) -> str:
+    """Return where the coordinates of a slide's polygons and annotation count from, if there is a choice, else ""."""
+    if not frame.name:
+        return ""
+    if frame.name == "level0":
+        return "the scan begins inside level 0: polygons and annotation count from the corner of level 0, QuPath's do not"
+    return (
+        f"the scan begins at ({frame.x_level0}, {frame.y_level0}) of level 0: polygons and annotation count from "
+        "there, as QuPath's do"
+    )
+
+
 def write_slide(out: Path, slide: Slide, row: Row, result: PredictedSlide) -> None:
     """Write heatmap, polygons and, last, the patches of one slide."""
     survey, threshold = result.survey, row.patch_threshold
@@ -135,8 +157,9 @@ def write_slide(out: Path, slide: Slide, row: Row, result: PredictedSlide) -> No
     picture = draw_heatmap(*_ground(survey.thumbnail, survey.level0_per_px), result.patches, threshold, area)
     with whole_file(out / "heatmaps" / f"{slide.key}.png") as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
+    polygons = geojson(result.patches, threshold, frame=survey.frame)
     with whole_file(out / "geojson" / f"{slide.key}.geojson") as temporary:
-        temporary.write_text(json.dumps(geojson(result.patches, threshold), allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(polygons, allow_nan=False) + "\n", encoding="utf-8")
     patches = result.patches
     columns = {
         "x_level0": np.asarray(patches.x_level0, np.int32),

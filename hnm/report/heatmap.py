@@ -16,6 +16,7 @@ import numpy as np
 import shapely
 from PIL import Image, ImageDraw, ImageFont
 
+from shards.cohort.frame import NO_FRAME, Frame
 from shards.tiling.picture import draw_area
 
 OPACITY = 0.62
@@ -134,18 +135,20 @@ def overlap(found: shapely.Geometry, drawn: shapely.Geometry) -> float | None:
     return float(shapely.area(shapely.intersection(found, drawn)) / union) if union > 0 else None
 
 
-def geojson(patches: ScoredPatches, threshold: float, name: str = "positive patch") -> dict[str, Any]:
+def geojson(
+    patches: ScoredPatches, threshold: float, name: str = "positive patch", frame: Frame = NO_FRAME
+) -> dict[str, Any]:
     """Return a FeatureCollection (RFC 7946) that QuPath imports: a detection per patch at or above the threshold.
 
-    Coordinates are level-0 pixels, as QuPath wants them (the RFC's degrees are of another world). The identity of a
-    feature follows from its place, so that the same map gives the same file.
+    Coordinates are full-resolution pixels that count from the corner of `frame`, as QuPath wants them (the RFC's degrees
+    are of another world). The identity of a feature follows from its place, so that the same map gives the same file.
     """
     chosen = patches.at_or_above(threshold)
-    return {"type": "FeatureCollection", "features": [_feature(patches, int(number), name) for number in chosen]}
+    return {"type": "FeatureCollection", "features": [_feature(patches, int(at), name, frame) for at in chosen]}
 
 
-def _feature(patches: ScoredPatches, number: int, name: str) -> dict[str, Any]:
-    left, top = int(patches.x_level0[number]), int(patches.y_level0[number])
+def _feature(patches: ScoredPatches, number: int, name: str, frame: Frame) -> dict[str, Any]:
+    left, top = int(patches.x_level0[number]) - frame.x_level0, int(patches.y_level0[number]) - frame.y_level0
     right, bottom = left + patches.size_level0, top + patches.size_level0
     # the exterior ring runs counter-clockwise where y points up (RFC 7946, 3.1.6), and ends where it began
     ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]

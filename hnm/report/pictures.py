@@ -16,6 +16,7 @@ import torch
 from hnm.report.heatmap import ScoredPatches, draw_heatmap
 from hnm.report.record import RunRecord
 from shards.cohort.annotations import read_annotation
+from shards.cohort.frame import frame_of_row
 from shards.cohort.slides import slide_key
 from shards.errors import InputError
 from shards.files import whole_file
@@ -190,9 +191,10 @@ def _annotated_area(record: RunRecord, slide: int) -> shapely.Geometry | None:
     if "annotation" not in cohort.slides.column_names or not (name := cohort.slides["annotation"][slide].as_py()):
         return None
     try:
-        area = read_annotation(Path(name), tile.negative_groups, tile.positive_groups, skip_bad_outlines=True).area
+        read = read_annotation(Path(name), tile.negative_groups, tile.positive_groups, skip_bad_outlines=True)
     except InputError:
         return None
+    area = frame_of_row(cohort.slides.slice(slide, 1).to_pylist()[0]).to_level0(read).area
     return None if area.is_empty else area  # a file of points has no area
 
 

@@ -40,6 +40,16 @@ def _left_out(summary: TileSummary) -> list[tuple[int, str]]:
         (summary.num_outlines_repaired, "annotated outlines crossed themselves and were repaired"),
         (summary.num_outlines_left_out, "annotated outlines of fewer than three vertices, or without an area, left out"),
         (summary.num_assumed_mpp, "slides whose microns per pixel are assumed (--assume-mpp)"),
+        (
+            summary.num_in_qupath_frame,
+            "slides whose scan begins inside level 0 (openslide.bounds): annotations and points are taken to count from the "
+            "scan's corner, as QuPath's do; if they count from level 0's, as ASAP's do: tile.annotation_frame=level0",
+        ),
+        (
+            summary.num_in_level0_frame,
+            "slides whose scan begins inside level 0 (openslide.bounds): annotations and points are taken to count from the "
+            "corner of level 0; QuPath's do not (tile.annotation_frame=qupath)",
+        ),
         (summary.num_unlabelled, "slides without a label"),
     ]
 

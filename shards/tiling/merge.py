@@ -52,6 +52,8 @@ class TileSummary:
         num_outlines_left_out: annotated outlines without an area.
         num_assumed_mpp: slides of which neither table nor file tells the microns per pixel.
         num_unlabelled: slides without a label in the first label column.
+        num_in_qupath_frame: slides whose annotation or points count from the corner of a scan inside the slide.
+        num_in_level0_frame: such slides, where they count from the corner of level 0.
         failures: reason by slide id.
         empties: reason by slide id.
         outliers: slides whose number of patches stands out.
@@ -79,6 +81,8 @@ class TileSummary:
     outliers: list[Outlier]
     mixed_mpp: bool
     num_tiled: int = 0
+    num_in_qupath_frame: int = 0
+    num_in_level0_frame: int = 0
     num_points_unmatched: int = 0
     split_drawn: bool = False
     annotations: AnnotationSummary = field(default_factory=AnnotationSummary)
@@ -168,6 +172,8 @@ def _summary(
         failures=failures,
         empties=empties,
         outliers=find_outliers({slide_id: unit.num_patches for slide_id, unit in by_id.items() if unit.num_patches}),
+        num_in_qupath_frame=sum(unit.annotation_frame == "qupath" for unit in units),
+        num_in_level0_frame=sum(unit.annotation_frame == "level0" for unit in units),
         mixed_mpp=settings.get("mpp") is None and bool(mpps) and max(mpps) > MPP_SPREAD * min(mpps),
         annotations=summarise_annotations(slides, units, settings),
     )
@@ -239,6 +245,10 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
         "mpp_from": pa.array([unit.mpp_from for unit in units], pa.string()),
         "annotation": pa.array([str(slide.annotation) if slide.annotation else None for slide in slides], pa.string()),
     }
+    if any(unit.annotation_frame for unit in units):
+        columns["annotation_frame"] = pa.array([unit.annotation_frame for unit in units], pa.string())
+        columns["frame_x_level0"] = pa.array([unit.frame_x_level0 for unit in units], pa.int32())
+        columns["frame_y_level0"] = pa.array([unit.frame_y_level0 for unit in units], pa.int32())
     return pa.table(columns)
 
 

@@ -7,22 +7,28 @@
 Memory stays flat however large the slide is: a bounded cache of decoded tiles, and a thumbnail that is read in blocks.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import openslide
 
+from shards.cohort.frame import Bounds
 from shards.errors import InputError
 from shards.resample import resize
-from shards.tiling.mpp import header_mpp
+from shards.tiling.mpp import ToldMpp, told_mpp
 
 # A row of 256-px tiles of a slide 100,000 px wide is 100 MB: neighbouring rows of patches share their tiles.
 CACHE_BYTES = 128 * 2**20
 BLOCK_PX = 2048  # side of the blocks in which a thumbnail is read: 16 MB
 # A downsample of 4.0002 (rounded level sizes) counts as 4.
 LEVEL_TOLERANCE = 1.01
+NOT_SUPPORTED = re.compile(
+    r"unsupported|not supported|not configured|can ?not handle|cannot get required tiff tag", re.IGNORECASE
+)
+ILLUMINATION = ("leica.illumination-source", "mirax.GENERAL.SLIDE_TYPE")
 
 
 class Pyramid:
@@ -32,7 +38,8 @@ class Pyramid:
         path: the file.
         width: level-0 pixels.
         height: level-0 pixels.
-        mpp: microns per pixel at level 0, or None: the header doesn't tell.
+        bounds: where the scan lies in level 0, if the header tells.
+        told: microns per pixel at level 0 as the header tells.
     """
 
     needs_mpp = True  # without it nobody knows what a patch of a scan shows
@@ -43,13 +50,20 @@ class Pyramid:
         self._downsamples = tuple(float(downsample) for downsample in slide.level_downsamples)
 
     @property
-    def mpp(self) -> float | None:
+    def bounds(self) -> Bounds | None:
+        """Where the scan lies in level 0; None: the header doesn't tell all four numbers."""
+        found = [self._slide.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+        told = [int(text) for text in found if text is not None]
+        return Bounds(*told) if len(told) == len(found) else None
+
+    @property
+    def told(self) -> ToldMpp:
         """Microns per pixel at level 0 as the header tells.
 
         Raises:
             InputError: pixels are not square.
         """
-        return header_mpp(self._slide.properties)
+        return told_mpp(self._slide.properties, self.width, self.height)
 
     def read(self, x_level0: int, y_level0: int, size_level0: int, size_px: int) -> np.ndarray:
         """Return a square as (size_px, size_px, 3) uint8 RGB, contiguous; where the scan has no pixels it is white.
@@ -119,9 +133,10 @@ def require_inside(x_level0: int, y_level0: int, size_level0: int, width: int, h
         raise ValueError(f"({x_level0}, {y_level0}) size {size_level0} is outside the image of {width} x {height}")
 
 
-def is_pyramid(path: Path) -> bool:
-    """Does OpenSlide know the file's format?"""
-    return openslide.OpenSlide.detect_format(path) is not None
+def vendor_of(path: Path) -> str | None:
+    """Return the format of a file as OpenSlide calls it ("aperio", "generic-tiff"), None where it knows none."""
+    vendor: str | None = openslide.OpenSlide.detect_format(path)
+    return vendor
 
 
 @contextmanager
@@ -136,9 +151,24 @@ def open_pyramid(path: Path) -> Iterator[Pyramid]:
     except (openslide.OpenSlideError, OSError) as error:
         raise _unreadable(path, error) from None
     with slide:
+        _refuse_fluorescence(path, slide.properties)
         slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
         yield Pyramid(path, slide)
 
 
+def _refuse_fluorescence(path: Path, properties: Mapping[str, str]) -> None:
+    """Refuse a scan whose header says that it glows: OpenSlide shows its channels as if they were colours."""
+    for name in ILLUMINATION:
+        if "fluor" in properties.get(name, "").lower():
+            raise InputError(f"{path}: a fluorescence scan ({name} is {properties[name]}). Use bright-field slides")
+
+
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: OpenSlide cannot read it ({error}). Copy the file anew, or remove its row")
+    remedy = "Copy the file anew, or remove its row"
+    if vendor_of(path) == "zeiss":  # its driver is young: most of what fails is fluorescence, JPEG XR or many scenes
+        remedy = "A Zeiss CZI of a kind that OpenSlide does not read, or a damaged one: export it as OME-TIFF with ZEN"
+    elif "find main image" in str(error):  # its Leica driver looks for bright-field scans only
+        remedy = "It is not damaged, but has no bright-field scan: a fluorescence slide, or an overview alone"
+    elif NOT_SUPPORTED.search(str(error)):
+        remedy = "It is not damaged, but of a kind that OpenSlide does not read: convert it, or remove its row"
+    return InputError(f"{path}: OpenSlide cannot read it ({error}). {remedy}")

@@ -7,10 +7,13 @@ slide ──thumbnail──▶ mask ──▶ candidates        annotation ─�
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import shapely
 
 from shards.cohort.annotations import Annotation, read_annotation, require_on_slide
+from shards.cohort.frame import NO_FRAME, Frame, frame_of, require_in_frame
 from shards.cohort.truth import truth_of
 from shards.errors import InputError
 from shards.tiling.mpp import level0_px
@@ -32,15 +35,16 @@ class Survey:
 
     Attributes:
         source_mpp: microns per pixel at level 0, None if unknown.
-        mpp_from: who says so: "table", "header", "assumed", or "".
+        mpp_from: who says so: "table", "header", "tags", "ome-xml", "assumed", or "" (see shards.tiling.mpp).
         patch_level0: side of a patch, level-0 pixels.
         sites: all patches of the grid, or of the points, with their truth.
         candidates: (c,) numbers of the sites that are to be read; the others are background.
         thumbnail: (h, w, 3) uint8 RGB.
         level0_per_px: level-0 pixels per pixel of the thumbnail.
         mask: (h, w) bool tissue; all true without a background filter.
-        annotation: of the slide, if it has one.
+        annotation: of the slide, if it has one, in level-0 pixels.
         filters: the background filters that a patch has to pass.
+        frame: where (0, 0) of its annotation, of its points and of what is written for QuPath lies.
     """
 
     source_mpp: float | None
@@ -53,6 +57,7 @@ class Survey:
     mask: np.ndarray
     annotation: Annotation | None
     filters: tuple[str, ...] = ()
+    frame: Frame = NO_FRAME
 
 
 def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Survey:
@@ -62,13 +67,16 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
         InputError: the mpp is unknown or does not fit, or the annotation cannot be used.
     """
     source_mpp, mpp_from = _known_mpp(slide, job, config)
+    frame = frame_of(slide.bounds, config.annotation_frame)
     patch_level0 = level0_px(config.patch_px, config.mpp, source_mpp)
     if job.points is None:
         stride_level0 = level0_px(config.stride_px or config.patch_px, config.mpp, source_mpp)
         sites = grid_sites(slide.width, slide.height, patch_level0, stride_level0)
     else:
-        sites = point_sites(job.points, slide.width, slide.height, patch_level0)
-    annotation = _annotation(slide, job, config)
+        require_in_frame(job.points.xy_level0, frame, slide.bounds, config.points_file or job.slide.path)
+        points = replace(job.points, xy_level0=job.points.xy_level0 + frame.corner_level0)
+        sites = point_sites(points, slide.width, slide.height, patch_level0)
+    annotation = _annotation(slide, job, config, frame)
     if job.points is None:
         sites = replace(sites, truth=_truth(sites, annotation, patch_level0, job, config))
     thumbnail, level0_per_px = slide.thumbnail(thumbnail_px(max(slide.width, slide.height), patch_level0))
@@ -77,7 +85,7 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
     share = shares(mask, level0_per_px, sites.x_level0, sites.y_level0, patch_level0)
     candidates = np.flatnonzero(share >= least_share)
     return Survey(
-        source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation, filters
+        source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation, filters, frame
     )
 
 
@@ -130,28 +138,39 @@ def why_empty(survey: Survey, slide: SlideReader) -> str:
     return f"none of {len(survey.candidates)} patches read passed {', '.join(survey.filters)}"
 
 
+def told_frame(job: SlideJob, survey: Survey) -> dict[str, Any]:
+    """Return what a `Unit` says of the frame, where something counts in it."""
+    if not survey.frame.name or (job.points is None and job.slide.annotation is None):
+        return {}
+    frame = survey.frame
+    return {"annotation_frame": frame.name, "frame_x_level0": frame.x_level0, "frame_y_level0": frame.y_level0}
+
+
 def _known_mpp(slide: SlideReader, job: SlideJob, config: TileConfig) -> tuple[float | None, str]:
-    sources: tuple[tuple[Callable[[], float | None], str], ...] = (
-        (lambda: job.slide.mpp, "table"),
-        (lambda: slide.mpp, "header"),
-        (lambda: config.assume_mpp, "assumed"),
-    )
-    for source, name in sources:
-        if (mpp := source()) is not None:
-            return mpp, name
-    if slide.needs_mpp:
+    if job.slide.mpp is not None:
+        return job.slide.mpp, "table"
+    told = slide.told
+    if config.assume_mpp is not None and (told.disbelieved or told.mpp is None):
+        return config.assume_mpp, "assumed"
+    if told.mpp is None and slide.needs_mpp:
+        tells = f"the file tells {told.disbelieved}, which no microscope has" if told.disbelieved else (
+            "neither header nor TIFF tags nor OME-XML tell"
+        )  # fmt: skip
         raise InputError(
-            f"{job.slide.path}: its microns per pixel are unknown: neither header nor TIFF tags tell. Say what they "
+            f"{job.slide.path}: its microns per pixel are unknown: {tells}. Say what they "
             f"are: slides.csv, column mpp, or --assume-mpp 0.5 for all slides that don't tell"
         )
-    return None, ""
+    return told.mpp, told.source
 
 
-def _annotation(slide: SlideReader, job: SlideJob, config: TileConfig) -> Annotation | None:
+def _annotation(slide: SlideReader, job: SlideJob, config: TileConfig, frame: Frame) -> Annotation | None:
     path = job.slide.annotation
     if path is None:
         return None
     annotation = read_annotation(path, config.negative_groups, config.positive_groups, config.skip_bad_outlines)
+    corners = [shapely.get_coordinates(annotation.area), annotation.points_level0]
+    require_in_frame(np.concatenate(corners), frame, slide.bounds, path)
+    annotation = frame.to_level0(annotation)
     require_on_slide(annotation, path, slide.width, slide.height)
     return annotation
 

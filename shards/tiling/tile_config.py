@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from shards.cohort.frame import FrameName
+
 BackgroundFilter = Literal["auto", "none", "edge_energy", "white_fraction", "canny_std", "otsu_saturation"]
 
 
@@ -62,6 +64,11 @@ class TileConfig(BaseModel):
     )
     skip_bad_outlines: bool = Field(
         False, description="Leave out (and count) outlines of fewer than three vertices; false: their slide fails."
+    )
+    annotation_frame: FrameName = Field(
+        "qupath",
+        description="Where annotations and points count from on slides whose scan begins inside level 0 "
+        "(openslide.bounds: MRXS, SCN, some BIF): qupath, the scan's corner; level0, level 0's (ASAP, HALO).",
     )
     points_file: Path | None = Field(
         None,

@@ -26,6 +26,7 @@ from shards.tiling.tar import Entry
 
 # The cohort's patch table without the slide, which the merge knows; `shard` counts the unit's own tars.
 UNIT_SCHEMA = pa.schema([field for field in PATCH_SCHEMA if field.name != "slide"])
+BOUNDED_SUFFIXES = (".mrxs", ".scn", ".bif", ".czi")  # whose scan may begin inside level 0
 METADATA_KEY = b"hnm.unit"
 # Names the way that annotations are read: since "2" islands in holes count, so annotated slides of before are cut anew.
 READING = b"annotation 2"
@@ -58,7 +59,7 @@ class Unit:
         width: of the slide, level-0 pixels; None if it could not be opened.
         height: likewise.
         source_mpp: microns per pixel at level 0, None if unknown.
-        mpp_from: who says so: "table", "header", "assumed" or "".
+        mpp_from: who says so: "table", "header", "tags", "ome-xml", "assumed" or "" (see shards.tiling.mpp).
         num_patches: that were cut.
         num_points_outside: points whose patch does not lie wholly inside the slide, or is that of another point.
         num_background: patches that the background filters left out.
@@ -67,6 +68,9 @@ class Unit:
         num_marks: points, lines and the like in the annotation, which have no area.
         groups: of the annotation, by name.
         annotation_problem: why it is unknown what is positive, else "".
+        annotation_frame: "qupath" or "level0" where the scan begins inside the slide and has an annotation or points.
+        frame_x_level0: where (0, 0) of these lies, level-0 pixels.
+        frame_y_level0: likewise.
         tars: size in bytes by file name, in order.
     """
 
@@ -84,6 +88,9 @@ class Unit:
     num_marks: int = 0
     groups: dict[str, Tally] = field(default_factory=dict)
     annotation_problem: str = ""
+    annotation_frame: str = ""
+    frame_x_level0: int = 0
+    frame_y_level0: int = 0
     tars: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -104,6 +111,8 @@ def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_
         settings: those that change the patches or the files they are in, as JSON values.
         is_negative: whether its label says that no patch is positive.
     """
+    frame = settings.get("annotation_frame", "qupath")
+    settings = {name: value for name, value in settings.items() if name != "annotation_frame"}
     identity = [FORMAT_VERSION, slide.slide_id, str(slide.path), *_size_and_time(slide.path), slide.mpp, settings]
     digest = hashlib.sha256(json.dumps([*identity, is_negative], sort_keys=True).encode())
     if points is not None:
@@ -111,6 +120,11 @@ def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_
     if slide.annotation is not None:
         digest.update(READING + slide.annotation.suffix.encode())
         digest.update(slide.annotation.read_bytes() if slide.annotation.is_file() else b"missing")
+    # Only where it can make a difference: units of before that setting stay fresh. Those of slides with bounds were cut in
+    # the frame of level 0; a Ventana .tif alone can't be told by its name.
+    may_have_bounds = slide.path.suffix.lower() in BOUNDED_SUFFIXES and (points is not None or slide.annotation is not None)
+    if may_have_bounds or frame != "qupath":
+        digest.update(b"frame" + frame.encode())
     return SlideJob(slide, points, digest.hexdigest(), is_negative)
 
 

@@ -98,6 +98,15 @@ def test_an_annotation_that_cannot_be_read_leaves_the_lesions_to_the_patches_or_
     assert lesions_of_slide(study, 4) == (None, "")
 
 
+def test_an_annotation_counts_from_the_corner_that_the_table_names(tmp_path: Path) -> None:
+    outline = np.array([[100, 100], [900, 100], [900, 400], [100, 400]])
+    write_asap(tmp_path / "s4.xml", [("Tumor", outline)])
+    frame = {"annotation_frame": ["qupath"] * 6, "frame_x_level0": [640] * 6, "frame_y_level0": [384] * 6}
+    drawn, _ = lesions_of_slide(study_on_a_grid(annotation=[str(tmp_path / "s4.xml")] * 6, **frame), 4)
+    assert drawn is not None
+    assert drawn.areas[0].bounds == pytest.approx((25 + 640, 25 + 384, 975 + 640, 475 + 384))
+
+
 def test_lesions_left_out_as_isolated_cells_are_counted_and_told(tmp_path: Path) -> None:
     large = np.array([[100, 100], [900, 100], [900, 400], [100, 400]])
     small = np.array([[650, 650], [700, 650], [700, 700], [650, 700]])  # 25 um, 100 with its margins

@@ -20,13 +20,16 @@ from hnm.evidence.evaluate import read_metrics
 from hnm.model.export import export, portable
 from hnm.model.model import Model, open_exported, open_recorded, with_tile
 from hnm.model.predict import compressed, in_batches, in_order, predict_slide
+from hnm.model.predictions import row_of, write_slide
 from hnm.report.record import RunRecord
 from launch.verbs.predict import open_record
 from shards.cohort.slides import Slide
 from shards.errors import InputError
+from shards.tiling.sites import Points
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import slide_job
 from tests.paths import CMU, needs_slides
+from tests.scn import write_scn
 
 CPU = torch.device("cpu")
 
@@ -154,6 +157,24 @@ def test_a_slide_without_tissue_is_empty_with_a_reason(record: RunRecord, tmp_pa
     assert found.score is None
     assert "no tissue on the thumbnail" in found.why_empty
     assert len(found.patches.scores) == 0
+
+
+@pytest.mark.parametrize(("frame", "corner"), [("qupath", (0, 0)), ("level0", (640, 384))])
+def test_what_is_written_for_qupath_lies_on_the_scan(
+    record: RunRecord, tmp_path: Path, frame: str, corner: tuple[int, int]
+) -> None:
+    path = write_scn(tmp_path / "a.scn", np.full((1024, 1024, 3), (200, 120, 180), np.uint8), (640, 384))
+    model = on_grid(open_recorded(record, CPU), annotation_frame=frame)
+    slide = Slide("a", path, "p", {}, {}, None)
+    points = Points(np.array([[300.0, 500.0]]) + corner, np.array([-1], np.int8))
+    found = predict_slide(slide_job(slide, points, {}), model, batch_size=4, num_threads=1, progress=quiet)
+    assert (found.patches.x_level0.tolist(), found.patches.y_level0.tolist()) == ([932], [876])
+    row = replace(row_of(slide, None, found, model, ""), patch_threshold=0.0)
+    write_slide(tmp_path / "out", slide, row, found)
+    (feature,) = json.loads((tmp_path / "out" / "geojson" / "a.geojson").read_text())["features"]
+    assert feature["geometry"]["coordinates"][0][0] == [292 + corner[0], 492 + corner[1]]
+    told = "count from there, as QuPath's do" if frame == "qupath" else "count from the corner of level 0"
+    assert told in row.remark
 
 
 def test_work_keeps_its_order_and_is_not_begun_too_early() -> None:

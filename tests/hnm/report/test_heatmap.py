@@ -12,6 +12,7 @@ import shapely
 
 from hnm.report.heatmap import ScoredPatches, colour_place, draw_heatmap, geojson, overlap, positive_area, score_map
 from shards.cohort.annotations import read_annotation
+from shards.cohort.frame import Frame
 from shards.cohort.truth import overlap_shares
 from shards.drawn.drawn_slides import design_slide, write_asap, write_pyramid
 from shards.seeding import numpy_generator
@@ -88,6 +89,14 @@ def test_polygons_are_those_of_the_positive_patches(tmp_path: Path) -> None:
     assert read_annotation(tmp_path / "a.geojson", [], None, False).area.equals(positive_area(GRID, 0.4))
     assert shapely.union_all(shapely.get_parts(shapely.from_geojson(json.dumps(content)))).equals(positive_area(GRID, 0.4))
     assert geojson(GRID, 0.95) == {"type": "FeatureCollection", "features": []}
+
+
+def test_polygons_count_from_the_corner_of_the_scan() -> None:
+    shifted = geojson(GRID, 0.8, frame=Frame("qupath", 4, 3))
+    assert_is_geojson_for_qupath(shifted)
+    (ring,) = shifted["features"][0]["geometry"]["coordinates"]
+    assert ring[0] == [10 - 4, 0 - 3]
+    assert geojson(GRID, 0.8, frame=Frame("level0")) == geojson(GRID, 0.8)
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,13 @@ from hnm.report.draw_embedding import NUM_PATCHES, draw_embedding, project, samp
 from hnm.report.draw_patches import Row, draw_montage, enlarged, fit_middle
 from hnm.report.draw_rounds import draw_encoder_losses, encoder_losses, series_of
 from hnm.report.draw_style import evenly_spread
-from hnm.report.pictures import TEXTS, draw_heatmaps, draw_pictures, scored_patches
+from hnm.report.pictures import TEXTS, _true_area, draw_heatmaps, draw_pictures, scored_patches
 from hnm.report.record import RunRecord, read_record
 from hnm.rounds import round_folder
 from hnm.run.study import open_study
 from launch.process.run_directory import read_run
 from shards.cohort.cohort import Cohort
+from shards.drawn.drawn_slides import write_asap
 from shards.errors import InputError
 from shards.reading.reader import PatchReader, ReaderConfig
 
@@ -121,6 +122,20 @@ def test_heatmaps_without_the_slides_files(record: RunRecord, tmp_path: Path) ->
     patches = scored_patches(record, 1)
     assert len(patches.scores) == 16
     np.testing.assert_array_equal(patches.scores, record.by_patch[16:32])
+
+
+def test_an_annotation_is_drawn_in_the_frame_that_the_table_names(record: RunRecord, tmp_path: Path) -> None:
+    write_asap(tmp_path / "a.xml", [("Tumor", np.array([[8.0, 8.0], [40.0, 8.0], [40.0, 24.0]]))])
+    cohort = record.study.cohort
+    table = cohort.slides.set_column(
+        cohort.slides.column_names.index("annotation"), "annotation", [[str(tmp_path / "a.xml")] * 10]
+    )
+    for name, value in (("annotation_frame", "qupath"), ("frame_x_level0", 640), ("frame_y_level0", 384)):
+        table = table.append_column(name, [[value] * 10])
+    moved = replace(record, study=replace(record.study, cohort=replace(cohort, slides=table)))
+    area = _true_area(moved, 0)
+    assert area is not None
+    assert area.bounds == (648, 392, 680, 408)
 
 
 def test_a_step_that_was_told_twice_counts_once() -> None:

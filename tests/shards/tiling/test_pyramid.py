@@ -35,7 +35,7 @@ def test_reads_level_0_exactly(tmp_path: Path, pixels: np.ndarray) -> None:
     write_tiff(tmp_path / "a.tiff", pixels)
     with open_slide(tmp_path / "a.tiff") as slide:
         assert (slide.width, slide.height, slide.needs_mpp) == (320, 256, True)
-        assert slide.mpp == pytest.approx(0.5)
+        assert slide.told == (pytest.approx(0.5), "header", "")
         patch = slide.read(60, 100, 50, 50)
     assert patch.flags.c_contiguous
     np.testing.assert_array_equal(patch, pixels[100:150, 60:110])
@@ -81,7 +81,7 @@ def test_a_thumbnail_in_blocks_is_the_shrunk_slide(
 def test_pixels_that_are_not_square_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
     write_tiff(tmp_path / "a.tiff", pixels, per_cm=(20_000, 18_000))
     with open_pyramid(tmp_path / "a.tiff") as slide, pytest.raises(InputError, match="not square"):
-        assert slide.mpp
+        assert slide.told
 
 
 def test_outside_is_an_error_of_the_caller(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -93,19 +93,19 @@ def test_outside_is_an_error_of_the_caller(tmp_path: Path, pixels: np.ndarray) -
 @needs_slides
 def test_real_slides() -> None:
     with open_slide(CMU) as slide:
-        assert (slide.width, slide.height, slide.mpp) == (2220, 2967, 0.499)
+        assert (slide.width, slide.height, slide.told.mpp) == (2220, 2967, 0.499)
         patch = slide.read(1000, 1000, 448, 224)
         with openslide.OpenSlide(CMU) as plain:
             region = np.asarray(plain.read_region((1000, 1000), 0, (448, 448)).convert("RGB")).astype(float)
     np.testing.assert_allclose(patch, region.reshape(224, 2, 224, 2, 3).mean(axis=(1, 3)), atol=0.51)
     with open_slide(FROZEN) as slide:
-        assert (slide.width, slide.height, slide.mpp) == (4443, 3567, None)
+        assert (slide.width, slide.height, slide.told.mpp) == (4443, 3567, None)
 
 
 @needs_slides
 def test_a_truncated_slide_and_a_text_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "short.svs").write_bytes(CMU.read_bytes()[:700_000])
     (tmp_path / "text.svs").write_text("not a slide")
-    for name in ("short.svs", "text.svs"):
-        with pytest.raises(InputError, match=rf"{name}: .*Copy the file anew"), open_slide(tmp_path / name) as slide:
+    for name, remedy in (("short.svs", "Copy the file anew"), ("text.svs", r"a text, .*Download the slide itself")):
+        with pytest.raises(InputError, match=rf"{name}: .*{remedy}"), open_slide(tmp_path / name) as slide:
             slide.read(1900, 2700, 224, 224)

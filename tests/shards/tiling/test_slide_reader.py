@@ -48,23 +48,17 @@ def test_outside_is_an_error_of_the_caller(tmp_path: Path, pixels: np.ndarray, x
 
 def test_what_is_no_whole_image_is_named_with_its_remedy(tmp_path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(tmp_path / "whole.png")
-    contents = {
-        "text.png": b"not an image",
-        "empty.png": b"",
-        "short.png": (tmp_path / "whole.png").read_bytes()[:-400],
-    }
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
+    (tmp_path / "text.png").write_bytes(b"not an image")
+    (tmp_path / "short.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-400])
     with (
         pytest.raises(InputError, match=r"absent.png: there is no such file. Download it"),
         open_slide(tmp_path / "absent.png"),
     ):
         pass
-    for name in contents:
-        with (
-            pytest.raises(InputError, match=f"{name}: cannot be read as an image .* Copy the file anew"),
-            open_slide(tmp_path / name),
-        ):
+    with pytest.raises(InputError, match=f"{tmp_path}: a folder"), open_slide(tmp_path):
+        pass
+    for name, remedy in (("text.png", "It is a text"), ("short.png", "Copy the file anew")):
+        with pytest.raises(InputError, match=f"{name}: cannot be read .*{remedy}"), open_slide(tmp_path / name):
             pass
 
 
