@@ -46,12 +46,15 @@ def tile(request: TileRequest) -> int:
     config = load_config(request.config, None, overrides_of(request)).tile
     num_workers = request.workers or _num_cores()
     if not (request.shard_of or request.merge or request.preview):
-        _warn(plan_cohort(request.slides_csv, config), request.cohort, journal)
+        plan = plan_cohort(request.slides_csv, config)
+        _say_warnings(plan, journal)
+        _warn(plan, request.cohort, journal)
         summary = tile_cohort(request.slides_csv, request.cohort, config, journal.progress, num_workers)
         for line in tile_lines(summary, request.cohort):
             journal.say(line)
         return 0
     plan = plan_cohort(request.slides_csv, config)
+    _say_warnings(plan, journal)
     if request.preview:
         return _preview(plan, request, config, num_workers, journal)
     if request.merge:
@@ -73,6 +76,11 @@ def overrides_of(request: TileRequest) -> list[str]:
         options["mpp"] = mpp_of_magnification(request.magnification)
     given = [f"tile.{key}={value}" for key, value in options.items() if value is not None]
     return [*request.overrides, *given]
+
+
+def _say_warnings(plan: Plan, journal: Journal) -> None:
+    for warning in plan.warnings:
+        journal.say(f"warning: {warning}")
 
 
 def _warn(plan: Plan, cohort: Path, journal: Journal) -> None:

@@ -58,6 +58,7 @@ class TileSummary:
         num_tiled: slides cut by this run; the others were there already.
         num_points_unmatched: points whose image is none of the slides.
         split_drawn: whether the split was drawn, as the table has no split column.
+        patients_known: whether it was drawn by patient: the table says whose slides they are.
     """
 
     num_slides: int
@@ -79,6 +80,7 @@ class TileSummary:
     num_tiled: int = 0
     num_points_unmatched: int = 0
     split_drawn: bool = False
+    patients_known: bool = False
 
 
 def merge_cohort(
