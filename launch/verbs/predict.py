@@ -53,7 +53,7 @@ class PredictRequest:
 def predict(request: PredictRequest) -> int:
     """Score every slide; one that fails is named, the others are done. Exit code 1 if any failed."""
     slides = read_inputs(request.slides)
-    for warning in same_slide_warnings(slides):
+    for warning in same_slide_warnings(slides, refuse=False):
         print(f"warning: {warning}")
     rows_of_others(request.out, set())  # a table that is none is refused before the work
     model = open_model(request)

@@ -24,36 +24,49 @@ IMAGE_SUFFIXES = (
     *(".vsi", ".czi", ".zvi", ".isyntax", ".i2syntax", ".dcm", ".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp", ".qptiff"),
 )
 MAX_LISTED = 10
+Same = tuple[Slide, Slide, str]  # two slides, and how they are one
 
 
-def same_slide_warnings(slides: Sequence[Slide]) -> list[str]:
-    """Return which slides may be one in two formats, line by line; refuse what surely is one slide.
+def same_slide_warnings(slides: Sequence[Slide], refuse: bool = True) -> list[str]:
+    """Return which slides are or may be one, line by line; refuse where one could train and the other test.
+
+    Slides of one patient are never parted, and without a label column nothing is trained: then it is a warning. So are
+    two formats in two folders, for a name alone proves nothing there (scan.svs and scan.tif, a folder for each slide).
+
+    Args:
+        slides: of a table.
+        refuse: False: warn only, for prediction.
 
     Raises:
-        InputError: one file, a copy of it, or two levels of one DICOM slide stand in two rows, or two formats of one name
-            in one folder.
+        InputError: one file, a copy of it, two levels of one DICOM slide, or one name in two formats in one folder stand
+            in two rows, as two patients'.
     """
-    problems = list(_same_files(slides)) + list(_same_series(slides))
-    doubtful = []
+    sure = [*_same_files(slides), *_same_series(slides), *_two_formats(slides, of_one_folder=True)]
+    parted = [text for first, second, text in sure if first.labels and first.patient_id != second.patient_id]
+    if refuse and parted:
+        raise InputError("\n".join(_few([f"{text}. Keep one row, or give both one patient_id" for text in parted])))
+    lines = [f"{text}. Keep one row" for _, _, text in sure]
+    for _, _, text in _two_formats(slides, of_one_folder=False):
+        lines.append(f"{text}? If so keep one row, or give both one patient_id: else one may train and the other test")
+    return _few(lines)
+
+
+def _few(lines: list[str]) -> list[str]:
+    return lines[:MAX_LISTED] + ([f"... and {len(lines) - MAX_LISTED} more pairs"] if len(lines) > MAX_LISTED else [])
+
+
+def _two_formats(slides: Sequence[Slide], of_one_folder: bool) -> Iterator[Same]:
     for first, second in _pairs([(_name_of(slide.path), slide) for slide in slides]):
-        if first.path.suffix.casefold() == second.path.suffix.casefold():
-            continue  # scan.svs in a folder for each slide
-        both = f"slides {first.slide_id!r} and {second.slide_id!r}: {first.path} and {second.path.name}"
-        if first.path.parent == second.path.parent:
-            problems.append(f"{both} are one slide in two formats by their names. Keep one row, or rename a file")
-        else:
-            doubtful.append(
-                f"slides {first.slide_id!r} and {second.slide_id!r}: {first.path} and {second.path} differ in folder and format "
-                f"only. If they are one slide, keep one row: else it may stand in training and in test"
-            )
-    if problems:
-        more = [f"... and {len(problems) - MAX_LISTED} more pairs"] if len(problems) > MAX_LISTED else []
-        raise InputError("\n".join(problems[:MAX_LISTED] + more))
-    more = [f"... and {len(doubtful) - MAX_LISTED} more such pairs"] if len(doubtful) > MAX_LISTED else []
-    return doubtful[:MAX_LISTED] + more
+        is_other_format = first.path.suffix.casefold() != second.path.suffix.casefold()
+        if is_other_format and (first.path.parent == second.path.parent) == of_one_folder:
+            yield first, second, f"{_both(first, second)} are one slide in two formats: {first.path} and {second.path}"
 
 
-def _same_files(slides: Sequence[Slide]) -> Iterator[str]:
+def _both(first: Slide, second: Slide) -> str:
+    return f"slides {first.slide_id!r} and {second.slide_id!r}"
+
+
+def _same_files(slides: Sequence[Slide]) -> Iterator[Same]:
     by_file: list[tuple[Hashable, Slide]] = []
     by_size: dict[int, list[Slide]] = defaultdict(list)
     for slide in slides:
@@ -67,32 +80,24 @@ def _same_files(slides: Sequence[Slide]) -> Iterator[str]:
             by_size[stat.st_size].append(slide)
     linked = list(_pairs(by_file))
     for first, second in linked:
-        yield (
-            f"slides {first.slide_id!r} and {second.slide_id!r} are the same file: {first.path}"
-            + ("" if first.path == second.path else f" and {second.path}")
-            + ". Keep one row"
-        )
+        names = f"{first.path}" if first.path == second.path else f"{first.path} and {second.path}"
+        yield first, second, f"{_both(first, second)} are the same file: {names}"
     seen = {id(second) for _, second in linked}
     for equal in by_size.values():
         distinct = [slide for slide in equal if id(slide) not in seen]
         if len(distinct) > 1:
             for first, second in _pairs([(_ends(slide.path), slide) for slide in distinct]):
                 if _same_bytes(first.path, second.path):
-                    yield (
-                        f"slides {first.slide_id!r} and {second.slide_id!r} are the same slide: {second.path} is a copy of "
-                        f"{first.path}. Keep one row"
-                    )
+                    yield first, second, f"{_both(first, second)} are the same slide: {second.path} is a copy of {first.path}"
 
 
-def _same_series(slides: Sequence[Slide]) -> Iterator[str]:
+def _same_series(slides: Sequence[Slide]) -> Iterator[Same]:
     others = set(IMAGE_SUFFIXES) - {".dcm"}  # DICOM files are often named by a number, or have no suffix
     found = [(series_of(slide.path), slide) for slide in slides if slide.path.suffix.casefold() not in others]
     for first, second in _pairs(found):
         if not _same_bytes(first.path, second.path):
-            yield (
-                f"slides {first.slide_id!r} and {second.slide_id!r} are levels of one DICOM slide (SeriesInstanceUID): "
-                f"{first.path} and {second.path}. Keep one row: either file opens all levels"
-            )
+            text = f"are levels of one DICOM slide, each of which opens all: {first.path} and {second.path}"
+            yield first, second, f"{_both(first, second)} {text}"
 
 
 def _pairs(keyed: Sequence[tuple[Hashable, Slide]]) -> Iterator[tuple[Slide, Slide]]:

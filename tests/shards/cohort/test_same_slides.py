@@ -1,5 +1,6 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,13 @@ from shards.cohort.dicom_series import series_of
 from shards.cohort.same_slides import same_slide_warnings
 from shards.cohort.slides import Slide
 from shards.errors import InputError
-from tests.paths import SHARED
+from tests.paths import CASES, needs_cases
 
-DICOM = SHARED.parent / "cases" / "dicom"
-needs_dicom = pytest.mark.skipif(not DICOM.is_dir(), reason="the shared cases are not there")
+DICOM = CASES / "dicom"
 
 
 def slides_of(*paths: Path) -> list[Slide]:
-    return [Slide(f"s{number}", path, f"s{number}", {}, {}, None) for number, path in enumerate(paths)]
+    return [Slide(f"s{number}", path, f"p{number}", {"label": 1}, {}, None) for number, path in enumerate(paths)]
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -34,6 +34,9 @@ def test_one_file_under_two_ids_a_link_or_a_copy_is_refused(tmp_path: Path) -> N
             same_slide_warnings(slides_of(first, other))
     with pytest.raises(InputError, match=r"'s0' and 's1' are the same slide: .*b\.svs is a copy of .*a\.svs"):
         same_slide_warnings(slides_of(first, copy))
+    as_one_patient = [replace(slide, patient_id="P") for slide in slides_of(first, copy)]
+    assert same_slide_warnings(as_one_patient) == same_slide_warnings(slides_of(first, copy), refuse=False)
+    assert len(same_slide_warnings([replace(slide, labels={}) for slide in slides_of(first, copy)])) == 1
     missing = tmp_path / "not-downloaded.svs"
     with pytest.raises(InputError, match="the same file"):
         same_slide_warnings(slides_of(missing, tmp_path / "x" / ".." / missing.name))
@@ -60,21 +63,21 @@ def test_an_index_file_is_the_same_only_with_its_folder(tmp_path: Path) -> None:
 def test_two_formats_of_one_name(tmp_path: Path) -> None:
     svs = write(tmp_path / "S1.1.svs", b"a")
     for name in ("S1.1.tif", "s1.1.ome.tiff", "S1.1.NDPI"):
-        with pytest.raises(InputError, match=r"'s0' and 's1': .*one slide in two formats by their names"):
+        with pytest.raises(InputError, match=r"'s0' and 's1' are one slide in two formats: .* Keep one row"):
             same_slide_warnings(slides_of(svs, write(tmp_path / name, b"bc")))
     (warning,) = same_slide_warnings(slides_of(svs, write(tmp_path / "converted" / "S1.1.tif", b"bc")))
-    assert "may stand in training and in test" in warning
+    assert "one may train and the other test" in warning
     per_slide = [write(tmp_path / name / "scan.svs", name.encode()) for name in ("1", "2", "33")]
     assert same_slide_warnings(slides_of(svs, write(tmp_path / "S1.2.svs", b"ab"), *per_slide)) == []
 
 
-@needs_dicom
+@needs_cases
 def test_two_levels_of_one_dicom_slide_are_refused(tmp_path: Path) -> None:
     paths = [Path(shutil.copy(DICOM / name, tmp_path)) for name in ("boxes_0.dcm", "boxes_1.dcm")]
     assert series_of(paths[0]) == "1.3.6.1.4.1.5962.99.1.1747645553.419656796.1689669825649.4.0"  # as OpenSlide says
     renamed = paths[1].rename(tmp_path / "1.2.840.7")  # archives name such files by a number
     for other in (DICOM / "boxes_1.dcm", renamed):
-        with pytest.raises(InputError, match=r"levels of one DICOM slide .*boxes_0\.dcm.* Keep one row"):
+        with pytest.raises(InputError, match=r"levels of one DICOM slide, .*boxes_0\.dcm.* Keep one row"):
             same_slide_warnings(slides_of(paths[0], other))
 
 
