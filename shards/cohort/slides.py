@@ -122,6 +122,22 @@ def read_slide_table(slides_csv: Path, allow_unlabelled: bool = False, patients_
     return SlideTable(slides, warnings + _unused_columns(slides_csv, rows))
 
 
+def label_column_warnings(slides: Sequence[Slide], column: str) -> list[str]:
+    """Return a word on a label column that is asked for and that the table does not have.
+
+    Raises:
+        InputError: it is a list of columns.
+    """
+    known = list(slides[0].labels)
+    if column in known or not known:
+        return []
+    if re.search(r"[,;\s]", column):
+        raise InputError(
+            f"data.label_column={column} names several columns; a run learns one. Set it to one of: {', '.join(known)}"
+        )
+    return [f"data.label_column={column} is no column of the table. Training will need one of: {', '.join(known)}"]
+
+
 def _refuse_misspelt_columns(path: Path, columns: Collection[str]) -> None:
     # A "patientid" column that is silently ignored would put a patient's slides into two splits.
     for column in columns:

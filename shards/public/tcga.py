@@ -125,10 +125,8 @@ def write_tcga(
         (_slide_id(slide.row), str(path), *its, slide.patient, *words_of[slide.patient])
         for slide, path, its in zip(chosen, paths, labels_of_slide, strict=True)
     ]
-    header = ["slide_id", "path", *(f"label_{gene}" for gene in genes), "patient_id"]
-    header += [f"split_fold{fold}" for fold in range(num_folds)]
     return TcgaSummary(
-        slides_csv=write_csv(out / "slides.csv", header, table),
+        slides_csv=write_csv(out / "slides.csv", _header(genes, num_folds), table),
         num_slides=len(chosen),
         num_patients=len(patients),
         num_labelled_patients=sum(patient in genes_of for patient in patients),
@@ -141,6 +139,11 @@ def write_tcga(
         doubled=doubled,
         num_normal_mutations=num_normal_mutations,
     )
+
+
+def _header(genes: Sequence[str], num_folds: int) -> list[str]:
+    folds = [f"split_fold{fold}" for fold in range(num_folds)]
+    return ["slide_id", "path", *(f"label_{gene}" for gene in genes), "patient_id", *folds]
 
 
 def _distinct(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
