@@ -26,6 +26,7 @@ from hnm.statistics.metrics import auc
 from launch.process.distributed import choose_device
 from launch.process.run_directory import check_cohort, read_run
 from shards.cohort.cohort import Cohort
+from shards.cohort.same_slides import same_slide_warnings
 from shards.cohort.slides import Slide, read_slides
 from shards.errors import InputError
 from shards.tiling.sites import read_points
@@ -52,6 +53,8 @@ class PredictRequest:
 def predict(request: PredictRequest) -> int:
     """Score every slide; one that fails is named, the others are done. Exit code 1 if any failed."""
     slides = read_inputs(request.slides)
+    for warning in same_slide_warnings(slides, refuse=False):
+        print(f"warning: {warning}")
     rows_of_others(request.out, set())  # a table that is none is refused before the work
     model = open_model(request)
     jobs = make_jobs(slides, model, request)

@@ -25,9 +25,8 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
         )
     lines += [f"warning: {outlier}. Look at it in tiling.html" for outlier in summary.outliers]
     if summary.split_drawn:
-        lines.append(
-            "the table has no split column: train, validation and test were drawn by patient (tile.split_seed)"
-        )
+        how = "by patient" if summary.patients_known else "slide by slide, for the table names no patients"
+        lines.append(f"the table has no split column: train, validation and test were drawn {how} (tile.split_seed)")
     lines += [f"  {slide_id}: {reason}" for slide_id, reason in (summary.failures | summary.empties).items()]
     return [*lines, f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort} pretrained/"]
 

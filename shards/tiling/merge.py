@@ -62,6 +62,7 @@ class TileSummary:
         num_points_unmatched: points whose image is none of the slides.
         split_drawn: whether the split was drawn, as the table has no split column.
         annotations: what the annotations were taken as, and what contradicts them.
+        patients_known: whether it was drawn by patient: the table says whose slides they are.
     """
 
     num_slides: int
@@ -86,6 +87,7 @@ class TileSummary:
     num_points_unmatched: int = 0
     split_drawn: bool = False
     annotations: AnnotationSummary = field(default_factory=AnnotationSummary)
+    patients_known: bool = False
 
 
 def merge_cohort(

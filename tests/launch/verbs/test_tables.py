@@ -14,7 +14,7 @@ SUMMARY = TileSummary(
     num_slides=4, num_done=2, num_empty=1, num_failed=1, num_patches=12345, num_positive_patches=10,
     num_points_outside=3, num_background=7, num_outlines_repaired=6, num_outlines_left_out=8, num_assumed_mpp=9,
     num_unlabelled=11, failures={"s-9": "failed: cannot be read"}, empties={"s-8": "empty: no tissue"}, outliers=[],
-    mixed_mpp=True, num_tiled=2, num_points_unmatched=5, split_drawn=True,
+    mixed_mpp=True, num_tiled=2, num_points_unmatched=5, split_drawn=True, patients_known=True,
 )  # fmt: skip
 
 
