@@ -25,7 +25,7 @@ from hnm.report.page import (
     settings_of,
     write_page,
 )
-from hnm.report.pictures import draw_heatmaps, draw_pictures
+from hnm.report.pictures import Picture, draw_heatmaps, draw_pictures
 from hnm.report.record import RunRecord
 from hnm.report.run_warnings import warnings_of
 from hnm.report.slides import slide_table
@@ -73,25 +73,38 @@ def make_report(
     heatmaps = draw_heatmaps(record, drawn, record.run / "figures" / "heatmaps")
     embedded = list(heatmaps)[:MAX_EMBEDDED]
     page = record.run / REPORT_FILE
-    write_page(
-        page,
-        "run.html",
-        name=name_of(record.run),
-        sections=SECTIONS,
-        boxes=_boxes(record),
-        warnings=warnings_of(record),
-        rounds=_rounds(record),
-        chosen=record.chosen,
-        metrics=_metrics(record.metrics),
-        pictures=pictures,
-        table=slide_table(record, heatmaps, set(embedded)),
-        heatmaps=[_card(record, slide, heatmaps[slide]) for slide in embedded],
-        num_without_heatmap=len(order) - len(embedded),
-        patch_threshold=record.patch_threshold,
-        settings=settings_of(record.config),
-        facts=_environment(record),
-    )
+    write_page(page, "run.html", **values_of(record, pictures, heatmaps, embedded, len(order)))
     return page
+
+
+def values_of(
+    record: RunRecord, pictures: list[Picture], heatmaps: Mapping[int, Path], embedded: list[int], num_scored: int
+) -> dict[str, Any]:
+    """Return the values that templates/run.html lays out.
+
+    Args:
+        record: the run.
+        pictures: in the page's order.
+        heatmaps: files by slide number.
+        embedded: slides whose heatmap is in the page itself, in order.
+        num_scored: slides that have a score.
+    """
+    return {
+        "name": name_of(record.run),
+        "sections": SECTIONS,
+        "boxes": _boxes(record),
+        "warnings": warnings_of(record),
+        "rounds": _rounds(record),
+        "chosen": record.chosen,
+        "metrics": _metrics(record.metrics),
+        "pictures": pictures,
+        "table": slide_table(record, heatmaps, set(embedded)),
+        "heatmaps": [_card(record, slide, heatmaps[slide]) for slide in embedded],
+        "num_without_heatmap": num_scored - len(embedded),
+        "patch_threshold": record.patch_threshold,
+        "settings": settings_of(record.config),
+        "facts": _environment(record),
+    }
 
 
 def slides_in_order(record: RunRecord) -> list[int]:
