@@ -24,7 +24,7 @@ from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
 from shards.tiling.merge import TileSummary, alone, finished_units, merge_cohort
 from shards.tiling.page import write_page
 from shards.tiling.pool import Died, run_jobs
-from shards.tiling.pyramid import is_pyramid
+from shards.tiling.pyramid import vendor_of
 from shards.tiling.sites import Points, read_points
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob, Unit, is_fresh, slide_job
@@ -81,7 +81,7 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     if config.points_file is None:
         # In an annotated cohort a slide labelled 0 needs no file to say that none of its patches is positive.
         annotated = any(slide.annotation for slide in slides)
-        is_whole = [config.background == ["auto"] and is_pyramid(slide.path) for slide in slides]
+        is_whole = [config.background == ["auto"] and vendor_of(slide.path) is not None for slide in slides]
         jobs = [
             slide_job(slide, None, _resolved(settings, config, whole, False), annotated and first_label(slide) == 0)
             for slide, whole in zip(slides, is_whole, strict=True)
@@ -231,7 +231,7 @@ def _with_drawn_split(slides: list[Slide], config: TileConfig) -> list[Slide]:
 
 def _empty_splits(slides: Sequence[Slide]) -> list[str]:
     """Return the splits without a slide, a positive or a negative one, a line per split column: who trains will miss them."""
-    lines = []
+    lines: list[str] = []
     if not any(slide.labels for slide in slides):  # for prediction
         return lines
     for column in slides[0].splits:
