@@ -15,7 +15,7 @@ from tests.documents import CODE, PAGES, commands_of, name_of
 from tests.paths import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
-SETTING = re.compile(r"(?<![\w.])((?:%s)(?:\.\w+)+)(?:=([^\s`)]+))?" % "|".join(Config.model_fields))
+SETTING = re.compile(rf"(?<![\w.])((?:{'|'.join(Config.model_fields)})(?:\.\w+)+)(?:=([^\s`)]+))?")
 ENDINGS = ("safetensors", "json", "conf", "py")  # mining.json is a file, no setting
 FOLDERS = ("hnm", "shards", "launch", "benchmarks", "tests", "docs", "slurm", "configs", ".ci")
 
@@ -51,8 +51,9 @@ def test_every_command_parses(path: Path) -> None:
 
 
 def test_commands_are_found_and_wrong_ones_refused() -> None:
-    text = "`hnm status run/`, and\n\n    hnm logs a --rank 3        hnm cancel a   # ends it\n\n```bash\nhnm tile s.csv c --merge\n```\n"
-    assert commands_of(text) == [["status", "run/"], ["logs", "a", "--rank", "3"], ["cancel", "a"], ["tile", "s.csv", "c", "--merge"]]
+    assert commands_of("`hnm status run/`, and") == [["status", "run/"]]
+    assert commands_of("    hnm logs a --rank 3        hnm cancel a   # ends") == [["logs", "a", "--rank", "3"], ["cancel", "a"]]
+    assert commands_of("```bash\nhnm tile s.csv c --merge\n```\n") == [["tile", "s.csv", "c", "--merge"]]
     assert sum(len(commands_of(path.read_text(encoding="utf-8"))) for path in PAGES) > 60
     with pytest.raises(Exception, match="no-such-option"):
         parse(["tile", "slides.csv", "cohort", "--no-such-option"])

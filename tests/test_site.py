@@ -65,7 +65,7 @@ def test_the_worked_examples_pass_the_tests_of_encoders_and_aggregators(tmp_path
     subprocess.run(["git", "apply", *map(str, patches)], cwd=tmp_path, check=True, timeout=60)
     tests = ["tests/hnm/aggregator/test_aggregators.py", "tests/hnm/encoder/test_resnet.py"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *tests, "-k", "autopool or torchvisions"],
+        [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *tests, "-k", "autopool or torchvisions"],
         cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTEST_ADDOPTS": ""},
     )  # fmt: skip
