@@ -8,7 +8,6 @@ import typer
 from launch.cli.options import MovedCohort, finish
 
 
-
 def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run directory, or folder that hnm export wrote.")],
     slides: Annotated[
