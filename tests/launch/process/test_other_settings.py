@@ -21,7 +21,7 @@ from tests.launch.process.test_local import TIMEOUT_S
 from tests.paths import ROOT
 from tests.tiny import TINY
 
-LONGER = [*TINY, "finetune.epochs_per_round=5", "finetune.warmup_epochs=5", "rounds.num_rounds=1"]
+LONGER = [*TINY, "finetune.epochs_per_round=3", "finetune.warmup_epochs=3", "rounds.num_rounds=1"]
 SMALLER = ["finetune.chunk_size=4", "pretrain.chunk_size=8", "rounds.embed_batch_size=7", "rounds.keep_features=true"]
 
 
@@ -81,14 +81,14 @@ def test_smaller_pieces_in_the_middle_of_a_phase_give_the_same_run(
     assert "finetune.chunk_size: 0 -> 4" in attempt_tags(run)["hnm.attempt.002"]
     assert "changed" not in state_of(run)["attempts"][0]
     assert read_config(run / "config.yaml").finetune.chunk_size == 4  # evaluate takes what fits into memory
-    # Sums of other pieces are rounded otherwise: 1e-7 after two steps, and each step makes more of it (2e-3 after 16).
+    # Sums of other pieces are rounded otherwise: 1e-7 after two steps, and each step makes more of it (up to 2e-4 after four, 2e-3 after 16).
     begin, ours, theirs = (
         load_weights(path)[0]
         for path in (
             undisturbed / "encoder-start.safetensors", *(folder / "round-000" / "encoder.safetensors" for folder in (run, undisturbed))
         )
     )  # fmt: skip
-    assert farthest(ours, theirs) < 0.05 * farthest(begin, theirs)
+    assert farthest(ours, theirs) < 0.1 * farthest(begin, theirs)
     scores = [np.load(folder / "round-001" / "scores.npy") for folder in (run, undisturbed)]
     np.testing.assert_allclose(*scores, atol=0.05)
 
