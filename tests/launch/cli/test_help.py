@@ -48,5 +48,6 @@ def test_commands_stand_in_the_order_of_use() -> None:
     assert shown[1] == ("Look", "status", "report", "compare", "ui")
     places = [text.index(f"─ {panel} ─") for panel, *_ in shown]
     assert places == sorted(places)
-    lines = [line.lstrip("│ ").split(" ")[0] for line in text[places[0] :].splitlines() if line.startswith("│ ") and line[2] != " "]
+    rows = [line for line in text[places[0] :].splitlines() if line.startswith("│ ") and line[2] != " "]
+    lines = [line.lstrip("│ ").split(" ")[0] for line in rows]
     assert lines == [command for _, *commands in shown for command in commands]

@@ -77,18 +77,20 @@ def test_smaller_pieces_in_the_middle_of_a_phase_give_the_same_run(
     assert "finetune goes on after step" in output  # the checkpoint of the larger pieces was taken
     assert "other settings than before, noted in state.json: " in output
     changed = state_of(run)["attempts"][1]["changed"]
-    assert {"finetune.chunk_size: 0 -> 4", "rounds.embed_batch_size: 16 -> 7", "rounds.keep_features: False -> True"} <= set(changed)
+    assert {"finetune.chunk_size: 0 -> 4", "rounds.embed_batch_size: 16 -> 7"} <= set(changed)
+    assert "rounds.keep_features: False -> True" in changed
     assert "finetune.chunk_size: 0 -> 4" in attempt_tags(run)["hnm.attempt.002"]
     assert "changed" not in state_of(run)["attempts"][0]
     assert read_config(run / "config.yaml").finetune.chunk_size == 4  # evaluate takes what fits into memory
-    # Sums of other pieces are rounded otherwise: 1e-7 after two steps, and each step makes more of it (up to 2e-4 after four, 2e-3 after 16).
+    # Sums of other pieces are rounded otherwise: 1e-7 after two steps, and each step makes more of it (2e-3 after 16).
     begin, ours, theirs = (
         load_weights(path)[0]
         for path in (
-            undisturbed / "encoder-start.safetensors", *(folder / "round-000" / "encoder.safetensors" for folder in (run, undisturbed))
+            undisturbed / "encoder-start.safetensors",
+            *(folder / "round-000" / "encoder.safetensors" for folder in (run, undisturbed)),
         )
     )  # fmt: skip
-    assert farthest(ours, theirs) < 0.1 * farthest(begin, theirs)
+    assert farthest(ours, theirs) < 0.01 * farthest(begin, theirs)
     scores = [np.load(folder / "round-001" / "scores.npy") for folder in (run, undisturbed)]
     np.testing.assert_allclose(*scores, atol=0.05)
 
