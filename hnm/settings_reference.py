@@ -150,13 +150,16 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        given = {key: each for key, each in value.items() if each not in (None, [], {})}
+        return f"{{{', '.join(f'{key}: {shown(each)}' for key, each in given.items())}}}"
     return "null" if value is None else str(value)
 
 
 def _sentence(text: str | None) -> str:
     """Return a description as a sentence, fit for a cell of a table."""
     text = (text or "").strip().replace("|", "\\|").replace("<", "&lt;")
-    is_word = text.split(" ", 1)[0].isalpha()  # not the name of a value, such as otsu_saturation
+    is_word = text.split(" ", 1)[0].rstrip(",").isalpha()  # not the name of a value, such as otsu_saturation
     return (text[:1].upper() + text[1:] if is_word else text) + ("" if text.endswith((".", "!", "?")) else ".")
 
 

@@ -85,6 +85,11 @@ class SlurmConfig(JobConfig):
         None, description="command that starts Python, such as 'apptainer exec hnm.sif python'; none: this Python"
     )
 
+    @field_validator("stages")
+    @classmethod
+    def _empty_ones_say_nothing(cls, value: dict[Stage, JobConfig]) -> dict[Stage, JobConfig]:
+        return {stage: job for stage, job in value.items() if job != JobConfig()}
+
     @model_validator(mode="after")
     def _there_is_time_to_save(self) -> "SlurmConfig":
         for stage in get_args(Stage):

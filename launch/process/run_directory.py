@@ -16,7 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hnm.config import Config, difference, dump_config, read_config
+from hnm.config import Config, difference, dump_config, flatten, read_config
+from hnm.engine.checkpoint import settings_digest
 from hnm.run.heartbeat import Beat, read_beats
 from launch.process.distributed import slurm_job
 from shards.claim import claimed, is_running, owner_of
@@ -25,8 +26,15 @@ from shards.errors import InputError
 from shards.files import whole_file, write_json
 
 LISTED_PACKAGES = ("torch", "numpy", "scikit-learn", "simplejpeg", "pyarrow", "pydantic", "mlflow", "hnm")
-# a resumed run may change these: they decide where and how, not what comes out
-FREE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.")
+# A resumed run may change these. The first decide where it runs; a checkpoint does not know them.
+WHERE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.")
+# The others decide how the same numbers are computed (up to their rounding): in what pieces, by whom, and what is kept. The
+# cohort, whose fingerprint is checked, has its own section tile.
+FREE_SETTINGS = (
+    *WHERE_SETTINGS, "tile.", "pretrain.chunk_size", "finetune.chunk_size", "rounds.embed_batch_size", "rounds.keep_features",
+    "engine.deepspeed", "engine.compile", "engine.channels_last",
+)  # fmt: skip
+WARNED_SETTINGS = ("engine.precision",)  # these, too, but the numbers differ in the third digit: it is told
 PRETRAIN_SETTINGS = ("seed", "data.", "engine.", "encoder.", "pretrain.")  # all that pretraining depends on
 REMOTE_TIMEOUT_S = (
     60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
@@ -39,7 +47,7 @@ def open_run(run: Path, cohort: Cohort, config: Config, settings: tuple[str, ...
     """Create the run directory, or check that it belongs to this cohort and configuration. Call it on rank 0 only.
 
     Args:
-        settings: beginnings of the keys that must be as they were; default: all but FREE_SETTINGS.
+        settings: beginnings of the keys that must be as they were; default: all but FREE_SETTINGS and WARNED_SETTINGS.
 
     Raises:
         InputError: the directory holds another run, or is a folder of something else.
@@ -47,18 +55,18 @@ def open_run(run: Path, cohort: Cohort, config: Config, settings: tuple[str, ...
     if (run / "state.json").is_file():
         check_cohort(run, cohort)
         changed = difference(read_config(run / "config.yaml"), config)
-        changed = [line for line in changed if line.startswith(settings) and not line.startswith(FREE_SETTINGS)]
+        free = (*FREE_SETTINGS, *WARNED_SETTINGS)
+        changed = [line for line in changed if line.startswith(settings) and not line.startswith(free)]
         if changed:
             raise InputError(
                 f"{run}: this run was started with other settings ({'; '.join(changed)}). Use another run directory, or "
-                "the settings it was started with"
+                f"the settings it was started with: --config {run / 'config.yaml'}, without --preset"
             )
         return
     if run.exists() and (not run.is_dir() or any(path.name != SUBFOLDER for path in run.iterdir())):
         raise InputError(f"{run}: exists and is no run directory of hnm. Choose another name or remove it")
     run.mkdir(parents=True, exist_ok=True)
-    with whole_file(run / "config.yaml") as temporary:
-        temporary.write_text(dump_config(config), encoding="utf-8")
+    _write_config(run, config)
     write_json(run / "environment.json", describe_environment())
     state = {"cohort": str(cohort.root.resolve()), "fingerprint": cohort.fingerprint, "phases": []}
     write_json(run / "state.json", state)
@@ -152,6 +160,42 @@ def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
     write_json(run / "state.json", {**state, "attempts": attempts})
 
 
+def note_changes(run: Path, config: Config, settings: tuple[str, ...] = ("",)) -> list[str]:
+    """Note in state.json what the attempt that has begun does otherwise, and let config.yaml follow it; return the lines.
+
+    What comes later (evaluate, predict) takes config.yaml: the chunks that fit into memory, not those that did not. Call it on
+    rank 0 only, alone in the run, after `open_run` has refused what may not change.
+
+    Args:
+        settings: beginnings of the keys that checkpoints depend on.
+    """
+    recorded = read_config(run / "config.yaml")
+    changed = difference(recorded, config)
+    if changed:
+        state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+        state.setdefault("settings", _digest(recorded, settings))  # of the first attempt: its checkpoints are ours
+        state["attempts"][-1]["changed"] = changed
+        write_json(run / "state.json", state)
+        _write_config(run, config)
+    return changed
+
+
+def settings_of_checkpoints(run: Path, config: Config, settings: tuple[str, ...]) -> str:
+    """Return the digest of the settings that the run was started with, by which its checkpoints are known."""
+    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    return str(state.get("settings") or _digest(config, settings))
+
+
+def _digest(config: Config, settings: tuple[str, ...]) -> str:
+    flat = flatten(config.model_dump(mode="json")).items()
+    return settings_digest({k: v for k, v in flat if k.startswith(settings) and not k.startswith(WHERE_SETTINGS)})
+
+
+def _write_config(run: Path, config: Config) -> None:
+    with whole_file(run / "config.yaml") as temporary:
+        temporary.write_text(dump_config(config), encoding="utf-8")
+
+
 def _seconds_of_killed(state: dict[str, Any], beats: list[Beat]) -> dict[str, Any]:
     """Return {"partial": ...}, the seconds of the phase that the last attempt was killed in; {} if that is not known.
 
@@ -176,6 +220,7 @@ def attempt_tags(run: Path) -> dict[str, str]:
         where = f"job {attempt['job']} on {attempt['nodes']}" if "job" in attempt else attempt["host"]
         tags[f"hnm.attempt.{number:03d}"] = (
             f"{attempt['verb']}, {where}, {attempt['ranks']} rank(s): {attempt['how'] or 'at work'}"
+            + (f"; changed: {'; '.join(attempt['changed'])}" if "changed" in attempt else "")
         )
     return tags
 

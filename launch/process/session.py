@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hnm.config import Config, flatten
-from hnm.engine.checkpoint import settings_digest, sweep
+from hnm.config import Config
+from hnm.engine.checkpoint import sweep
 from hnm.engine.ranks import World, main_says
 from hnm.run.broken import warn_of_broken
 from hnm.run.heartbeat import Heartbeat, forget_beats
@@ -22,12 +22,14 @@ from launch.process.distributed import is_of_collective, join_world, leave_world
 from launch.process.keeper import RunKeeper
 from launch.process.preemption import Preempted, StopSignals
 from launch.process.run_directory import (
-    FREE_SETTINGS,
+    WARNED_SETTINGS,
     alone_in,
     attempt_tags,
     begin_attempt,
     end_attempt,
+    note_changes,
     remove_leftovers,
+    settings_of_checkpoints,
 )
 from launch.process.staging import stage
 from shards.cohort.cohort import Cohort
@@ -72,8 +74,9 @@ def session_of(opening: Opening) -> Iterator[Session]:
         world = join_world(config.device, config.timeout.start_s)
         try:
             with ExitStack() as open_things:
-                claim = _begin(opening, open_things, world)
+                claim, changed = _begin(opening, open_things, world)
                 journal, tracker = _open_journal(opening, open_things, world)
+                _say_changed(changed, journal)
                 keeper = _make_keeper(opening, signals, journal)
                 study = open_study(opening.cohort, config.data, config.seed)
                 readers: list[PatchReader] = []
@@ -93,21 +96,39 @@ def session_of(opening: Opening) -> Iterator[Session]:
             leave_world(world)
 
 
-def _begin(opening: Opening, open_things: ExitStack, world: World) -> Path | None:
-    """Check, claim and tidy the run directory on rank 0, and note the attempt; return the claim's file there."""
+def _begin(opening: Opening, open_things: ExitStack, world: World) -> tuple[Path | None, list[str]]:
+    """Check, claim and tidy the run directory on rank 0, and note the attempt.
+
+    Returns:
+        The claim's file, and what the attempt does otherwise than the one before; None and nothing on the other ranks.
+    """
     claims: list[Path] = []
+    changed: list[str] = []
     folder = opening.folder
 
     def begin(world: World) -> None:
         opening.prepare(world)
         claims.append(open_things.enter_context(alone_in(folder)))
         begin_attempt(folder, opening.verb, world.size)
+        changed.extend(note_changes(folder, opening.config, opening.settings))
         forget_beats(folder / "log")
         remove_leftovers(folder)
         sweep(folder)
 
     _on_main(begin, world)
-    return claims[0] if claims else None
+    return claims[0] if claims else None, changed
+
+
+def _say_changed(changed: list[str], journal: Journal) -> None:
+    """Say what this attempt does otherwise, and warn of what the figures will show."""
+    if changed:
+        journal.say(f"other settings than before, noted in state.json: {'; '.join(changed)}")
+    for line in changed:
+        if line.startswith(WARNED_SETTINGS):
+            journal.say(
+                f"warning: {line}: what is computed from here on is rounded otherwise than what stands. The run is not one of "
+                "either precision alone; for figures that you compare, start anew"
+            )
 
 
 def _open_journal(opening: Opening, open_things: ExitStack, world: World) -> tuple[Journal, Tracker | None]:
@@ -139,12 +160,8 @@ def _make_keeper(opening: Opening, signals: StopSignals, journal: Journal) -> Ru
             return (folder / opening.first_encoder).with_suffix("")
         return folder / f"round-{round_:03d}" / {"finetune": "encoder", "aggregate": "aggregator"}[phase]
 
-    settings = {
-        key: value
-        for key, value in flatten(config.model_dump(mode="json")).items()
-        if key.startswith(opening.settings) and not key.startswith(FREE_SETTINGS)
-    }
-    identity = {"cohort": opening.cohort.fingerprint, "seed": config.seed, "settings": settings_digest(settings)}
+    settings = settings_of_checkpoints(folder, config, opening.settings)
+    identity = {"cohort": opening.cohort.fingerprint, "seed": config.seed, "settings": settings}
     return RunKeeper(folder, folder_of, identity, config.checkpoint, config.timeout, signals, journal)
 
 

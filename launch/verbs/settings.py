@@ -26,7 +26,7 @@ def print_settings(words: list[str], config_name: str | None, preset: str | None
     """
     settings = _settings(words, config_name, preset)
     told = [setting for setting in settings if not (only_changed and setting.is_default)]
-    width = max((len(setting.key) for setting in settings))
+    width = max(len(setting.key) for setting in settings)
     for setting in told:
         print(f"{setting.key:{width}}  {shown(setting.value):22}  {setting.source}")
     if len(told) < len(settings):
@@ -43,6 +43,7 @@ def _settings(words: list[str], config_name: str | None, preset: str | None) -> 
     recorded = Path(folders[0]) / "config.yaml"
     if not recorded.is_file():
         raise ConfigError(
-            f"{folders[0]}: no run directory and no exported model (config.yaml is missing). Settings are written section.key=value"
+            f"{folders[0]}: no run directory and no exported model (config.yaml is missing). "
+            "Settings are written section.key=value"
         )
     return list_settings(read_config(recorded), {}, unnamed=f"recorded in {recorded}")

@@ -64,6 +64,48 @@ def test_the_papers_settings(name: str, mpp: float) -> None:
     assert (finetune.candidate_share, finetune.self_paced_share) == (0.20, 0.05)
 
 
+@pytest.mark.parametrize("name", ["camelyon16", "tcga_luad"])
+def test_where_the_papers_configs_differ_from_the_preset_that_they_name(name: str) -> None:
+    """The resolved settings of the two, all of them: what is not here is hnm-paper's or the default."""
+    lines = [line for line in difference(load_config(None, "hnm-paper"), load_config(name)) if not line.startswith("tile.")]
+    expected = [
+        "data.encoder_splits: ['train', 'validation'] -> ['train']",
+        "aggregate.halve_every_epochs: 37.5 -> 75.0",
+        "mining.neg_ratio: 0.2 -> 0.05",
+        "mining.ties: keep -> exact",
+        "rounds.num_rounds: 4 -> 20",
+        "rounds.choose: last -> validation",
+    ]
+    assert sorted(lines) == sorted(expected + ["data.label_column: label -> label_EGFR"] * (name == "tcga_luad"))
+    tile = {line for line in difference(load_config(), load_config(name)) if line.startswith("tile.")}
+    own = {
+        "camelyon16": {"tile.skip_bad_outlines: False -> True", "tile.mpp: None -> 2.0"},
+        "tcga_luad": {"tile.mpp: None -> 1.0"},
+    }[name]
+    assert tile == own | {"tile.jpeg_quality: 90 -> 80", "tile.background: ['auto'] -> ['otsu_saturation']"}
+
+
+def test_without_a_preset_it_is_the_method(tmp_path: Path) -> None:
+    ours = load_config(None, "hnm")
+    assert load_config() == ours != Config()
+    (tmp_path / "mine.yaml").write_text("seed: 5\n")
+    assert difference(load_config(str(tmp_path / "mine.yaml")), ours) == ["seed: 5 -> 0"]
+    assert load_config(None, "its2clr").mining.neg_ratio == 1.0
+    changed = difference(Config(), load_config(None, "dsmil"))  # hnm is not under a preset that is named
+    assert changed == ["aggregate.ranking_weight: 0.1 -> 0.0", "rounds.num_rounds: 4 -> 0"]
+
+
+def test_what_is_on_record_gets_no_preset_laid_under_it(tmp_path: Path) -> None:
+    """Also where a key is missing, as in a configuration of before the key was there."""
+    recorded = yaml.safe_load(dump_config(Config()))
+    del recorded["mining"]["hard_share"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(recorded), encoding="utf-8")
+    assert read_config(tmp_path / "config.yaml") == Config()
+    assert read_config(tmp_path / "config.yaml", ["seed=3"]) == Config(seed=3)
+    with pytest.raises(ConfigError, match=r"command line \(sed=3\): unknown key sed"):
+        read_config(tmp_path / "config.yaml", ["sed=3"])
+
+
 def test_what_the_presets_stand_for() -> None:
     dsmil, its2clr, paper = (load_config("colon", name) for name in ("dsmil", "its2clr", "hnm-paper"))
     assert (dsmil.rounds.num_rounds, dsmil.aggregate.ranking_weight) == (0, 0.0)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hnm.config import ConfigError, load_config
-from hnm.slurm_config import minutes_of, resources_of
+from hnm.config import Config, ConfigError, check_config, load_config
+from hnm.slurm_config import JobConfig, minutes_of, resources_of
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,13 @@ def test_mistakes_name_the_key_and_the_remedy(override: str, part: str) -> None:
         load_config(None, None, [override])
     assert part in str(error.value)
     assert "slurm" in str(error.value)
+
+
+def test_a_record_that_spells_out_every_stage_is_read() -> None:
+    """As config.yaml of a run had it when each stage was a section of its own."""
+    empty = JobConfig().model_dump(mode="json")
+    stages = dict.fromkeys(("tile", "merge", "pretrain", "train", "evaluate", "predict", "crossval", "summary"), empty)
+    assert check_config({"slurm": {"stages": stages}}, {}) == Config()
+    slurm = check_config({"slurm": {"stages": stages | {"train": empty | {"time": "1-0"}}}}, {}).slurm
+    assert list(slurm.stages) == ["train"]
+    assert (resources_of(slurm, "train").time, resources_of(slurm, "tile").time) == ("1-0", "04:00:00")

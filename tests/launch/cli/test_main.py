@@ -1,44 +1,11 @@
 """The command line as a user meets it: help, exit codes (0 done, 1 failed, 2 misuse), and a wrong configuration."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.command_line import assert_refused, hnm
 from tests.tiny import TINY
-
-
-def in_new_process(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def test_help_answers_without_torch(tmp_path: Path) -> None:
-    code = """
-import sys
-from launch.cli.main import app
-try:
-    app(["--help"])
-except SystemExit as end:
-    assert not end.code
-heavy = {"torch", "numpy", "pyarrow", "sklearn", "mlflow", "pydantic"} & set(sys.modules)
-assert not heavy, heavy
-"""
-    done = in_new_process(code, tmp_path)
-    assert done.returncode == 0, done.stderr
-    for verb in ("tile", "pretrain", "train", "evaluate", "report", "predict", "export", "ui", "demo", "doctor"):
-        assert verb in done.stdout
-
-
-@pytest.mark.parametrize("verb", ["tile", "pretrain", "train", "evaluate", "report", "predict", "export", "ui", "demo", "doctor"])
-def test_each_verb_explains_itself(verb: str) -> None:
-    result = hnm(verb, "--help")
-    assert result.exit_code == 0
-    if verb not in ("demo", "doctor"):
-        assert f"hnm {verb} " in result.output  # an example
 
 
 @pytest.mark.parametrize(

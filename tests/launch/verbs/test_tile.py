@@ -13,6 +13,7 @@ from launch.verbs import tile as tile_verbs
 from launch.verbs.tile import TileRequest
 from shards.cohort.cohort import Cohort
 from shards.drawn.drawn_slides import make_whole_slides
+from tests.paths import CMU, needs_slides
 from tests.tiny import TILE
 
 SETTINGS = ["tile.patch_px=32", "tile.background=otsu_saturation"]
@@ -122,3 +123,45 @@ def test_what_is_doubtful_in_the_table_is_said_before_anything_is_cut(tmp_path: 
     for part in ("warning: ", "the column 'case_id' is not looked at", "drawn slide by slide, for the table names no patients"):
         assert part in " ".join(result.output.split())
     assert "drawn by patient" not in " ".join(result.output.split())
+
+
+@needs_slides
+def test_tissue_is_found_without_being_asked(tmp_path: Path) -> None:
+    table, cohort = tmp_path / "slides.csv", tmp_path / "cohort"
+    table.write_text(f"slide_id,path,label\na,{CMU},1\n")
+
+    def cut(*more: str) -> str:
+        result = CliRunner().invoke(app, ["tile", str(table), str(cohort), "--workers", "1", "tile.mpp=0.5", *more])
+        assert result.exit_code == 0
+        return text_of(result)
+
+    told = cut()
+    assert "background filter: otsu_saturation (1 whole slides); tile.background is auto" in told
+    assert "53 patches" in told
+    assert "1 tiled now" in told
+    assert "0 tiled now" in cut("tile.background=otsu_saturation")  # the same units by its name
+    told = cut("tile.background=none")
+    assert "background filter: none" in told
+    assert "117 patches" in told
+    told = cut("--preview", "1")
+    assert "otsu_saturation (1 whole slides)" in told
+    assert "53 of 117 patches kept" in told
+
+
+def test_plain_images_and_points_have_no_filter_of_their_own_accord(tiny_slides: Path, tmp_path: Path) -> None:
+    def cut(*more: str) -> str:
+        arguments = ["tile", str(tiny_slides), str(tmp_path / "c"), "--workers", "1", "tile.patch_px=16", *more]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0
+        return text_of(result)
+
+    told = cut("tile.background=none")  # as a cohort of before the default has it on record
+    assert "10 tiled now" in told
+    told = cut()
+    assert "background filter: none (10 plain images); tile.background is auto" in told
+    assert "160 patches" in told
+    assert "0 tiled now" in told
+    assert "10 tiled now" in cut("tile.background=otsu_saturation")
+    points = ["tile.points_file=points.csv", "tile.positive_class=tumour"]
+    assert "background filter: none (10 cut at points)" in cut(*points)
+    assert "0 tiled now" in cut(*points, "tile.background=none")
