@@ -218,6 +218,9 @@ def _with_own_holes(areas: Sequence[_Area]) -> tuple[list[_Area], list[_Area]]:
     for layer in dict.fromkeys(each.shape.layer for each in areas):
         own = [each for each in solids if each.shape.layer == layer]
         holes = [each for each in areas if each.shape.is_hole and layer is not None and each.shape.layer == layer]
+        if not holes:
+            result += own
+            continue
         tree = shapely.STRtree([each.geometry for each in own])
         taken = [
             hole

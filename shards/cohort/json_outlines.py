@@ -42,6 +42,8 @@ def read_json(path: Path) -> Drawing:
         return Drawing([shape for each in content for shape in _object(each)])
     if not isinstance(content, dict):
         raise TypeError(f"{str(content)[:40]!r} is no GeoJSON")
+    if sum(bool(keys & content.keys()) for keys in ({"positive", "negative"}, {"shapes"}, {"features", "geometry"})) > 1:
+        raise ValueError("it mixes keys of several formats (positive, shapes, features). Keep one")
     if "type" not in content and ("positive" in content or "negative" in content):
         return Drawing(list(_ncrf(content)))
     if "shapes" in content:
@@ -54,7 +56,10 @@ def read_json(path: Path) -> Drawing:
 
 def _ncrf(content: Mapping[str, Any]) -> Iterator[Shape]:
     for group in ("positive", "negative"):
-        for outline in content.get(group, []):
+        outlines = content.get(group, [])
+        if not isinstance(outlines, list):
+            raise TypeError(f"{group} is {str(outlines)[:40]!r}, no list of outlines")
+        for outline in outlines:
             yield Shape(group, (vertices(outline["vertices"]),), is_hole=group == "negative")
 
 

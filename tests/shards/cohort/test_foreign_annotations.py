@@ -221,6 +221,8 @@ def has_coordinates(path: Path) -> bool:
 @FUZZ
 @given(content=contents)
 @example(content=[])
+@example(content={"positive": "", "shapes": [feature("Tumor", "Polygon", [[0, 0]])]})
+@example(content={"shapes": [], "features": [feature("Tumor", "Polygon", [TUMOUR])]})
 def test_no_geojson_is_a_traceback_or_a_silent_zero(tmp_path: Path, content: object) -> None:
     path = tmp_path / "fuzz.geojson"
     path.write_text(json.dumps(content))
