@@ -6,8 +6,9 @@ The study has the columns that the coordinator reads (slide, truth; the patch's 
 N patches on N / 9000 slides, half of them positive, 70 % train, 10 % validate and 20 % test. Each rank draws the scores of
 its ids; then come the very calls of a round, with the mining of the `hnm` preset: rank_cohort, decide, share_mined
 (`seconds`), and what every epoch then draws on every rank, negatives_of_epoch (`draw_seconds`). Each case runs in fresh
-processes, and `gather` takes turns with `histogram`; the peak is rank 0's highest resident memory (VmHWM), with the
-interpreter, torch and the pages of the memory-mapped scores. The last line is JSON.
+processes; the peak is rank 0's highest resident memory (VmHWM), with the interpreter, torch and the pages of the
+memory-mapped scores. The last line is JSON. (Ranking by counts summed over the ranks, which chose the same, took the same
+time and memory and is gone: results/2026-11-22-coordinator.json has both.)
 """
 
 import argparse
@@ -24,13 +25,12 @@ import torch.multiprocessing as mp
 
 from benchmarks.about import about
 
-SELECTIONS = ("gather", "histogram")
 NUM_RANKS = 2
 PATCHES_PER_SLIDE = 9000
 Case = dict[str, Any]
 
 
-def rank_main(rank: int, port: int, num_patches: int, selection: str, folder: str) -> None:
+def rank_main(rank: int, port: int, num_patches: int, folder: str) -> None:
     """Do one round's decision as rank `rank`, and write what it cost to folder/rank.json."""
     # Imported here: the parent stays small.
     from hnm.aggregator.score import Part, bounds_of_ranks
@@ -44,7 +44,7 @@ def rank_main(rank: int, port: int, num_patches: int, selection: str, folder: st
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     world = join_world("cpu")
     study = make_study(num_patches)
-    config = load_config(None, "hnm").mining.model_copy(update={"selection": selection})
+    config = load_config(None, "hnm").mining
     bounds = bounds_of_ranks(study, study.embedded_slides, world.size)
     ids = slice(int(bounds[rank]), int(bounds[rank + 1]))
     part = Part(draw_scores(ids), bounds, ids)
@@ -120,32 +120,24 @@ def peak_gb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
 
 
-def measure(num_patches: int, selection: str, folder: Path) -> Case:
+def measure(num_patches: int, folder: Path) -> Case:
     """Run one case in fresh processes and return rank 0's figures."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(rank_main, (port, num_patches, selection, str(folder)), nprocs=NUM_RANKS)
+    mp.spawn(rank_main, (port, num_patches, str(folder)), nprocs=NUM_RANKS)
     case: Case = json.loads((folder / "0.json").read_text(encoding="utf-8"))
-    print(f"{num_patches:,} patches, {selection}: {case}", flush=True)
+    print(f"{num_patches:,} patches: {case}", flush=True)
     return case
 
 
-def measure_both(num_patches: int, repeats: int, folder: Path) -> tuple[dict[str, Case], bool]:
-    """Return the fastest run of each selection, its peak the highest of all, and whether both chose the same."""
-    cases: dict[str, list[Case]] = {selection: [] for selection in SELECTIONS}
+def measure_often(num_patches: int, repeats: int, folder: Path) -> Case:
+    """Return the fastest run, its peak the highest of all."""
+    runs = []
     for number in range(repeats):
-        for selection in SELECTIONS:
-            cases[selection].append(measure(num_patches, selection, folder / f"{selection}-{number}"))
-    equal = all(
-        (folder / f"gather-0/{name}.npy").read_bytes() == (folder / f"histogram-0/{name}.npy").read_bytes()
-        for name in ("scores", "pseudo_labels", "weights", "candidates", "candidate_scores")
-    )
-    best = {}
-    for selection, runs in cases.items():
-        best[selection] = min(runs, key=lambda case: case["seconds"])
-        best[selection]["peak_gb"] = max(case["peak_gb"] for case in runs)
-    return best, equal
+        (folder / str(number)).mkdir()
+        runs.append(measure(num_patches, folder / str(number)))
+    return min(runs, key=lambda case: case["seconds"]) | {"peak_gb": max(case["peak_gb"] for case in runs)}
 
 
 def main() -> None:
@@ -157,21 +149,17 @@ def main() -> None:
     powers = (6, 7) if args.quick else (6, 7, 8)
     repeats = 1 if args.quick else 3
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    cases, equal = {}, True
+    cases = {}
     for power in powers:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            for name in (f"{s}-{n}" for s in SELECTIONS for n in range(repeats)):
-                (Path(folder) / name).mkdir()
-            cases[f"1e{power}"], same = measure_both(10**power, repeats, Path(folder))
-        equal = equal and same
+            cases[f"1e{power}"] = measure_often(10**power, repeats, Path(folder))
     last, before = f"1e{powers[-1]}", f"1e{powers[-2]}"
-    large, small = cases[last]["gather"], cases[before]["gather"]
+    large, small = cases[last], cases[before]
     result = {
         f"seconds_{last}": large["seconds"],
         f"draw_seconds_{last}": large["draw_seconds"],
         f"peak_gb_{last}": large["peak_gb"],
         f"growth_{before}_to_{last}": round(large["seconds"] / small["seconds"], 2),
-        "histogram_equal": equal,
         "cases": cases,
     }
     print(json.dumps({**about("coordinator", args.quick, ("numpy", "torch")), **result}))

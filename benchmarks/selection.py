@@ -23,7 +23,7 @@ from hnm.config import load_config
 from hnm.encoder.contrastive_model import fresh_model
 from hnm.encoder.finetune import finetune
 from hnm.engine.ranks import single_world
-from hnm.mining.mining import mine
+from hnm.mining.mining import choose, label
 from hnm.run.journal import Journal
 from hnm.run.session import Session
 from hnm.run.study import open_study
@@ -51,7 +51,8 @@ def epoch(cohort: Cohort, ratio: float, batch_size: int) -> tuple[float, int, in
     study, world = open_study(cohort, config.data, config.seed), single_world()
     scores = np.random.default_rng(0).random(cohort.num_patches, np.float32)
     scores[study.kinds == 1] *= 0.35  # about one in seven patches of positive slides is a candidate
-    mined = mine(scores, study.kinds, cohort.patch_bounds, config.mining)
+    chosen = choose(scores, study.kinds, cohort.patch_bounds, config.mining)
+    mined = label(chosen, study.kinds, config.mining.hard_share)
     model = fresh_model(config.encoder, seed=0)
     with PatchReader(cohort, config.reader) as reader:
         session = Session(study, reader, config.seed, world, Journal(None, world))

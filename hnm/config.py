@@ -1,11 +1,11 @@
-"""The whole configuration: defaults < preset named in the YAML < YAML < --preset < key=value on the command line.
+"""The whole configuration: defaults < preset named in the YAML (else hnm) < YAML < --preset < key=value on the command line.
 
 Each section's model stands in the file that uses it; here they are only put together, read and checked.
 """
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -69,9 +69,17 @@ class Config(BaseModel):
     timeout: TimeoutConfig = Field(default_factory=TimeoutConfig, description="how long ranks wait for each other")
 
 
+DEFAULT_PRESET = "hnm"
 Tree = dict[str, Any]
-
-
+Origin = dict[str, str]  # where each dotted key came from
+RECORDED = "config.yaml"  # how runs, exported models, cross-validations and submissions record what was resolved
+# Settings that are gone: their values that changed no result, dropped where they were recorded; and why nothing is lost.
+RETIRED = {
+    "mining.selection": (
+        ("gather", "histogram"),
+        "both values chose the same patches in the same time and memory, so nothing is lost. Leave it out",
+    ),
+}
 
 
 def list_names(folder: Path) -> list[str]:
@@ -84,30 +92,36 @@ def load_config(config: str | None = None, preset: str | None = None, overrides:
 
     Args:
         config: a packaged name such as "colon", or a path to a YAML file; None = defaults.
-        preset: name of a method in configs/presets; it is stronger than the YAML.
+        preset: name of a method in configs/presets; it is stronger than the YAML. None: the one that the YAML names, or hnm.
         overrides: "section.key=value" strings; values are YAML.
 
     Raises:
         ConfigError: an unknown file, key or a bad value, with the nearest name or the allowed range.
     """
+    return resolve_config(config, preset, overrides)[0]
+
+
+def resolve_config(
+    config: str | None = None, preset: str | None = None, overrides: list[str] | None = None
+) -> tuple[Config, Origin]:
+    """Return what `load_config` does, and where each key came from that is not the default."""
     tree: Tree = {}
-    origin: dict[str, str] = {}
-    if config is not None:
-        path = _find(config, config_folder(), "config")
-        content = _read_yaml(path)
-        if (named := content.pop("preset", None)) is not None:
-            preset_path = _find(str(named), config_folder() / "presets", "preset")
-            _overlay(tree, _read_yaml(preset_path), str(preset_path), origin)
-        _overlay(tree, content, str(path), origin)
+    origin: Origin = {}
+    path = _find(config, config_folder(), "config") if config is not None else None
+    content: Tree = {}
+    if path is not None:
+        content = _read_recorded(path) if path.name == RECORDED else _read_yaml(path)
+    named = content.pop("preset", None) or (DEFAULT_PRESET if preset is None else None)
+    if named is not None:
+        _overlay_preset(tree, str(named), origin)
+    _overlay(tree, content, str(path), origin)
     if preset is not None:
-        path = _find(preset, config_folder() / "presets", "preset")
-        _overlay(tree, _read_yaml(path), str(path), origin)
-    for override in overrides or []:
-        _overlay(tree, _parse_override(override), f"command line ({override})", origin)
-    return check_config(tree, origin)
+        _overlay_preset(tree, preset, origin)
+    _overlay_overrides(tree, overrides, origin)
+    return check_config(tree, origin), origin
 
 
-def check_config(tree: Tree, origin: dict[str, str]) -> Config:
+def check_config(tree: Tree, origin: Origin) -> Config:
     """Return the checked configuration.
 
     Args:
@@ -135,15 +149,26 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def read_config(path: Path) -> Config:
-    """Read a configuration that `dump_config` wrote."""
-    return check_config(_read_yaml(path), {"": str(path)})
+def read_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read a configuration that `dump_config` wrote: it says all, so no preset is laid under it.
+
+    Args:
+        path: config.yaml of a run directory or an exported model.
+        overrides: "section.key=value" strings, as of `load_config`.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+    """
+    tree, origin = _read_recorded(path), {"": str(path)}
+    _overlay_overrides(tree, overrides, origin)
+    return check_config(tree, origin)
 
 
 def difference(old: Config, new: Config) -> list[str]:
     """Return "key: old value -> new value" for every key in which two configurations differ."""
     before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
-    return [f"{key}: {before.get(key)} -> {after[key]}" for key in after if before.get(key) != after[key]]
+    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
 
 
 def _find(name: str, folder: Path, what: str) -> Path:
@@ -167,6 +192,16 @@ def _read_yaml(path: Path) -> Tree:
     return content
 
 
+def _read_recorded(path: Path) -> Tree:
+    """Return a recorded configuration without retired keys that changed no result."""
+    content = _read_yaml(path)
+    for key, (values, _) in RETIRED.items():
+        section, name = key.split(".")
+        if isinstance(found := content.get(section), dict) and found.get(name) in values:
+            del found[name]
+    return content
+
+
 def _parse_override(text: str) -> Tree:
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -181,7 +216,17 @@ def _parse_override(text: str) -> Tree:
     return tree
 
 
-def _overlay(tree: Tree, layer: Tree, source: str, origin: dict[str, str], prefix: str = "") -> None:
+def _overlay_preset(tree: Tree, name: str, origin: Origin) -> None:
+    path = _find(name, config_folder() / "presets", "preset")
+    _overlay(tree, _read_yaml(path), str(path), origin)
+
+
+def _overlay_overrides(tree: Tree, overrides: list[str] | None, origin: Origin) -> None:
+    for override in overrides or []:
+        _overlay(tree, _parse_override(override), f"command line ({override})", origin)
+
+
+def _overlay(tree: Tree, layer: Tree, source: str, origin: Origin, prefix: str = "") -> None:
     """Lay `layer` over `tree` in place, and note in `origin` where each key came from."""
     for key, value in layer.items():
         dotted = f"{prefix}{key}"
@@ -192,24 +237,28 @@ def _overlay(tree: Tree, layer: Tree, source: str, origin: dict[str, str], prefi
         origin[dotted] = source
 
 
-def _explain(problem: Any, origin: dict[str, str]) -> str:
+def _explain(problem: Any, origin: Origin) -> str:
     """Return one line: where, which key, what value, what would be right."""
     path = [str(part) for part in problem["loc"]]
+    is_unknown = problem["type"] == "extra_forbidden" or path[-1:] == ["[key]"]
+    path = path[:-1] if path[-1:] == ["[key]"] else path  # of a mapping, the key itself is wrong
     key = ".".join(path)
     parents = (".".join(path[:depth]) for depth in range(len(path), -1, -1))  # of an item of a list, the list's own key
     where = next((origin[parent] for parent in parents if parent in origin), "configuration")
-    if problem["type"] == "extra_forbidden":
+    if is_unknown and key in RETIRED:
+        return f"{where}: {key} is gone: {RETIRED[key][1]}"
+    if is_unknown:
         fields = _fields_of(path[:-1])
         return f"{where}: unknown key {key}.{_nearest(path[-1], fields)} Known here: {', '.join(fields)}"
     return f"{where}: {key} = {problem['input']!r}: {problem['msg']}"
 
 
 def _fields_of(path: list[str]) -> list[str]:
-    """Return the field names of the section at `path`."""
+    """Return the field names of the section at `path`, or the keys that the mapping there may have."""
     model: Any = Config
     for part in path:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+        model = get_args(model)[1] if get_origin(model) is dict else model.model_fields[part].annotation
+    return list(get_args(get_args(model)[0])) if get_origin(model) is dict else list(model.model_fields)
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -17,14 +17,14 @@ import numpy as np
 
 from hnm.aggregator.aggregate import bag_loss, train_aggregator
 from hnm.aggregator.aggregators import Aggregator, build_aggregator
-from hnm.aggregator.bags import Bags, features_complete
+from hnm.aggregator.bags import Bags, features_complete, open_bags
 from hnm.aggregator.score import score_slides, slide_scores
 from hnm.config import Config
 from hnm.encoder.contrastive_model import ContrastiveModel, load_model
 from hnm.encoder.embed import embed
 from hnm.encoder.finetune import finetune
 from hnm.encoder.simclr import require_batch
-from hnm.engine.ranks import World, barrier, main_says
+from hnm.engine.ranks import World, barrier, main_says, seen
 from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.mining.mining import self_paced_ratio
@@ -53,28 +53,28 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
         InputError: the encoder does not fit, or the mined sets cannot fill a batch.
     """
     check_batches(config, session.study, session.world)
-    model = load_model(start_encoder, config.encoder, session.seed)
+    model = load_model(seen(start_encoder, session.world), config.encoder, session.seed)
     for round_ in range(config.rounds.num_rounds + 1):
         folder = round_folder(run, round_)
         score_round(model, config, round_, run, session)
         if round_ == config.rounds.num_rounds:
             break
-        if not main_says((folder / "encoder.safetensors").is_file(), session.world):
+        if not main_says((folder / "encoder.safetensors").is_file, session.world):
             finetune_round(model, config, round_, run, session)
-        model = load_model(folder / "encoder.safetensors", config.encoder, session.seed)
+        model = load_model(seen(folder / "encoder.safetensors", session.world), config.encoder, session.seed)
 
 
 def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path, session: Session) -> None:
     """Embed, aggregate, score and mine: from an encoder to a decision. Every rank must call it."""
     folder, world, study = round_folder(run, round_), session.world, session.study
-    if main_says((folder / "mining.json").is_file(), world):
+    if main_says((folder / "mining.json").is_file, world):
         forget_features(folder, config, session)
         return
-    if not main_says(features_complete(folder / "features"), world):
+    if not main_says(lambda: features_complete(folder / "features"), world):
         with phase("embed", round_, run, session) as record:
             batch_size = config.rounds.embed_batch_size
             embed(model.encoder, study.embedded_slides, batch_size, folder / "features", session, record.keep)
-    bags = Bags(folder / "features", world.device)
+    bags = open_bags(folder / "features", world)
     aggregator = aggregate_round(bags, config, round_, run, session)
     with phase("mine", round_, run, session) as record:
         slides = study.embedded_slides
@@ -104,7 +104,7 @@ def forget_features(folder: Path, config: Config, session: Session) -> None:
 def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session: Session) -> Aggregator:
     """Return the round's aggregator, trained now or read from its file. Every rank must call it."""
     path = round_folder(run, round_) / "aggregator.safetensors"
-    if main_says(path.is_file(), session.world):
+    if main_says(path.is_file, session.world):
         return load_aggregator(path, bags.dim, session)
     with phase("aggregate", round_, run, session) as record:
         aggregator = train_aggregator(bags, config.aggregate, round_, session)
@@ -163,7 +163,7 @@ def encoder_of_round(run: Path, round_: int) -> Path:
 
 def load_aggregator(path: Path, dim: int, session: Session) -> Aggregator:
     """Return a saved aggregator on the session's device; the file says of what kind it is."""
-    weights, metadata = load_weights(path)
+    weights, metadata = load_weights(seen(path, session.world))
     aggregator = build_aggregator(metadata.get("kind", "dsmil"), dim, int(metadata.get("members", "1")))
     aggregator.load_state_dict(weights)
     return aggregator.to(session.world.device)

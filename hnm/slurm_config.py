@@ -4,7 +4,7 @@ No site's name is in the code: what is None here is left to the cluster's own de
 """
 
 import re
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -56,21 +56,7 @@ class JobConfig(BaseModel):
         return value
 
 
-class StagesConfig(BaseModel):
-    """Settings of one stage alone; they are stronger than the general ones."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    tile: JobConfig = Field(default_factory=JobConfig, description="an element of the tiling array")
-    merge: JobConfig = Field(default_factory=JobConfig, description="the merge after it")
-    pretrain: JobConfig = Field(default_factory=JobConfig, description="hnm pretrain")
-    train: JobConfig = Field(default_factory=JobConfig, description="hnm train")
-    evaluate: JobConfig = Field(default_factory=JobConfig, description="hnm evaluate")
-    predict: JobConfig = Field(default_factory=JobConfig, description="hnm predict")
-    crossval: JobConfig = Field(default_factory=JobConfig, description="a fold of hnm crossval: one node, all its ranks there")
-    summary: JobConfig = Field(
-        default_factory=JobConfig, description="the summary after the folds; what it does not say is as for a fold, but no GPUs"
-    )
+Stage = Literal["tile", "merge", "pretrain", "train", "evaluate", "predict", "crossval", "summary"]
 
 
 class SlurmConfig(JobConfig):
@@ -80,7 +66,12 @@ class SlurmConfig(JobConfig):
         "04:00:00",
         description="time limit (--time); a job that reaches it saves, goes back to the queue, and resumes",
     )
-    stages: StagesConfig = Field(default_factory=StagesConfig, description="what one stage wants otherwise")
+    stages: dict[Stage, JobConfig] = Field(
+        default_factory=dict,
+        description="what one stage wants otherwise, by stage: any of account to setup, such as slurm.stages.train.nodes=2. "
+        "tile: an element of the tiling array; merge: after it; crossval: a fold, on one node; summary: after the folds, as for "
+        "a fold but without GPUs; pretrain, train, evaluate, predict: the command of that name",
+    )
     signal_delay_s: int = Field(
         120, ge=5, description="seconds before the time limit at which the job is told to save (USR2)"
     )
@@ -96,7 +87,7 @@ class SlurmConfig(JobConfig):
 
     @model_validator(mode="after")
     def _there_is_time_to_save(self) -> "SlurmConfig":
-        for stage in StagesConfig.model_fields:
+        for stage in get_args(Stage):
             limit_s = 60 * minutes_of(resources_of(self, stage).time or "4:00:00")
             if limit_s < self.signal_delay_s + EARLY_S:
                 raise ValueError(
@@ -105,6 +96,10 @@ class SlurmConfig(JobConfig):
                     "slurm.time or lower slurm.signal_delay_s"
                 )
         return self
+
+    def of_stage(self, stage: str) -> JobConfig:
+        """Return what a stage itself asks for, without the general settings."""
+        return {str(name): job for name, job in self.stages.items()}.get(stage, JobConfig())
 
 
 def minutes_of(time: str) -> int:
@@ -130,7 +125,7 @@ def resources_of(config: SlurmConfig, *stages: str) -> JobConfig:
     """
     chosen = {name: getattr(config, name) for name in JobConfig.model_fields}
     for stage in stages:
-        own: JobConfig = getattr(config.stages, stage)
+        own = config.of_stage(stage)
         given = {name: value for name in chosen if (value := getattr(own, name)) not in (None, [])}
         chosen |= given | {"extra": chosen["extra"] | own.extra}
     return JobConfig(**chosen)

@@ -1,13 +1,31 @@
 """Files that are whole or absent: temporary name, fsync, rename."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+
+from shards.errors import InputError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def plain_name(name: Any, source: Path) -> str:
+    """Return a name that was read from the file `source` and becomes a path: a plain file name, or it is refused.
+
+    Whoever wrote the file could else have us write and read outside of the folder ("../../.bashrc").
+
+    Raises:
+        InputError: it is no text, empty, hidden, or has a part that leads elsewhere.
+    """
+    if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\:\0"):
+        raise InputError(f"{source}: {name!r} is no plain file name: refused. The file is damaged, or was made to do harm")
+    return name
 
 
 @contextmanager
@@ -28,11 +46,30 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def ask_for_space(file: IO[bytes], num_bytes: int) -> None:
+    """Reserve `num_bytes` after the file's present end, where the file system can: a full disk is told before the work.
+
+    Raises:
+        OSError: there is no room (ENOSPC, EDQUOT, EFBIG); it names the file.
+    """
+    file.flush()
+    if num_bytes <= 0 or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), file.tell(), num_bytes)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise OSError(error.errno, error.strerror, file.name) from None
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames inside `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts cannot, and need not
+            raise
     finally:
         os.close(descriptor)
 

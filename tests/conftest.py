@@ -14,6 +14,7 @@ from shards.drawn.synthetic import make_cohort_images
 from shards.tiling.tile import tile_cohort
 from tests.tiny import TILE, TINY
 
+pytest_plugins = ["tests.skips"]
 settings.register_profile("any machine", deadline=None)  # an example that takes long says that the machine is busy
 settings.load_profile("any machine")
 

@@ -35,12 +35,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_it_holds_every_module_and_every_config(wheel: Path) -> None:
+def test_it_holds_every_module_template_and_config(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for package in ("hnm", "shards", "launch") for path in (ROOT / package).rglob("*.py")}
     assert {"hnm/engine/ranks.py", "launch/cli/main.py", "shards/reading/plan.py"} <= modules  # of sub-packages, too
     assert modules <= names
+    templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("*/*/templates/*")}
+    assert {"hnm/report/templates/run.html", "shards/tiling/templates/page.css"} <= templates
+    assert templates <= names
     configs = {f"hnm/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert len(configs) >= 8
     assert configs <= names

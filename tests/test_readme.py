@@ -1,4 +1,4 @@
-"""The README's commands are run, not believed."""
+"""The long commands of README and docs are run, not believed."""
 
 import json
 import re
@@ -22,11 +22,11 @@ SHORT = (
 )  # fmt: skip
 
 
-def block(name: str) -> str:
-    """Return the shell lines of the README between two marks."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def block(name: str, page: str = "README.md") -> str:
+    """Return the shell lines of a page between two marks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
     found = re.search(rf"<!-- {name} -->\n```bash\n(.*?)\n```\n<!-- end -->", text, re.DOTALL)
-    assert found, f"README.md has no block {name!r}"
+    assert found, f"{page} has no block {name!r}"
     return found.group(1)
 
 
@@ -50,6 +50,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "hnm-demo", run(command, folder)
 
 
+@pytest.mark.slow
 def test_the_demo_goes_all_the_way_and_learns(demo: tuple[Path, str]) -> None:
     folder, output = demo
     assert "slide AUC" in output
@@ -58,6 +59,7 @@ def test_the_demo_goes_all_the_way_and_learns(demo: tuple[Path, str]) -> None:
     assert metrics["slide"]["auc"] > 0.7
 
 
+@pytest.mark.slow
 def test_the_demo_starts_from_whole_slides_with_outlined_tumours(demo: tuple[Path, str]) -> None:
     folder, _ = demo
     slides = read_slides(folder / "slides" / "slides.csv")
@@ -70,8 +72,9 @@ def test_the_demo_starts_from_whole_slides_with_outlined_tumours(demo: tuple[Pat
     assert set(truth) == {0, 1}
 
 
+@pytest.mark.slow
 def test_the_run_directory_is_as_listed(demo: tuple[Path, str]) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
     listing = re.search(r"^    run/\n((?: {6,}.+\n)+)", text, re.MULTILINE)
     assert listing
     names = re.findall(r"(?<= )[\w/-]+\.\w+|mlartifacts/", listing.group(1))
@@ -80,6 +83,7 @@ def test_the_run_directory_is_as_listed(demo: tuple[Path, str]) -> None:
     assert [name for name in names if not any((run_folder / at / name).exists() for at in ("", "round-000"))] == []
 
 
+@pytest.mark.slow
 def test_the_picture_is_drawn_from_the_demo(demo: tuple[Path, str], tmp_path: Path) -> None:
     assert "wrote demo.png" in run(["python", str(ROOT / "docs" / "picture.py"), str(demo[0]), "demo.png"], tmp_path)
     with Image.open(tmp_path / "demo.png") as drawn, Image.open(ROOT / "docs" / "demo.png") as shown:
@@ -92,18 +96,12 @@ def test_the_test_command_is_what_ci_runs() -> None:
 
 
 @needs_colon
+@pytest.mark.slow
 def test_the_colon_commands_run(tmp_path: Path) -> None:
-    lines = block("colon commands").replace("../shared/data/colon", str(SHARED / "colon")).splitlines()
+    lines = block("colon commands", "docs/results.md").replace("../shared/data/colon", str(SHARED / "colon")).splitlines()
     commands = [shlex.split(line.replace("$preset", "hnm")) for line in lines if not line.startswith(("for", "done"))]
     assert [command[1] for command in commands[1:]] == ["tile", "pretrain", "train", "evaluate"]
     for command in commands:
         more = {"pretrain": SHORT, "train": SHORT, "evaluate": ("--no-report",)}.get(command[1], ())
         run([*command, *more], tmp_path)
     assert (tmp_path / "colon" / "hnm" / "metrics.json").is_file()
-
-
-@pytest.mark.parametrize(
-    "path", re.findall(r"^    ((?:hnm|shards|launch)/\w+\.py) ", (ROOT / "README.md").read_text(), re.M)
-)
-def test_files_to_read_exist(path: str) -> None:
-    assert (ROOT / path).is_file()

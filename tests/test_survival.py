@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.survival import survive
 from tests.tiny import TINY
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = ["--preset", "hnm", *TINY, "aggregate.epochs=20", "checkpoint.every_steps=3"]
 

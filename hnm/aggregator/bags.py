@@ -6,12 +6,16 @@ features/rows-000000000000-000000032768.npy ...      (rows, dim) float16, one fi
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from shards.files import write_json
+from hnm.engine.ranks import World, seen, wait_until_seen
+from shards.files import plain_name, write_json
+
+MOST_OPEN = 64  # files of a process: 64 ranks write 1,024 files, and a process may often open no more than that
 
 
 def as_rows(features: torch.Tensor, name_of: Callable[[int], str]) -> np.ndarray:
@@ -47,26 +51,38 @@ class Bags:
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        self.parts = [np.load(folder / name, mmap_mode="r") for name in index["files"]]
-        self.part_starts = np.concatenate([[0], np.cumsum([len(part) for part in self.parts])])
+        names = [plain_name(name, folder / "index.json") for name in index["files"]]
+        self.part_starts = np.array([0, *(rows_of_file(name)[1] for name in names)])
+        self.part = lru_cache(MOST_OPEN)(lambda i: np.load(folder / names[i], mmap_mode="r"))  # closed when it is let go
         starts = np.concatenate([[0], np.cumsum(index["rows_per_slide"])])
         self.rows_of_slide = {slide: (int(starts[i]), int(starts[i + 1])) for i, slide in enumerate(index["slides"])}
-        self.num_rows, self.dim = int(starts[-1]), self.parts[0].shape[1]
+        self.num_rows, self.dim = int(starts[-1]), self.part(0).shape[1]
         self.device = device
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) as (stop - start, dim) float32, whichever files they lie in."""
         first, last = np.searchsorted(self.part_starts, [start, stop], side="right") - 1
         pieces = [
-            self.parts[i][max(start - self.part_starts[i], 0) : stop - self.part_starts[i]]
-            for i in range(first, min(last + 1, len(self.parts)))
+            self.part(i)[max(start - self.part_starts[i], 0) : stop - self.part_starts[i]]
+            for i in range(first, min(last + 1, len(self.part_starts) - 1))
         ]
-        rows = np.concatenate(pieces or [self.parts[0][:0]])
+        rows = np.concatenate(pieces or [self.part(0)[:0]])
         return torch.from_numpy(rows.astype(np.float32)).to(self.device)
 
     def bag(self, slide: int) -> torch.Tensor:
         """Return the features of one slide, (patches, dim) float32."""
         return self.rows(*self.rows_of_slide[slide])
+
+
+def open_bags(folder: Path, world: World) -> Bags:
+    """Return the bags of features that the ranks have just written. Every rank may call it, or some.
+
+    Raises:
+        InputError: this rank's machine does not see the others' files, see `wait_until_seen`.
+    """
+    index = json.loads(seen(folder / "index.json", world).read_text(encoding="utf-8"))
+    wait_until_seen(folder, index["files"], world)
+    return Bags(folder, world.device)
 
 
 def features_complete(folder: Path) -> bool:
@@ -91,3 +107,9 @@ def write_index(folder: Path, slides: np.ndarray, rows_per_slide: np.ndarray, fi
 def file_of_rows(start: int, stop: int) -> str:
     """Return the name of the file that holds the feature rows [start, stop)."""
     return f"rows-{start:012d}-{stop:012d}.npy"
+
+
+def rows_of_file(name: str) -> tuple[int, int]:
+    """Return the feature rows [start, stop) that a file holds, from its name."""
+    _, start, stop = name.removesuffix(".npy").split("-")
+    return int(start), int(stop)

@@ -18,10 +18,10 @@ from hnm.encoder.resnet import Encoder
 from hnm.engine.engine import Forward, for_inference
 from hnm.engine.ranks import barrier, max_over_ranks
 from hnm.run.session import Session
-from shards.files import whole_file, write_array
+from shards.files import ask_for_space, whole_file, write_array
 from shards.reading.plan import embedding_batches
 
-FILES_PER_RANK = 16  # a process holds all of them open
+FILES_PER_RANK = 16  # what a stop may cost: a sixteenth of a rank's work
 MIN_BATCHES_PER_FILE = 8
 
 Batches = list[tuple[int, int]]
@@ -112,13 +112,17 @@ def _write_rows(
 ) -> None:
     """Embed the next batches of `read` into a new file. Every rank must call it, and asks after each batch whether to stop."""
     first, last = batches[0][0], batches[-1][1]
-    features = np.lib.format.open_memmap(path, "w+", np.float16, (last - first, dim))
-    for start, stop in batches:
-        ids, images = next(read)
-        block = forward(to_float(images.to(session.world.device))).float()
-        features[start - first : stop - first] = as_rows(block, partial(_name_of_patch, session, ids))
-        session.stop_if_asked()
-    features.flush()
+    # plain writes, not a memory map: on a full disk that would be a bus error instead of an exception
+    with open(path, "wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (last - first, dim)}
+        np.lib.format.write_array_header_1_0(file, header)
+        ask_for_space(file, 2 * dim * (last - first))
+        for _ in batches:
+            ids, images = next(read)
+            block = forward(to_float(images.to(session.world.device))).float()
+            rows = as_rows(block, partial(_name_of_patch, session, ids))
+            file.write(rows.astype("<f2").tobytes())
+            session.stop_if_asked()
 
 
 def _name_of_patch(session: Session, ids: np.ndarray, place: int) -> str:

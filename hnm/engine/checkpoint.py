@@ -105,7 +105,7 @@ def read_progress(folder: Path, progress: Progress) -> None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder / PROGRESS}: refused, not the counters of a training ({error})") from error
     vars(progress).update(counters)
-    progress.best = load_weights(folder / BEST)[0] if (folder / BEST).is_file() else {}
+    progress.best = load_weights(folder / BEST)[0] if BEST in os.listdir(folder) else {}
 
 
 def seal(temporary: Path, final: Path, identity: Identity, keep: int) -> None:

@@ -5,8 +5,13 @@ and gloo on CPUs. With one process there is no process group at all, and every f
 the ranks, and reads the environment, is launch/process/distributed.py.
 """
 
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +19,9 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 from torch.distributed.distributed_c10d import _set_pg_timeout  # the only way; its name has an underscore since 2.2
 
+from shards.errors import InputError
+
+SEEN_WITHIN_S = 120.0  # NFS may keep a folder's listing for a minute (acdirmax)
 CHUNK_BYTES = 1 << 26  # 64 MiB a message: bounds the buffers gloo holds beside the arrays themselves
 
 
@@ -165,13 +173,56 @@ def broadcast_array(array: np.ndarray | None, world: World) -> np.ndarray:
 _DTYPES = ["|i1", "<i4", "<i8", "<f2", "<f4", "<f8"]  # what travels; the index goes over the wire
 
 
-def main_says(value: bool, world: World) -> bool:
-    """Return rank 0's answer on every rank: files may show up on one node before another. Every rank must call it."""
+def main_says(ask: Callable[[], bool], world: World) -> bool:
+    """Return rank 0's answer on every rank. Every rank must call it; rank 0 alone asks.
+
+    A node that looks for a file in vain may remember for half a minute that it is not there (NFS), though another node has
+    written it meanwhile: so the others do not look.
+    """
     if world.size == 1:
-        return value
-    answer = torch.tensor([int(value)])
+        return ask()
+    answer = torch.tensor([int(ask()) if world.is_main else 0])
     dist.broadcast(answer, src=0)
     return bool(answer)
+
+
+def seen(path: Path, world: World) -> Path:
+    """Return `path`, which another rank has written, once this rank's machine sees it.
+
+    Raises:
+        InputError: it is not seen within `SEEN_WITHIN_S`.
+    """
+    wait_until_seen(path.parent, [path.name], world)
+    return path
+
+
+def wait_until_seen(folder: Path, names: Iterable[str], world: World) -> None:
+    """Wait until this rank's machine sees files that other ranks have written.
+
+    It lists the folder, which makes a network file system ask the server anew, and does not look for the files one by one:
+    a look in vain would be remembered.
+
+    Raises:
+        InputError: some are not there within `SEEN_WITHIN_S`.
+    """
+    if world.size == 1:
+        return
+    wanted, deadline = set(names), time.monotonic() + SEEN_WITHIN_S
+    while missing := wanted - _listed(folder):
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{folder}: rank {world.rank} on {socket.gethostname()} does not see {min(missing)} "
+                f"({len(missing)} of {len(wanted)} files) {SEEN_WITHIN_S:.0f} s after another rank wrote it. All nodes must "
+                "see the run directory: put it on a file system that they share"
+            )
+        time.sleep(0.2)
+
+
+def _listed(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:  # the folder is new, too
+        return set()
 
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from shards.errors import InputError
 from shards.files import whole_file
 
+NO_FILE = "{}: no such file. Give the path of a *.safetensors or *.pth file"
 WEIGHTS_FILE, OPTIMIZER_FILE = "weights.safetensors", "optimizer.safetensors"
 
 
@@ -62,10 +63,11 @@ def load_weights(path: Path) -> tuple[State, dict[str, str]]:
     Raises:
         InputError: the file is missing, cut short or no safetensors file.
     """
-    require_file(path)
-    try:
+    try:  # no look whether it is there: another node may remember a look in vain (see ranks.main_says)
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(NO_FILE.format(path)) from None
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}). Copy or save it again") from error
 
@@ -77,8 +79,7 @@ def require_file(path: Path) -> None:
         InputError: there is none.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file. Give the path of a *.safetensors or *.pth file")
-
+        raise InputError(NO_FILE.format(path))
 
 
 def write_state(folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Any]]) -> None:

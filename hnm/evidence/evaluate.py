@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hnm.aggregator.bags import Bags
+from hnm.aggregator.bags import open_bags
 from hnm.aggregator.score import gather_scores, score_slides, slide_scores
 from hnm.config import Config
 from hnm.encoder.contrastive_model import load_model
@@ -72,7 +72,7 @@ def score_test_slides(
     study, world, folder = session.study, session.world, run / "test-features"
     model = load_model(encoder_of_round(run, chosen), config.encoder, session.seed)
     embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
-    bags = Bags(folder, world.device)
+    bags = open_bags(folder, world)
     aggregator = load_aggregator(round_folder(run, chosen) / "aggregator.safetensors", bags.dim, session)
     logits, part = score_slides(aggregator, bags, study.test, session)
     scores = np.empty(study.cohort.num_patches, np.float32) if world.is_main else None

@@ -9,12 +9,12 @@ copies n numbers in double precision: beside the scores, 10^8 patches take one f
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from hnm.mining.ranking import FindCut, Slides, Ties, by_score, cut_of, mark_top, mark_top_of_slides, top_share
+from hnm.mining.ranking import Ties, by_score, mark_top, mark_top_of_slides, top_share
 
 
 class MiningConfig(BaseModel):
@@ -62,11 +62,6 @@ class MiningConfig(BaseModel):
     ties: Ties = Field(
         "exact",
         description="exact: take exactly the stated share, ties broken by patch id; keep: take all at or above the quantile",
-    )
-    selection: Literal["gather", "histogram"] = Field(
-        "gather",
-        description="where patches are ranked: on rank 0, which gathers all scores, or on all ranks, which exchange "
-        "counts (histogram); the same patches are chosen",
     )
     score_memory: float = Field(
         0.0,
@@ -142,29 +137,26 @@ def keep_old_labels(f1: float, best_f1: float | None, gate: bool) -> bool:
     return gate and best_f1 is not None and f1 < best_f1
 
 
-def choose(
-    scores: np.ndarray, kinds: np.ndarray, slides: Slides, config: MiningConfig, find_cut: FindCut = cut_of
-) -> Chosen:
-    """Rank the cohort, or with a collective `find_cut` this rank's part of it, and choose what is sampled.
+def choose(scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: MiningConfig) -> Chosen:
+    """Rank the whole cohort and choose what is sampled.
 
     Args:
         scores: (n,) float32 instance scores; those of patches outside training are not looked at.
         kinds: (n,) int8: 1 patch of a positive slide, 0 of a negative slide, -1 not in training.
-        slides: which scores are of which slide.
+        bounds: (S + 1,) int64, where slides begin, and n.
         config: the shares and switches.
-        find_cut: see `mark_top`.
     """
     positive = kinds == 1
     if config.candidates_per_slide:
-        chosen = mark_top_of_slides(scores, positive, slides, config.candidates_per_slide, config.ties, find_cut)
+        chosen = mark_top_of_slides(scores, positive, bounds, config.candidates_per_slide, config.ties)
     else:
         chosen = scores > config.positive_threshold
         chosen &= positive
     candidates = by_score(np.flatnonzero(chosen), scores)
-    negatives = mark_top(scores, kinds == 0, config.neg_ratio, config.ties, find_cut)
+    negatives = mark_top(scores, kinds == 0, config.neg_ratio, config.ties)
     if not config.mask_uncertain_negatives:
         positive[candidates] = False  # what is left is uncertain
-        negatives |= mark_top(-scores, positive, config.uncertain_ratio, config.ties, find_cut)  # the lowest
+        negatives |= mark_top(-scores, positive, config.uncertain_ratio, config.ties)  # the lowest
     return Chosen(np.flatnonzero(negatives), candidates, scores[candidates])
 
 
@@ -190,13 +182,3 @@ def weight_of_easy(num_hard: int, num_easy: int, hard_share: float) -> float:
     if num_easy == 0:
         return 0.0
     return min((1 / hard_share - 1) * num_hard / num_easy, float(np.nextafter(np.float16(1), np.float16(0))))
-
-
-def mine(scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: MiningConfig) -> Mined:
-    """Rank the whole cohort and decide pseudo labels and sampling weights.
-
-    Args:
-        scores, kinds, config: see `choose`.
-        bounds: (S + 1,) int64, where slides begin.
-    """
-    return label(choose(scores, kinds, Slides(bounds, np.empty(0, np.int64)), config), kinds, config.hard_share)

@@ -1,10 +1,10 @@
 """Ranking: the highest share of a pool of scores, of the whole cohort or of each slide, with ties in a fixed order.
 
 The order is total: higher score first, then lower patch id; so a set does not depend on how patches were spread over ranks.
-Nothing loops over patches or sorts them all: a share is found by partition, or by counting (hnm/mining/histogram.py).
+Nothing loops over patches or sorts them all: a share is found by partition.
 """
 
-from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,22 +17,6 @@ class Cut(NamedTuple):
 
     threshold: float
     num_ties: int
-
-
-# (pool of scores, share, ties) -> Cut; it may reorder the pool.
-FindCut = Callable[[np.ndarray, float, Ties], Cut]
-
-
-class Slides(NamedTuple):
-    """Which scores are of which slide.
-
-    Attributes:
-        bounds: (s + 1,) int64, increasing; slide i has the scores [bounds[i], bounds[i + 1]), possibly none.
-        spread: (k,) int64 slides of which several ranks have a part; the same on all ranks. Empty where one has all.
-    """
-
-    bounds: np.ndarray
-    spread: np.ndarray
 
 
 def count_of_share(share: float, total: int) -> int:
@@ -73,7 +57,7 @@ def cut_of(pool: np.ndarray, share: float, ties: Ties) -> Cut:
     return Cut(float(threshold), len(pool) - place - num_above)
 
 
-def mark_top(scores: np.ndarray, among: np.ndarray, share: float, ties: Ties, find_cut: FindCut = cut_of) -> np.ndarray:
+def mark_top(scores: np.ndarray, among: np.ndarray, share: float, ties: Ties) -> np.ndarray:
     """Return which patches have the highest `share` of the scores, (n,) bool; equal scores go to lower ids first.
 
     Args:
@@ -81,9 +65,8 @@ def mark_top(scores: np.ndarray, among: np.ndarray, share: float, ties: Ties, fi
         among: (n,) bool, the patches that are ranked.
         share: in (0, 1].
         ties: see `lowest_place`.
-        find_cut: ranks the pool; `hnm.mining.histogram.cut_over_ranks` where it is spread over ranks.
     """
-    cut = find_cut(scores[among], share, ties)
+    cut = cut_of(scores[among], share, ties)
     chosen = scores > cut.threshold
     chosen &= among
     equal = scores == cut.threshold
@@ -98,7 +81,7 @@ def top_share(scores: np.ndarray, share: float, ties: Ties) -> np.ndarray:
 
 
 def mark_top_of_slides(
-    scores: np.ndarray, among: np.ndarray, slides: Slides, share: float, ties: Ties, find_cut: FindCut = cut_of
+    scores: np.ndarray, among: np.ndarray, bounds: np.ndarray, share: float, ties: Ties
 ) -> np.ndarray:
     """Return which patches are in the highest `share` of their own slide, at least one a slide, (n,) bool.
 
@@ -108,21 +91,14 @@ def mark_top_of_slides(
     Args:
         scores: (n,) floats.
         among: (n,) bool, the patches that are ranked: of a slide all or none.
-        slides: where slides begin and which of them other ranks have a part of.
+        bounds: (s + 1,) int64, increasing; slide i has the scores [bounds[i], bounds[i + 1]), possibly none.
         share: in (0, 1].
         ties: see `lowest_place`.
-        find_cut: ranks the slides that are spread over ranks.
     """
     chosen = np.zeros(len(scores), bool)
-    whole = np.ones(len(slides.bounds) - 1, bool)
-    whole[slides.spread] = False
-    starts, stops = slides.bounds[:-1], slides.bounds[1:]
-    for start, stop in zip(starts[whole & (starts < stops)], stops[whole & (starts < stops)], strict=True):
-        if among[start]:
+    for start, stop in pairwise(bounds):
+        if start < stop and among[start]:
             chosen[start:stop][top_share(scores[start:stop], share, ties)] = True
-    for slide in slides.spread:  # the same on all ranks, which count together
-        part = slice(starts[slide], stops[slide])
-        chosen[part] = mark_top(scores[part], among[part], share, ties, find_cut)
     return chosen
 
 

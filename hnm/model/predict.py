@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from hnm.aggregator.bags import Bags, as_rows, write_index
+from hnm.aggregator.bags import Bags, as_rows, file_of_rows, write_index
 from hnm.aggregator.score import predict_bag, score_patches, slide_scores
 from hnm.encoder.augment import to_float
 from hnm.model.model import Model
@@ -31,7 +31,6 @@ from shards.tiling.unit import SlideJob
 T = TypeVar("T")
 R = TypeVar("R")
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-FEATURES_FILE = "rows.npy"
 AHEAD_BATCHES = 3  # patches cut ahead of the encoder
 
 
@@ -79,7 +78,7 @@ def predict_slide(
             score, scores = None, np.empty(0, np.float32)
         sites = survey.sites.take(kept)
         patches = ScoredPatches(sites.x_level0, sites.y_level0, survey.patch_level0, scores)
-        return PredictedSlide(score, "" if len(kept) else why_empty(survey, slide, config), patches, survey)
+        return PredictedSlide(score, "" if len(kept) else why_empty(survey, slide), patches, survey)
 
 
 @torch.inference_mode()
@@ -95,7 +94,7 @@ def embed_candidates(
 ) -> list[int]:
     """Write the features of the slide's tissue patches to `folder` (see hnm/aggregator/bags.py); return their site numbers."""
     kept: list[int] = []
-    with open(folder / FEATURES_FILE, "wb") as file:
+    with open(folder / file_of_rows(0, len(survey.candidates)), "wb") as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(survey.candidates), model.encoder.feature_dim)}
         np.lib.format.write_array_header_1_0(file, header)
         with ThreadPoolExecutor(num_threads, "slide-reader") as pool:
@@ -123,7 +122,8 @@ def score_features(folder: Path, num_rows: int, model: Model) -> tuple[float, np
     Raises:
         FloatingPointError: a score is NaN.
     """
-    write_index(folder, np.array([0]), np.array([num_rows]), [FEATURES_FILE])
+    (rows,) = folder.glob("rows-*.npy")
+    write_index(folder, np.array([0]), np.array([num_rows]), [rows.name])
     bags = Bags(folder, model.device)
     logits = predict_bag(model.aggregator, bags, 0, num_rows)
     score, scores = float(slide_scores(logits[:, None].cpu())[0]), score_patches(model.aggregator, bags, 0, num_rows)

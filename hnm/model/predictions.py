@@ -20,6 +20,7 @@ from PIL import Image
 from hnm.model.model import Model
 from hnm.model.predict import PredictedSlide
 from hnm.report.heatmap import draw_heatmap, geojson, overlap, positive_area
+from shards.cohort.annotations import Annotation
 from shards.cohort.frame import Frame
 from shards.cohort.slides import Slide
 from shards.errors import InputError
@@ -29,6 +30,7 @@ from shards.resample import resize
 HEATMAP_PX, LEAST_HEATMAP_PX = 1600, 420
 METADATA_KEY = b"hnm.prediction"
 MPP_SLACK = 1.05
+NOT_USED = "its annotation is not used"  # begins the remark on a slide
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,16 @@ def row_of(slide: Slide, label: int | None, result: PredictedSlide, model: Model
         mpp=result.survey.source_mpp,
         iou=iou,
         status=f"empty: {result.why_empty}" if result.score is None else "done",
-        remark="; ".join(filter(None, (remark_on(result.survey.source_mpp, model), frame_remark(result.survey.frame)))),
+        remark="; ".join(
+            filter(
+                None,
+                [
+                    remark_on(result.survey.source_mpp, model),
+                    remark_on_annotation(annotation),
+                    frame_remark(result.survey.frame),
+                ],
+            )
+        ),
         fingerprint=fingerprint,
     )
 
@@ -120,6 +131,11 @@ def remark_on(mpp: float | None, model: Model) -> str:
         f"{mpp:.3g} microns per pixel, but the model was trained on native pixels of slides of {seen[0]:.3g} to {seen[1]:.3g}: "
         "the tissue looks larger or smaller to it"
     )
+
+
+def remark_on_annotation(annotation: Annotation | None) -> str:
+    """Return why there is nothing to compare with, where an annotation does not say what is positive, else ""."""
+    return f"{NOT_USED}: {annotation.problem}" if annotation is not None and annotation.problem else ""
 
 
 def frame_remark(frame: Frame) -> str:

@@ -4,8 +4,6 @@
                                                              configuration
 """
 
-import html
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,21 +16,21 @@ import pyarrow as pa
 from hnm.config import Config
 from hnm.report.page import (
     REPORT_FILE,
+    Box,
     digits,
     duration,
-    facts_table,
-    head,
-    interval_line,
+    interval_lines,
+    link_to,
     name_of,
-    pictures_part,
-    settings_part,
-    warnings_part,
+    settings_of,
     write_page,
 )
 from hnm.report.pictures import Picture, drawn_or_not
-from hnm.report.table import SCRIPT, bar, sorted_table
+from hnm.report.table import SlideRow, SlideTable
 from hnm.run.broken import named
 from shards.cohort.slides import slide_key
+
+SECTIONS = ("figures", "folds", "pictures", "slides", "configuration", "cohort")
 
 Fold = tuple[int, int]  # (repeat, fold), both from 0
 
@@ -118,22 +116,21 @@ class CrossvalRecord:
 def make_crossval_report(record: CrossvalRecord) -> Path:
     """Draw the pictures of a cross-validation and write its page; return the page."""
     pictures = draw_crossval_pictures(record, record.out / "figures")
-    parts = [
-        _head(record),
-        warnings_part(
-            warnings_of_crossval(record),
-            "every slide took part, every fold has test slides of both classes, and no patch of theirs was unreadable",
-        ),
-        _figures(record),
-        _folds(record),
-        pictures_part(pictures),
-        _slides(record),
-        settings_part(record.config),
-        f"<h2 id=cohort>Cohort</h2>{facts_table({name: str(value) for name, value in record.facts.items()})}",
-        SCRIPT,
-    ]
     page = record.out / REPORT_FILE
-    write_page(page, name_of(record.out), parts)
+    write_page(
+        page,
+        "crossval.html",
+        name=name_of(record.out),
+        sections=SECTIONS,
+        boxes=_boxes(record),
+        warnings=warnings_of_crossval(record),
+        mean=record.metrics["mean"],
+        folds=[_fold(record, fold) for fold in record.metrics["folds"]],
+        pictures=pictures,
+        table=_slide_table(record),
+        settings=settings_of(record.config),
+        facts=record.facts,
+    )
     return page
 
 
@@ -186,112 +183,71 @@ def draw_crossval_pictures(record: CrossvalRecord, folder: Path) -> list[Picture
     return [drawn_or_not(name, *TEXTS[name], draw[name], folder / f"{name}.png") for name in TEXTS]
 
 
-def _head(record: CrossvalRecord) -> str:
+def _boxes(record: CrossvalRecord) -> list[Box]:
     mean, pooled, columns = record.metrics["mean"], record.metrics["out_of_fold"]["auc"], record.columns
     first = columns["repeat"] == columns["repeat"].min()  # every repeat has all slides
     labels = columns["label"][first]
 
-    def box(name: str, words: str) -> tuple[str, str]:
+    def box(name: str, words: str) -> Box:
         figure = mean.get(name)
-        return digits(figure and figure["mean"]), f"{words}, mean over folds{interval_line(figure)}"
+        return digits(figure and figure["mean"]), [f"{words}, mean over folds", *interval_lines(figure)]
 
-    boxes = [
+    interval = [f"{line}, by patient" for line in interval_lines(pooled)]
+    return [
         box("slide auc", "slide AUC"),
-        (digits(pooled["value"]), f"AUC of all out-of-fold scores{interval_line(pooled)}, by patient"),
+        (digits(pooled["value"]), ["AUC of all out-of-fold scores", *interval]),
         box("slide balanced_accuracy", "balanced accuracy"),
         *([box("instance auc", "patch AUC")] if "instance auc" in mean else []),
-        (f"{len(labels)}", f"slides, each tested<br>{(labels == 1).sum()} positive, {(labels == 0).sum()} negative"),
-        (f"{len(np.unique(columns['patient_id']))}", "patients"),
-        (f"{record.metrics['num_folds']} x {record.num_repeats}", "folds x repeats"),
-        (duration(sum(fold["seconds"] for fold in record.metrics["folds"])), "computing, all folds"),
+        (f"{len(labels)}", ["slides, each tested", f"{(labels == 1).sum()} positive, {(labels == 0).sum()} negative"]),
+        (f"{len(np.unique(columns['patient_id']))}", ["patients"]),
+        (f"{record.metrics['num_folds']} x {record.num_repeats}", ["folds x repeats"]),
+        (duration(sum(fold["seconds"] for fold in record.metrics["folds"])), ["computing, all folds"]),
     ]
-    links = ("figures", "folds", "pictures", "slides", "configuration", "cohort")
-    return (
-        f"{head(name_of(record.out), links, boxes)}"
-        "<p>Every slide was tested by a model that neither trained nor chose by it or another slide of its patient. Round and "
-        "threshold of each fold were chosen on its validation slides. For research; not for diagnosis."
-    )
 
 
-def _figures(record: CrossvalRecord) -> str:
-    heads = ["figure", "mean", "95 % interval", *(record.name_of_fold(key) for key in record.runs)]
-    rows = ""
-    for name, figure in record.metrics["mean"].items():
-        interval = "" if figure["low"] is None else f"{figure['low']:.3f} to {figure['high']:.3f}"
-        values = [fold["figures"].get(name) for fold in record.metrics["folds"]]
-        cells = (
-            html.escape(name.replace("_", " ")),
-            f"<b>{figure['mean']:.3f}</b>",
-            interval,
-            *("<span class=none>none</span>" if value is None else f"{value:.3f}" for value in values),
-        )
-        rows += f"<tr><td>{'<td>'.join(cells)}"
-    return (
-        f"<h2 id=figures>Figures</h2><div class=scroll><table class=wide><tr><th>{'<th>'.join(heads)}{rows}</table></div>"
-        "<p class=note>Of test slides (slide), of their patches where truth is known (instance), and of lesions (froc). "
-        "Interval of the mean over folds: Student's t, which may pass 0 and 1."
-    )
+def _fold(record: CrossvalRecord, fold: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what metrics.json says of a fold, with its name, its page where that is written, and what its slides say."""
+    columns, key = record.columns, (fold["repeat"], fold["fold"])
+    own = (columns["repeat"] == key[0]) & (columns["fold"] == key[1])
+    page, thresholds = record.runs[key] / REPORT_FILE, columns["threshold"][own]
+    return {
+        **fold,
+        "name": record.name_of_fold(key),
+        "href": link_to(page, record.out) if page.is_file() else None,
+        "num_positive": int((columns["label"][own] == 1).sum()),
+        "threshold": float(thresholds[0]) if len(thresholds) else None,
+    }
 
 
-def _folds(record: CrossvalRecord) -> str:
-    columns, rows = record.columns, ""
-    heads = ("fold", "slide AUC", "test slides", "positive", "chosen round", "threshold", "encoder steps", "seconds", "warnings")
-    for fold in record.metrics["folds"]:
-        key = (fold["repeat"], fold["fold"])
-        own = (columns["repeat"] == key[0]) & (columns["fold"] == key[1])
-        page, name = record.runs[key] / REPORT_FILE, record.name_of_fold(key)
-        thresholds = columns["threshold"][own]
-        cells = (
-            f"<a href='{html.escape(os.path.relpath(page, record.out))}'>{name}</a>" if page.is_file() else name,
-            digits(fold["figures"].get("slide auc")),
-            str(fold["num_test_slides"]),
-            str(int((columns["label"][own] == 1).sum())),
-            str(fold["chosen_round"]),
-            digits(float(thresholds[0])) if len(thresholds) else "",
-            f"{fold['encoder_steps']:,}",
-            f"{fold['seconds']:,.0f}",
-            str(len(fold["warnings"]) or ""),
-        )
-        rows += f"<tr><td>{'<td>'.join(cells)}"
-    return (
-        f"<h2 id=folds>Folds</h2><div class=scroll><table class=wide><tr><th>{'<th>'.join(heads)}{rows}</table></div>"
-        "<p class=note>A fold is linked to its own page once that is written: <code>hnm crossval --reports</code>, or <code>hnm "
-        "report</code> with the fold's folder."
-    )
-
-
-def _slides(record: CrossvalRecord) -> str:
-    several, rows = record.num_repeats > 1, []
+def _slide_table(record: CrossvalRecord) -> SlideTable:
+    several = record.num_repeats > 1
     heatmaps = {key: _heatmaps_of(run, record.out) for key, run in record.runs.items()}
-    for row in record.predictions.to_pylist():
-        result = "right" if row["predicted"] == row["label"] else "wrong"
-        name = html.escape(row["slide_id"])
-        if (heatmap := heatmaps[row["repeat"], row["fold"]].get(slide_key(row["slide_id"]))) is not None:
-            name = f"<a href='{html.escape(heatmap)}'>{name}</a>"
-        cells = (
-            name,
-            html.escape(str(row["patient_id"])),
-            *([str(row["repeat"])] if several else []),
-            str(row["fold"]),
-            str(row["label"]),
-            bar(row["score"], row["threshold"]),
-            f"{row['threshold']:.3f}",
-            str(row["predicted"]),
-            f"<span class={result}>{result}</span>",
-        )
-        rows.append(
-            f"<tr data-repeat={row['repeat']} data-fold={row['fold']} data-result={result}><td>{'<td>'.join(cells)}"
-        )
+    rows = [_row(row, heatmaps[row["repeat"], row["fold"]]) for row in record.predictions.to_pylist()]
     choices: dict[str, list[str]] = {
         **({"repeat": [str(repeat) for repeat in sorted({key[0] for key in record.runs})]} if several else {}),
         "fold": [str(fold) for fold in sorted({key[1] for key in record.runs})],
         "result": ["right", "wrong"],
     }
     columns = [column for column in COLUMNS if several or column[0] != "repeat"]
-    counted = "predictions" if several else "slides"
-    return f"<h2 id=slides>Slides</h2>{sorted_table(columns, ''.join(rows), choices, 'name, patient', counted)}"
+    return SlideTable(columns, rows, choices, "name, patient", "predictions" if several else "slides")
+
+
+def _row(row: Mapping[str, Any], heatmaps: Mapping[str, str]) -> SlideRow:
+    cells = {
+        "slide": row["slide_id"],
+        "patient": str(row["patient_id"]),
+        "repeat": str(row["repeat"]),
+        "fold": str(row["fold"]),
+        "label": str(row["label"]),
+        "score": f"{row['score']:.3f}",
+        "threshold": f"{row['threshold']:.3f}",
+        "called": str(row["predicted"]),
+        "result": "right" if row["predicted"] == row["label"] else "wrong",
+    }
+    is_high = row["score"] >= row["threshold"]
+    return SlideRow(cells, heatmaps.get(slide_key(row["slide_id"])), 100 * row["score"], is_high)
 
 
 def _heatmaps_of(run: Path, out: Path) -> Mapping[str, str]:
-    """Return the heatmaps that a fold's report has drawn: by the slide's key the path from the page."""
-    return {path.stem: os.path.relpath(path, out) for path in (run / "figures" / "heatmaps").glob("*.jpg")}
+    """Return the heatmaps that a fold's report has drawn: by the slide's key the address in the page."""
+    return {path.stem: link_to(path, out) for path in (run / "figures" / "heatmaps").glob("*.jpg")}

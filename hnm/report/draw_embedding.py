@@ -1,12 +1,11 @@
 """A map of the encoder's features: the same patches coloured by truth, by pseudo label and by slide.
 
-    sample of patches ──start encoder, chosen encoder──▶ features (n, dim) ──UMAP or PCA──▶ (n, 2)
+    sample of patches ──start encoder, chosen encoder──▶ features (n, dim) ──PCA──▶ (n, 2)
 
 The features of finished rounds are deleted (they are the largest files of a run), so a bounded sample is embedded anew:
 it costs two passes over 1,200 patches, works for runs of any age, and lets the start encoder be shown beside the result.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,6 @@ from shards.seeding import numpy_generator
 NUM_PATCHES = 1200
 MINED_SHARE = 0.25  # of the sample, for hard negatives and for candidates each: a uniform draw would miss both
 BATCH = 128
-NUM_NEIGHBOURS = 15  # UMAP's own choice; with fewer patches than that it fails
 SLIDE_COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
 SLIDE_MARKERS = ("o", "^", "s", "D", "v", "P")
 
@@ -57,7 +55,7 @@ def draw_embedding(path: Path, record: RunRecord, reader: PatchReader, device: t
     with figure_of(path, 3.9 * len(rounds), len(rounds), 3) as (_, axes):
         for row, round_ in enumerate(rounds):
             features = embed_images(record, round_, images, device)
-            places, method = project(features, record.config.seed)
+            places, method = project(features)
             name = "start encoder" if round_ == 0 else f"encoder of round {round_} (chosen)"
             for column, paint in enumerate((_by_truth, _by_pseudo_label, _by_slide)):
                 paint(axes[row, column], places, ids, record)
@@ -98,20 +96,16 @@ def embed_images(record: RunRecord, round_: int, images: torch.Tensor, device: t
     return torch.cat(blocks).float().numpy()
 
 
-def project(features: np.ndarray, seed: int) -> tuple[np.ndarray, str]:
+def project(features: np.ndarray) -> tuple[np.ndarray, str]:
     """Return places (n, 2) of features (n, dim) on a map, and how they were found.
 
-    UMAP where the package is installed, and there are more patches than it asks for neighbours; else the two main
-    directions of the features (PCA), which keep distances true but show only part of them: the share of the variance is told.
+    The two main directions of the features (PCA) keep distances true but show only part of them: the share of the variance
+    is told.
     """
-    if len(features) <= NUM_NEIGHBOURS or find_spec("umap") is None:
-        centred = features - features.mean(axis=0)
-        _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-        share = float((singular[:2] ** 2).sum() / max(float((singular**2).sum()), 1e-12))
-        return centred @ directions[:2].T, f"PCA, {share:.0%} of the variance"
-    from umap import UMAP
-
-    return UMAP(n_neighbors=NUM_NEIGHBOURS, random_state=seed, n_jobs=1).fit_transform(features), "UMAP"
+    centred = features - features.mean(axis=0)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    share = float((singular[:2] ** 2).sum() / max(float((singular**2).sum()), 1e-12))
+    return centred @ directions[:2].T, f"PCA, {share:.0%} of the variance"
 
 
 def _by_truth(axes: Axes, places: np.ndarray, ids: np.ndarray, record: RunRecord) -> None:

@@ -4,9 +4,9 @@ RunRecord ──▶ figures/*.png, figures/heatmaps/*.jpg ──▶ report.html:
                                                         heatmaps, configuration, environment
 """
 
-import html
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,40 @@ import torch
 from hnm.config import flatten
 from hnm.report.page import (
     REPORT_FILE,
-    data_url,
+    Box,
     digits,
     duration,
-    facts_table,
-    head,
-    interval_line,
+    interval_lines,
+    link_to,
     name_of,
-    pictures_part,
-    settings_part,
-    warnings_part,
+    settings_of,
     write_page,
 )
-from hnm.report.pictures import draw_heatmaps, draw_pictures
+from hnm.report.pictures import Picture, draw_heatmaps, draw_pictures
 from hnm.report.record import RunRecord
 from hnm.report.run_warnings import warnings_of
 from hnm.report.slides import slide_table
-from hnm.report.table import SCRIPT
 from shards.cohort.slides import slide_key
 from shards.reading.reader import PatchReader
 
 MAX_EMBEDDED = 120  # heatmaps in the page itself, 40 kB each: it stays below 10 MB; the others are linked
 
+SECTIONS = ("rounds", "metrics", "pictures", "slides", "heatmaps", "configuration", "environment")
+
 Progress = Callable[[Iterable[int], str, int], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class HeatmapCard:
+    """A heatmap in the page, and what is said below it."""
+
+    path: Path
+    href: str
+    key: str
+    slide_id: str
+    split: str
+    label: str
+    score: float
 
 
 def make_report(
@@ -61,21 +72,39 @@ def make_report(
     drawn = progress(order[:max_heatmaps], "heatmaps", len(order[:max_heatmaps]))
     heatmaps = draw_heatmaps(record, drawn, record.run / "figures" / "heatmaps")
     embedded = list(heatmaps)[:MAX_EMBEDDED]
-    parts = [
-        _head(record),
-        warnings_part(warnings_of(record), "no slide was dropped, no patch was unreadable, no slide stands out"),
-        _rounds(record),
-        _metrics(record.metrics),
-        pictures_part(pictures),
-        slide_table(record, heatmaps, set(embedded)),
-        _heatmaps(record, {slide: heatmaps[slide] for slide in embedded}, len(order)),
-        settings_part(record.config),
-        _environment(record),
-        SCRIPT,
-    ]
     page = record.run / REPORT_FILE
-    write_page(page, name_of(record.run), parts)
+    write_page(page, "run.html", **values_of(record, pictures, heatmaps, embedded, len(order)))
     return page
+
+
+def values_of(
+    record: RunRecord, pictures: list[Picture], heatmaps: Mapping[int, Path], embedded: list[int], num_scored: int
+) -> dict[str, Any]:
+    """Return the values that templates/run.html lays out.
+
+    Args:
+        record: the run.
+        pictures: in the page's order.
+        heatmaps: files by slide number.
+        embedded: slides whose heatmap is in the page itself, in order.
+        num_scored: slides that have a score.
+    """
+    return {
+        "name": name_of(record.run),
+        "sections": SECTIONS,
+        "boxes": _boxes(record),
+        "warnings": warnings_of(record),
+        "rounds": _rounds(record),
+        "chosen": record.chosen,
+        "metrics": _metrics(record.metrics),
+        "pictures": pictures,
+        "table": slide_table(record, heatmaps, set(embedded)),
+        "heatmaps": [_card(record, slide, heatmaps[slide]) for slide in embedded],
+        "num_without_heatmap": num_scored - len(embedded),
+        "patch_threshold": record.patch_threshold,
+        "settings": settings_of(record.config),
+        "facts": _environment(record),
+    }
 
 
 def slides_in_order(record: RunRecord) -> list[int]:
@@ -87,97 +116,61 @@ def slides_in_order(record: RunRecord) -> list[int]:
     return sorted(scored.tolist(), key=lambda slide: (rank.get(str(record.split_of[slide]), 4), bool(right[slide]), slide))
 
 
-def _head(record: RunRecord) -> str:
+def _boxes(record: RunRecord) -> list[Box]:
     split, slides = record.judged
     labels = record.study.labels[slides]
     measured = record.metrics or {}
     figures = measured.get("slide") or record.decisions[record.chosen]["validation"]
-    auc = f"slide AUC, {split}{interval_line(measured.get('slide_auc_interval'))}"
     seconds = sum(phase["seconds"] for phase in record.state["phases"])
-    boxes = [
-        (digits(figures["auc"]), auc),
-        (digits(figures["balanced_accuracy"]), f"balanced accuracy<br>at {record.threshold:.3f}"),
-        (
-            f"{digits(figures['sensitivity'])} / {digits(figures['specificity'])}",
-            "sensitivity / specificity",
-        ),
-        (f"{record.chosen}", f"chosen round<br>of {record.num_rounds - 1}"),
-        (f"{len(slides)}", f"{split} slides<br>{(labels == 1).sum()} positive, {(labels == 0).sum()} negative"),
-        (f"{record.study.cohort.num_patches:,}", f"patches of<br>{record.study.cohort.num_slides:,} slides"),
-        (duration(seconds), "computing"),
+    return [
+        (digits(figures["auc"]), [f"slide AUC, {split}", *interval_lines(measured.get("slide_auc_interval"))]),
+        (digits(figures["balanced_accuracy"]), ["balanced accuracy", f"at {record.threshold:.3f}"]),
+        (f"{digits(figures['sensitivity'])} / {digits(figures['specificity'])}", ["sensitivity / specificity"]),
+        (f"{record.chosen}", ["chosen round", f"of {record.num_rounds - 1}"]),
+        (f"{len(slides)}", [f"{split} slides", f"{(labels == 1).sum()} positive, {(labels == 0).sum()} negative"]),
+        (f"{record.study.cohort.num_patches:,}", ["patches of", f"{record.study.cohort.num_slides:,} slides"]),
+        (duration(seconds), ["computing"]),
     ]
-    links = ("rounds", "metrics", "pictures", "slides", "heatmaps", "configuration", "environment")
-    return (
-        f"{head(name_of(record.run), links, boxes)}"
-        "<p>A patch encoder and a slide classifier, learned from slide labels alone. Round and threshold were chosen on "
-        "validation slides. For research; not for diagnosis."
-    )
 
 
-def _rounds(record: RunRecord) -> str:
-    heads = (
-        "round", "validation AUC", "F1", "loss", "patch AUC", "hard negatives", "candidates", "self-paced",
-        "witness rate, self-paced", "witness rate, candidates", "labels", "seconds",
-    )  # fmt: skip
-    rows = ""
-    for number, decision in enumerate(record.decisions):
-        validation = decision["validation"]
-        seconds = sum(phase["seconds"] for phase in record.state["phases"] if phase["round"] == number)
-        cells = (
-            f"{number}{' (chosen)' if number == record.chosen else ''}",
-            *(digits(validation[name]) for name in ("auc", "f1", "loss")),
-            digits(decision["validation_instance_auc"]),
-            *(f"{decision[name]:,}" for name in ("num_hard_negatives", "num_candidates", "num_self_paced")),
-            digits(decision["witness_rate_self_paced"]),
-            digits(decision["witness_rate_candidates"]),
-            "kept" if decision["kept_labels_of_previous_round"] else "new",
-            f"{seconds:,.0f}",
-        )
-        rows += f"<tr{' class=chosen' if number == record.chosen else ''}><td>{'<td>'.join(cells)}"
-    return (
-        f"<h2 id=rounds>Rounds</h2><div class=scroll><table class=wide><tr><th>{'<th>'.join(heads)}{rows}</table></div>"
-        "<p class=note>Validation slides. Witness rate: share of the mined positives that are truly positive, where patch "
-        "truth is known; nothing is chosen by it. Labels: kept = the aggregator was no better, the labels before stayed."
-    )
+def _rounds(record: RunRecord) -> list[dict[str, Any]]:
+    """Return what mining.json says of each round, with its number and the seconds of its phases."""
+    phases = record.state["phases"]
+    return [
+        {
+            **decision,
+            "number": number,
+            "seconds": sum(phase["seconds"] for phase in phases if phase["round"] == number),
+        }
+        for number, decision in enumerate(record.decisions)
+    ]
 
 
-def _metrics(metrics: Mapping[str, Any] | None) -> str:
+def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, str] | None:
     if metrics is None:
-        return "<h2 id=metrics>Metrics</h2><p>The test split has not been read. Next: <code>hnm evaluate</code>."
-    flat = {name: value for name, value in flatten(dict(metrics)).items() if not isinstance(value, list | dict)}
-    rows = "".join(f"<tr><td>{html.escape(name)}<td>{digits(value)}" for name, value in flat.items())
-    return (
-        "<h2 id=metrics>Metrics</h2><details><summary>metrics.json, all figures of the test split</summary>"
-        f"<table>{rows}</table></details>"
+        return None
+    flat = flatten(dict(metrics))
+    return {name: digits(value) for name, value in flat.items() if not isinstance(value, list | dict)}
+
+
+def _card(record: RunRecord, slide: int, path: Path) -> HeatmapCard:
+    slide_id, label = str(record.study.cohort.slide_ids[slide]), int(record.study.labels[slide])
+    return HeatmapCard(
+        path=path,
+        href=link_to(path, record.run),
+        key=slide_key(slide_id),
+        slide_id=slide_id,
+        split=str(record.split_of[slide]),
+        label=str(label) if label >= 0 else "?",
+        score=float(record.by_slide[slide]),
     )
 
 
-def _heatmaps(record: RunRecord, paths: Mapping[int, Path], num_scored: int) -> str:
-    if not paths:
-        return "<h2 id=heatmaps>Heatmaps</h2><p>None were drawn (hnm report --heatmaps N)."
-    cards = ""
-    for slide, path in paths.items():
-        slide_id, label = str(record.study.cohort.slide_ids[slide]), int(record.study.labels[slide])
-        cards += (
-            f"<figure id='heatmap-{slide_key(slide_id)}'><a href='figures/heatmaps/{path.name}'>"
-            f"<img decoding=async alt='heatmap of {html.escape(slide_id, quote=True)}' src='{data_url(path)}'></a>"
-            f"<figcaption><b>{html.escape(slide_id)}</b> · {record.split_of[slide]} · label {label if label >= 0 else '?'} · "
-            f"score {record.by_slide[slide]:.3f} · <a href=#slides>table</a></figcaption></figure>"
-        )
-    rest = f"; {num_scored - len(paths):,} more slides have none in this page" if num_scored > len(paths) else ""
-    return (
-        "<h2 id=heatmaps>Heatmaps</h2><p>Patch scores over the slide: blue below the patch threshold "
-        f"({record.patch_threshold:.3g}), orange above; a black line around what is called positive, a yellow one around what "
-        f"is truly positive, where it is known. {len(paths)} slides{rest}.<div class=gallery>{cards}</div>"
-    )
-
-
-def _environment(record: RunRecord) -> str:
+def _environment(record: RunRecord) -> dict[str, str]:
     facts = {
         **record.environment,
         "run directory": str(record.run.resolve()),
         "cohort": record.state["cohort"],
         "fingerprint of the cohort": record.state["fingerprint"],
     }
-    words = {key: json.dumps(value) if isinstance(value, dict) else str(value) for key, value in facts.items()}
-    return f"<h2 id=environment>Environment</h2>{facts_table(words)}"
+    return {key: json.dumps(value) if isinstance(value, dict) else str(value) for key, value in facts.items()}

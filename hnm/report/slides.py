@@ -1,16 +1,15 @@
-"""The report's table of slides: a row per slide of the cohort, sorted and filtered in the browser, without any library."""
+"""The report's table of slides: a row per slide of the cohort."""
 
-import html
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from hnm.report.page import link_to
 from hnm.report.pictures import scored_patches
 from hnm.report.record import RunRecord
 from hnm.report.run_warnings import outlier_slides, status_of_slides
-from hnm.report.table import RESULTS, bar, sorted_table
+from hnm.report.table import RESULTS, SlideRow, SlideTable
 from shards.cohort.slides import slide_key
 
 COLUMNS = (
@@ -28,8 +27,8 @@ COLUMNS = (
 )
 
 
-def slide_table(record: RunRecord, heatmaps: Mapping[int, Path], embedded: set[int]) -> str:
-    """Return the table with its filters as HTML.
+def slide_table(record: RunRecord, heatmaps: Mapping[int, Path], embedded: set[int]) -> SlideTable:
+    """Return the table with its filters.
 
     Args:
         record: the run.
@@ -37,45 +36,41 @@ def slide_table(record: RunRecord, heatmaps: Mapping[int, Path], embedded: set[i
         embedded: slides whose heatmap is in the page itself; the others are linked as files beside it.
     """
     status, outliers = status_of_slides(record), outlier_slides(record)
-    body = "".join(
-        _row(record, slide, heatmaps.get(slide), slide in embedded, str(status[slide]), outliers)
+    rows = [
+        _row(record, slide, _href(record, slide, heatmaps.get(slide), slide in embedded), str(status[slide]), outliers)
         for slide in range(record.study.cohort.num_slides)
-    )
+    ]
     choices = {"split": [str(name) for name in np.unique(record.split_of) if name], "result": RESULTS}
-    return f"<h2 id=slides>Slides</h2>{sorted_table(COLUMNS, body, choices, 'name, patient, remark', 'slides')}"
+    return SlideTable(COLUMNS, rows, choices, "name, patient, remark", "slides")
 
 
-def _row(
-    record: RunRecord, slide: int, heatmap: Path | None, embedded: bool, status: str, outliers: Mapping[str, str]
-) -> str:
+def _row(record: RunRecord, slide: int, href: str | None, status: str, outliers: Mapping[str, str]) -> SlideRow:
     slide_id, label, score = (
         str(record.study.cohort.slide_ids[slide]),
         int(record.study.labels[slide]),
         float(record.by_slide[slide]),
     )
-    scores = scored_patches(record, slide).scores if np.isfinite(score) else np.empty(0)
-    called = int(score >= record.threshold) if np.isfinite(score) else None
-    result = "none" if called is None or label < 0 else "right" if called == label else "wrong"
-    remark = outliers.get(slide_id, "").removeprefix(f"{slide_id}: ") if status == "done" else status
-    cells = (
-        _linked(record, slide_id, heatmap, embedded),
-        html.escape(str(record.patients[slide])),
-        str(record.split_of[slide]),
-        "" if label < 0 else str(label),
-        "" if called is None else bar(score, record.threshold),
-        "" if called is None else str(called),
-        f"<span class={result}>{result}</span>",
-        f"{int(record.study.cohort.patches_per_slide[slide])}",
-        str(int((scores >= record.patch_threshold).sum())) if len(scores) else "",
-        f"{np.nanmax(scores):.3f}" if np.isfinite(scores).any() else "",
-        html.escape(remark),
-    )
-    return f"<tr data-split='{record.split_of[slide]}' data-result={result}><td>{'<td>'.join(cells)}"
+    is_scored = bool(np.isfinite(score))
+    scores = scored_patches(record, slide).scores if is_scored else np.empty(0)
+    called = int(score >= record.threshold)
+    cells = {
+        "slide": slide_id,
+        "patient": str(record.patients[slide]),
+        "split": str(record.split_of[slide]),
+        "label": "" if label < 0 else str(label),
+        "score": f"{score:.3f}" if is_scored else "",
+        "called": str(called) if is_scored else "",
+        "result": "none" if not is_scored or label < 0 else "right" if called == label else "wrong",
+        "patches": str(int(record.study.cohort.patches_per_slide[slide])),
+        "positive patches": str(int((scores >= record.patch_threshold).sum())) if len(scores) else "",
+        "highest": f"{np.nanmax(scores):.3f}" if np.isfinite(scores).any() else "",
+        "remark": outliers.get(slide_id, "").removeprefix(f"{slide_id}: ") if status == "done" else status,
+    }
+    return SlideRow(cells, href, 100 * score if is_scored else 0.0, is_scored and bool(called))
 
 
-def _linked(record: RunRecord, slide_id: str, heatmap: Path | None, embedded: bool) -> str:
-    name = html.escape(slide_id)
+def _href(record: RunRecord, slide: int, heatmap: Path | None, embedded: bool) -> str | None:
     if heatmap is None:
-        return name
-    target = f"#heatmap-{slide_key(slide_id)}" if embedded else os.path.relpath(heatmap, record.run)
-    return f"<a href='{target}'>{name}</a>"
+        return None
+    key = slide_key(str(record.study.cohort.slide_ids[slide]))
+    return f"#heatmap-{key}" if embedded else link_to(heatmap, record.run)

@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hnm.statistics.metrics import Figures, checked
+from hnm.statistics.metrics import Figures
 from shards.seeding import numpy_generator
-
-Metric = Callable[[np.ndarray, np.ndarray], float | None]
 
 
 class Interval(NamedTuple):
@@ -74,28 +72,6 @@ def resampled_weights(groups: np.ndarray, num: int = 1000, *, seed: int) -> np.n
     numbers, group_of_row = np.unique(groups, return_inverse=True)
     draws = drawn_groups(len(numbers), num, seed)
     return np.stack([np.bincount(drawn, minlength=len(numbers))[group_of_row] for drawn in draws])
-
-
-def bootstrap_interval(
-    metric: Metric,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    groups: np.ndarray,
-    num: int = 1000,
-    *,
-    seed: int,
-    level: float = 0.95,
-) -> Interval:
-    """Return the percentile interval of one metric of (labels, scores), such as `auc`; see `bootstrap_intervals`.
-
-    Raises:
-        InputError: a label is not 0 or 1, or a score is NaN.
-    """
-    checked(labels, scores)
-    intervals = bootstrap_intervals(
-        lambda rows: {"metric": metric(labels[rows], scores[rows])}, labels, groups, num, seed=seed, level=level
-    )
-    return intervals["metric"]
 
 
 def interval_of_draws(known: Sequence[float] | np.ndarray, num: int, level: float = 0.95) -> Interval:

@@ -171,11 +171,6 @@ def checked(labels: Any, scores: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 NUM_BINS = 20
-
-
-EDGES = np.linspace(0, 1, NUM_BINS + 1)
-
-
 CHUNK = 1 << 22  # patches looked at together: scores of 10^8 patches are a memory map
 
 

@@ -44,10 +44,13 @@ def tcga(
     all_slides: Annotated[
         bool, typer.Option("--all-slides", help="Frozen sections too, not only diagnostic slides.")
     ] = False,
+    normal_tissue: Annotated[
+        bool, typer.Option("--normal-tissue", help="Slides of normal tissue too (sample types 10 to 14), with label 0.")
+    ] = False,
     folds: Annotated[int, typer.Option(min=3, help="Number of folds: columns split_fold0, split_fold1, ...")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds.")] = 0,
 ) -> None:
     """TCGA: a label column per gene, patient from the barcode, stratified folds by patient."""
     from launch.verbs import cohort as cohort_verbs
 
-    finish(lambda: cohort_verbs.tcga(manifest, mutations, gene, out, slides, all_slides, folds, seed))
+    finish(lambda: cohort_verbs.tcga(manifest, mutations, gene, out, slides, all_slides, folds, seed, normal_tissue))

@@ -7,11 +7,9 @@ import typer
 
 from launch.cli.options import CohortArgument, ConfigOption, MovedCohort, Overrides, PresetOption, RanksOption, finish
 
-evidence_app = typer.Typer()
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder of hnm crossval.")]
 
 
-@evidence_app.command()
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="A", help="Evaluated run directory, or folder of a finished hnm crossval.")],
     run_b: Annotated[Path, typer.Argument(metavar="B", help="Another, tested on the same slides, or with the same folds.")],
@@ -30,7 +28,6 @@ def compare(
     finish(lambda: run(run_a, run_b, json_file, cohort))
 
 
-@evidence_app.command()
 def crossval(
     cohort: CohortArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, or to resume.")],
@@ -83,7 +80,6 @@ def status(
     finish(lambda: print_status(run))
 
 
-@evidence_app.command()
 def report(
     run: RunArgument,
     cohort: MovedCohort = None,
@@ -105,7 +101,6 @@ def report(
     finish(lambda: report_verbs.report(run, cohort, heatmaps))
 
 
-@evidence_app.command()
 def ui(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or any folder with an mlflow.db.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 = 5000, or a free one.")] = 0,

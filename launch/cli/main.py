@@ -7,15 +7,18 @@ Only typer is imported here, so that --help answers at once; everything else is 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import typer.core
 
 from launch.cli.cohort import cohort_app
-from launch.cli.evidence import crossval, evidence_app, status
+from launch.cli.evidence import compare, crossval, report, status, ui
 from launch.cli.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
-from launch.cli.predict import predict, predict_app
+from launch.cli.predict import export, predict
+from launch.cli.settings import config as config_command
 from launch.cli.submit import cancel, logs, submit_app
 from launch.process.distributed import is_of_torchrun
 
@@ -23,8 +26,18 @@ from launch.process.distributed import is_of_torchrun
 # (hnm/engine/engine.py).
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
+
+class InOrderOfUse(typer.core.TyperGroup):
+    """The commands in the order of `PANELS`; typer lists groups before commands."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        """Return the names as --help shows them."""
+        return [name for commands in PANELS.values() for name in commands]
+
+
 app = typer.Typer(
     name="hnm",
+    cls=InOrderOfUse,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -37,13 +50,6 @@ app = typer.Typer(
     """,
 )
 
-app.add_typer(cohort_app, name="cohort")
-app.add_typer(evidence_app)
-app.command()(status)
-app.add_typer(predict_app)
-
-
-@app.command()
 def tile(
     slides_csv: Annotated[
         Path, typer.Argument(metavar="SLIDES.CSV", help="slide_id, path, label[, patient_id, split, mpp, annotation]")
@@ -90,7 +96,6 @@ def tile(
     finish(lambda: tile_verbs.tile(request))
 
 
-@app.command()
 def check(
     cohort: CohortArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Also decode every JPEG.")] = False,
@@ -105,7 +110,6 @@ def check(
     finish(lambda: run(cohort, deep, workers))
 
 
-@app.command()
 def pretrain(
     cohort: CohortArgument,
     out: Annotated[
@@ -125,7 +129,6 @@ def pretrain(
     finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks))
 
 
-@app.command()
 def train(
     cohort: CohortArgument,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory to create, or to resume.")],
@@ -156,7 +159,6 @@ def train(
     finish(lambda: verbs.train(cohort, run, encoder, config, preset, overrides or [], ranks, restart, yes))
 
 
-@app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     ranks: RanksOption = 0,
@@ -173,12 +175,6 @@ def evaluate(
     finish(lambda: verbs.evaluate(run, cohort, ranks, report))
 
 
-app.add_typer(submit_app(tile, pretrain, train, evaluate, predict, crossval), name="submit")
-app.command()(logs)
-app.command()(cancel)
-
-
-@app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")] = Path("hnm-demo"),
     ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="Processes to train with.")] = 2,
@@ -189,12 +185,29 @@ def demo(
     finish(lambda: run(folder, ranks))
 
 
-@app.command()
 def doctor() -> None:
     """Print versions, devices, ranks and free disk, and what is missing."""
     from launch.verbs.doctor import run
 
     finish(run)
+
+
+# What --help shows, panel by panel, in the order of use.
+PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    "The way": {"tile": tile, "check": check, "pretrain": pretrain, "train": train, "evaluate": evaluate},
+    "Look": {"status": status, "report": report, "compare": compare, "ui": ui},
+    "More": {"crossval": crossval, "predict": predict, "export": export},
+    "On a cluster": {
+        "submit": submit_app(tile, pretrain, train, evaluate, predict, crossval), "logs": logs, "cancel": cancel
+    },
+    "Tools": {"demo": demo, "doctor": doctor, "cohort": cohort_app, "config": config_command},
+}  # fmt: skip
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)
 
 
 def main() -> None:

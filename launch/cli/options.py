@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from launch.process.distributed import is_rank, rank_of_process
+from launch.process.distributed import adopt_launcher, is_rank, rank_of_process, size_of_process
+from shards.errors import InputError
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -16,7 +17,7 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file."),
 ]
 PresetOption = Annotated[
-    str | None, typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm, hnm-paper, its2clr or dsmil.")
+    str | None, typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm (the default), hnm-paper, its2clr or dsmil.")
 ]
 RanksOption = Annotated[
     int, typer.Option("--ranks", "-n", min=0, help="Processes on this machine; 0 = one per GPU, or one on a CPU.")
@@ -36,7 +37,18 @@ def run_in_ranks(ranks: int) -> None:
 
     Nothing heavy is imported here: the launcher only waits.
     """
-    if ranks < 2 or is_rank():  # torchrun, srun or ourselves started this process
+    try:
+        adopt_launcher()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    if is_rank():  # torchrun, srun, mpirun or ourselves started this process
+        if ranks and ranks != size_of_process():
+            started = f"a launcher has started {size_of_process()} ranks already (WORLD_SIZE)"
+            print(f"error: --ranks {ranks}: {started}. Leave --ranks out", file=sys.stderr)
+            raise typer.Exit(2)
+        return
+    if ranks < 2:
         return
     from launch.process.local import run_ranks
 

@@ -7,10 +7,7 @@ import typer
 
 from launch.cli.options import MovedCohort, finish
 
-predict_app = typer.Typer()
 
-
-@predict_app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run directory, or folder that hnm export wrote.")],
     slides: Annotated[
@@ -48,7 +45,6 @@ def predict(
     finish(lambda: verb.predict(request))
 
 
-@predict_app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],

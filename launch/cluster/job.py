@@ -8,7 +8,6 @@ by SLURM itself, and goes on where it was.
 
 import atexit
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -18,11 +17,10 @@ from typing import Any
 
 from launch.cluster import slurm
 from launch.cluster.submissions import cancel_mark
-from launch.process.distributed import num_restarts
+from launch.process.distributed import meeting_port, num_restarts
 from launch.process.preemption import TRY_AGAIN
 
 START_RANKS = ("crossval",)  # commands that do so themselves: they are no rank
-FIRST_PORT, NUM_PORTS = 20000, 12000  # below 32768, where Linux begins to hand out ports by itself
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -90,7 +88,7 @@ def rank_variables(environment: Any, known: Any) -> dict[str, str]:
         known: the environment variables; a MASTER_PORT among them is kept.
     """
     one_node = environment.num_nodes == 1
-    port = FIRST_PORT + (int(re.sub(r"\D", "", environment.job_id)) + 97 * num_restarts(known)) % NUM_PORTS
+    port = meeting_port(environment.job_id, num_restarts(known))
     return {
         "RANK": str(environment.global_rank),
         "WORLD_SIZE": str(environment.num_tasks),

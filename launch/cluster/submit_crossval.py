@@ -44,7 +44,7 @@ def crossval_specs(command: list[str], params: dict[str, Any], config: Config, c
 
     request = request_of(params)
     resources = resources_of(config.slurm, "crossval")
-    if (config.slurm.stages.crossval.nodes or 1) > 1:
+    if (config.slurm.of_stage("crossval").nodes or 1) > 1:
         raise ConfigError("hnm crossval takes one node a fold. Leave out --nodes and slurm.stages.crossval.nodes")
     ranks = request.ranks or resources.ranks_per_node or resources.gpus_per_node or 1
     resources = resources.model_copy(update={"nodes": 1})
@@ -58,7 +58,7 @@ def crossval_specs(command: list[str], params: dict[str, Any], config: Config, c
     if request.share is not None or cluster != "slurm":
         return [one_job]
     asked = resources_of(config.slurm, "crossval", "summary")
-    own = config.slurm.stages.summary
+    own = config.slurm.of_stage("summary")
     cores = {"nodes": 1, "gpus_per_node": own.gpus_per_node, "cpus": own.cpus}
     summary = JobSpec("summary", request.out, [[*command, "--ranks", "1"]], asked.model_copy(update=cores))
     if not left:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hnm import slurm_config
-from hnm.config import Config, ConfigError, load_config
+from hnm.config import Config, ConfigError, load_config, read_config
 from launch.cluster.job_spec import JobSpec, parallel_job
 from launch.cluster.submissions import PIPELINE_FOLDERS, submission_folder
 from launch.cluster.submit import CONFIG_FILE, submit
@@ -81,7 +81,7 @@ def _config(name: str, params: Params, folder: Path, flags: list[str]) -> Config
     """Return the local command's configuration with the cluster's options over it."""
     if "config" not in params:  # evaluate and predict take that of the run, or of the exported model
         recorded = (params["model"] if name == "predict" else folder) / "config.yaml"
-        return load_config(str(recorded) if recorded.is_file() else None, None, flags)
+        return read_config(recorded, flags) if recorded.is_file() else load_config(None, None, flags)
     overrides = params["overrides"] or []
     if name == "tile":
         from launch.verbs.tile import TileRequest, overrides_of
@@ -138,7 +138,7 @@ def tile_specs(slides_csv: Path, cohort: Path, command: list[str], config: Confi
 
 def _single_node(config: Config, stage: str) -> slurm_config.JobConfig:
     """Return what a job of one process asks for: one node, and no GPUs unless the stage itself asks for them."""
-    own: slurm_config.JobConfig = getattr(config.slurm.stages, stage)
+    own = config.slurm.of_stage(stage)
     if (own.nodes or 1) > 1:
         raise ConfigError(f"hnm {stage} is one process on one node. Leave out --nodes and slurm.stages.{stage}.nodes")
     resources = slurm_config.resources_of(config.slurm, stage)

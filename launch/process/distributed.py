@@ -6,6 +6,8 @@ launcher of ranks and the command line's errors only ask which rank they are.
 
 import os
 import re
+import socket
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +23,104 @@ if TYPE_CHECKING:
     from hnm.engine.ranks import World
 
 
+FIRST_PORT, NUM_PORTS = 20000, 12000  # below 32768, where Linux begins to hand out ports by itself
+# rank, size, local rank: what mpirun of Open MPI, and of MPICH and its kin, call them
+MPI_NAMES = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+)
+
+
+def adopt_launcher() -> None:
+    """Let this process know its rank, whoever started it: torchrun and ourselves say RANK, srun and mpirun say it otherwise.
+
+    Raises:
+        InputError: what the launcher says is not whole or contradicts itself.
+    """
+    os.environ.update(variables_of_launcher(os.environ))
+    require_ranks(os.environ)
+
+
+def variables_of_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT of a task of srun or mpirun.
+
+    {} where RANK is there already, or this process is alone. A batch script is alone, though SLURM tells it of a job of several
+    tasks: only a step has SLURM_STEP_NUM_TASKS.
+
+    Raises:
+        InputError: it is not known where the ranks meet.
+    """
+    if "RANK" in environment:
+        return {}
+    if int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1 and "SLURM_PROCID" in environment:
+        named = {
+            "RANK": environment["SLURM_PROCID"],
+            "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+            "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+        }
+        number = environment.get("SLURM_JOB_ID", "0") + environment.get("SLURM_STEP_ID", "")
+        port = str(meeting_port(number, num_restarts(environment)))
+        address = environment.get("MASTER_ADDR") or _first_host(environment.get("SLURM_STEP_NODELIST", ""))
+        return {**named, "MASTER_ADDR": address, "MASTER_PORT": environment.get("MASTER_PORT", port)}
+    for rank, size, local_rank in MPI_NAMES:
+        if int(environment.get(size) or 1) > 1 and rank in environment:
+            local = environment.get(local_rank, environment[rank])
+            found = {"RANK": environment[rank], "WORLD_SIZE": environment[size], "LOCAL_RANK": local}
+            if environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == environment[size]:  # one machine
+                found["MASTER_ADDR"] = environment.get("MASTER_ADDR", "127.0.0.1")
+            return found
+    return {}
+
+
+def require_ranks(environment: Mapping[str, str]) -> None:
+    """Refuse variables of ranks that are not whole, or contradict each other, before torch waits for what never comes.
+
+    Raises:
+        InputError: naming the variable and the remedy.
+    """
+    if "RANK" not in environment:
+        return
+    remedy = "Start ranks with hnm --ranks N, torchrun, srun or mpirun; or unset RANK to run alone"
+    numbers = {}
+    for name in ("RANK", "WORLD_SIZE", *(["LOCAL_RANK"] if "LOCAL_RANK" in environment else [])):
+        if not environment.get(name, "").isdecimal():
+            raise InputError(f"{name}={environment.get(name, '')!r} in the environment is no number. {remedy}")
+        numbers[name] = int(environment[name])
+    if numbers["RANK"] >= numbers["WORLD_SIZE"]:
+        raise InputError(f"RANK={numbers['RANK']}, but WORLD_SIZE={numbers['WORLD_SIZE']}: ranks count from 0. {remedy}")
+    if "HNM_RENDEZVOUS" in environment:
+        return
+    for name, example in (("MASTER_ADDR", "the host of rank 0"), ("MASTER_PORT", "a free port there, such as 29500")):
+        if not environment.get(name):
+            raise InputError(f"{name} is not set, and RANK is: the ranks do not know where to meet. Set it to {example}")
+    if not environment["MASTER_PORT"].isdecimal():
+        raise InputError(f"MASTER_PORT={environment['MASTER_PORT']!r} in the environment is no port. {remedy}")
+    try:
+        socket.getaddrinfo(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]))
+    except OSError as error:
+        raise InputError(
+            f"MASTER_ADDR={environment['MASTER_ADDR']}: this machine does not know that host ({error.strerror}). Set it to a "
+            "name or address of rank 0's host that every node knows"
+        ) from None
+
+
+def meeting_port(job: str, restarts: int) -> int:
+    """Return the port of a job's ranks: the same for all, and most likely another one for other jobs on the node."""
+    return FIRST_PORT + (int(re.sub(r"\D", "", job) or 0) + 97 * restarts) % NUM_PORTS
+
+
+def _first_host(nodelist: str) -> str:
+    """Return the first host of SLURM's list, such as "gpu-[07,09]"."""
+    ask = ["scontrol", "show", "hostnames", nodelist]  # asks nobody: it only takes the list apart
+    try:
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        raise InputError(
+            f"SLURM_STEP_NODELIST={nodelist!r}: cannot tell its first host (scontrol failed). Set MASTER_ADDR to rank 0's host"
+        ) from None
+
+
 def is_rank() -> bool:
     """Return whether torchrun, srun or our own launcher started this process as one of several ranks."""
     return "RANK" in os.environ
@@ -28,7 +128,8 @@ def is_rank() -> bool:
 
 def rank_of_process() -> int:
     """Return this process's rank, before or after it joins the others; 0 if it is alone."""
-    return int(os.environ.get("RANK", "0"))
+    rank = os.environ.get("RANK", "0")
+    return int(rank) if rank.isdecimal() else 0  # else it is told by `require_ranks`
 
 
 def size_of_process() -> int:
@@ -59,6 +160,7 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> "World":
 
     from hnm.engine.ranks import World
 
+    require_ranks(os.environ)
     chosen = choose_device(device)
     if not is_rank():
         return World(0, 1, 0, chosen)
@@ -70,7 +172,14 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> "World":
             "rank": rank_of_process(),
             "world_size": size_of_process(),
         }
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **ours)
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **ours)
+    except dist.DistNetworkError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise InputError(
+            f"the ranks do not meet at MASTER_ADDR:MASTER_PORT = {where} ({_short(error)}). Is the port taken, or the host not "
+            "rank 0's? Set another MASTER_PORT for all ranks"
+        ) from error
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), chosen)
 
 
@@ -130,11 +239,15 @@ def told_when_lost(log_folder: Path) -> Iterator[None]:
             raise
         from hnm.run.heartbeat import last_words, read_beats
 
-        why = re.sub(r"^\[\S+\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]  # without gloo's source line
         raise RankLostError(
-            f"another rank is gone or did not answer in time ({why}). Last reports: "
+            f"another rank is gone or did not answer in time ({_short(error)}). Last reports: "
             f"{last_words(read_beats(log_folder), time())}. What is saved stays; the same command goes on there"
         ) from error
+
+
+def _short(error: Exception) -> str:
+    """Return what an error of the exchange says, without the C++ source line."""
+    return re.sub(r"^\[\S+\] ", "", str(error).strip().splitlines()[0]).split(". ")[0]
 
 
 def is_of_collective(error: RuntimeError) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hnm.engine.checkpoint import (
+    MANIFEST,
     CheckpointConfig,
     Identity,
     latest_whole,
@@ -24,7 +25,7 @@ from hnm.engine.checkpoint import (
     write_progress,
 )
 from hnm.engine.engine import Engine
-from hnm.engine.ranks import TimeoutConfig, World, broadcast_array, sum_over_ranks, wait_at_most
+from hnm.engine.ranks import TimeoutConfig, World, broadcast_array, seen, sum_over_ranks, wait_at_most, wait_until_seen
 from hnm.engine.step import Progress
 from hnm.run.journal import Journal
 from launch.process.preemption import Preempted, StopSignals
@@ -73,8 +74,10 @@ class RunKeeper:
         num_steps = int(broadcast_array(number if self.world.is_main else None, self.world)[0])
         if num_steps < 0:
             return
-        engine.load(step_folder(folder, num_steps))
-        read_progress(step_folder(folder, num_steps), progress)
+        found = seen(step_folder(folder, num_steps), self.world)
+        wait_until_seen(found, [MANIFEST], self.world)
+        engine.load(found)
+        read_progress(found, progress)
         self.journal.event("resumed", phase=progress.phase, round=progress.round, step=num_steps)
         self.journal.say(f"round {progress.round}: {progress.phase} goes on after step {num_steps}")
 

@@ -183,5 +183,5 @@ def _on_main(action: Callable[[World], None], world: World) -> None:
             action(world)
         except Exception as error:  # kept, and raised below when the other ranks know
             failure = error
-    if main_says(failure is not None, world):
+    if main_says(lambda: failure is not None, world):
         raise failure or SystemExit(1)

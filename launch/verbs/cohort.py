@@ -9,8 +9,10 @@ from hnm.engine.ranks import single_world
 from hnm.run.journal import Journal
 from shards.cohort.cohort import Cohort
 from shards.public.camelyon16 import write_camelyon16
-from shards.public.tcga import write_tcga
+from shards.public.tcga import NORMAL, TcgaSummary, write_tcga
 from shards.reading.check import CheckReport, check_cohort
+
+MAX_DOUBLED = 5  # files of a manifest that are named
 
 
 def camelyon16(
@@ -38,9 +40,10 @@ def tcga(
     all_slides: bool,
     num_folds: int,
     seed: int,
+    normal_tissue: bool,
 ) -> int:
     """Write the table of a TCGA cohort."""
-    summary = write_tcga(manifest, mutations, genes, out, slides, all_slides, num_folds, seed)
+    summary = write_tcga(manifest, mutations, genes, out, slides, all_slides, num_folds, seed, normal_tissue)
     print(
         f"{summary.slides_csv}: {summary.num_slides} slides of {summary.num_patients} patients, "
         f"{summary.num_labelled_patients} of them with a mutation row; {summary.num_unlabelled_slides} slides "
@@ -50,6 +53,12 @@ def tcga(
         print(f"  label_{gene}: {number} positive patients of {summary.num_labelled_patients}")
     if summary.num_not_diagnostic:
         print(f"{summary.num_not_diagnostic} slides left out: not diagnostic (--all-slides takes them)")
+    _print_sample_types(summary)
+    if summary.doubled:
+        shown = ", ".join(summary.doubled[:MAX_DOUBLED]) + (" ..." if len(summary.doubled) > MAX_DOUBLED else "")
+        print(f"warning: {manifest} has {len(summary.doubled)} files twice; the second row is left out: {shown}")
+    if summary.num_normal_mutations:
+        print(f"{summary.num_normal_mutations} rows of {mutations} left out: of a normal sample or a control, not of the tumour")
     if summary.num_missing_files:
         print(f"{summary.num_missing_files} slides are not downloaded yet: gdc-client download -m {manifest}")
     print(
@@ -57,6 +66,17 @@ def tcga(
         f"to train: data.label_column=label_{genes[0]} data.split_column=split_fold0"
     )
     return 0
+
+
+def _print_sample_types(summary: TcgaSummary) -> None:
+    for kind, number in summary.num_left_out.items():
+        remedy = " (--normal-tissue takes them, with label 0)" if kind[:2] in NORMAL else ""
+        print(f"{number} slides left out: sample type {kind}{remedy}")
+    for kind, number in summary.num_taken.items():
+        if kind[:2] in NORMAL:
+            print(f"{number} slides of sample type {kind}: label 0")
+        else:
+            print(f"warning: {number} slides of sample type {kind} have the patient's label; it may be another sample's")
 
 
 MAX_SHARDS = 50  # shards listed, each with its first problems; all are counted

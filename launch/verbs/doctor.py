@@ -1,7 +1,9 @@
-"""`hnm doctor`: what this machine has, and what is missing, in lines that can be pasted into a question."""
+"""`hnm doctor`: what this machine has, and what is missing, in lines that can be pasted into a question.
+
+    setup.cfg ──pip install──▶ metadata of the package hnm: what is needed, pins, extras ── compared with what is installed
+"""
 
 import importlib
-import importlib.util
 import os
 import platform
 import shutil
@@ -9,28 +11,18 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 
+from packaging.requirements import Requirement
+
 from launch.process.distributed import is_rank, rank_of_process, size_of_process
 
-# package on the index: what fails without it (None: an option)
-NEEDED = ("torch", "numpy", "scipy", "scikit-learn", "pillow", "simplejpeg", "webdataset", "safetensors", "pydantic",
-          "pyarrow", "pyyaml", "typer", "rich", "fsspec", "openslide-python", "openslide-bin", "opencv-python-headless",
-          "matplotlib", "shapely", "tifffile", "imagecodecs")  # fmt: skip
-OPTIONAL = {"mlflow": "tracking; without it set tracking.enabled=false or read events.jsonl"}
 LOW_DISK_GB = 10.0
 
 
 def run() -> int:
     """Print the report; the exit code is 1 when something needed is missing."""
-    missing = []
     print(f"python      {sys.version.split()[0]} on {platform.platform()}")
-    for package in (*NEEDED, *OPTIONAL):
-        version = _version(package)
-        print(f"{package:<11} {version or 'MISSING'}")
-        if version is None:
-            missing.append(
-                f"{package}: pip install {package}" + (f" ({OPTIONAL[package]})" if package in OPTIONAL else "")
-            )
-    if "torch" not in " ".join(missing):
+    missing = list(_packages())
+    if version_of("torch") is not None:
         for line in _devices():
             print(line)
     for line in _ranks():
@@ -40,14 +32,56 @@ def run() -> int:
         print(f"missing     {line}")
     if not missing:
         print("nothing is missing. Try: hnm demo")
-    return int(any(not line.startswith(tuple(OPTIONAL)) for line in missing))
+    return int(bool(missing))
 
 
-def _version(package: str) -> str | None:
+def needed(package: str, extra: str = "") -> list[Requirement]:
+    """Return what an installed package needs on this machine, without an extra; what that needs besides, with one.
+
+    Raises:
+        PackageNotFoundError: the package is not installed.
+    """
+    of_all = [Requirement(line) for line in metadata.requires(package) or []]
+    core = [it for it in of_all if it.marker is None or it.marker.evaluate({"extra": ""})]
+    return [it for it in of_all if it not in core and it.marker and it.marker.evaluate({"extra": extra})] if extra else core
+
+
+def version_of(package: str) -> str | None:
+    """Return the installed version of a package, None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def lacking(requirements: list[Requirement]) -> list[str]:
+    """Return the names of the packages that are not installed, with what their own extras ask for."""
+    names = []
+    for it in requirements:
+        if version_of(it.name) is None:
+            names.append(it.name)
+        else:
+            names += [name for extra in sorted(it.extras) for name in lacking(needed(it.name, extra))]
+    return names
+
+
+def _packages() -> Iterator[str]:
+    """Print what the package's metadata lists; yield a line for each package that is needed and missing."""
+    try:
+        core = needed("hnm")
+    except metadata.PackageNotFoundError:
+        yield "hnm is not installed here, only its files are: what it needs is not known. In the checkout: pip install -e ."
+        return
+    for it in core:
+        version = version_of(it.name)
+        differs = version is not None and not it.specifier.contains(version, prereleases=True)
+        print(f"{it.name:<11} {version or 'MISSING'}" + (f" (seen to work: {it.specifier})" if differs else ""))
+        if version is None:
+            yield f"{it.name}: pip install '{it.name}{it.specifier}'"
+    for extra in metadata.metadata("hnm").get_all("Provides-Extra") or []:
+        names = lacking(needed("hnm", extra))
+        said = f"not there: {', '.join(names)}. If you need it: pip install 'hnm[{extra}]'" if names else "there"
+        print(f"[{extra}]".ljust(12) + said)
 
 
 def _devices() -> Iterator[str]:

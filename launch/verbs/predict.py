@@ -18,7 +18,7 @@ from hnm.engine.ranks import single_world
 from hnm.model.export import export as export_run
 from hnm.model.model import Model, is_exported, open_exported, open_recorded, with_tile
 from hnm.model.predict import predict_slide
-from hnm.model.predictions import Row, done_row, failed_row, row_of, rows_of_others, write_slide, write_table
+from hnm.model.predictions import NOT_USED, Row, done_row, failed_row, row_of, rows_of_others, write_slide, write_table
 from hnm.report.record import RunRecord, read_record
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
@@ -26,6 +26,7 @@ from hnm.statistics.metrics import auc
 from launch.process.distributed import choose_device
 from launch.process.run_directory import check_cohort, read_run
 from shards.cohort.cohort import Cohort
+from shards.cohort.same_slides import same_slide_warnings
 from shards.cohort.slides import Slide, read_slides
 from shards.errors import InputError
 from shards.tiling.sites import read_points
@@ -52,6 +53,8 @@ class PredictRequest:
 def predict(request: PredictRequest) -> int:
     """Score every slide; one that fails is named, the others are done. Exit code 1 if any failed."""
     slides = read_inputs(request.slides)
+    for warning in same_slide_warnings(slides, refuse=False):
+        print(f"warning: {warning}")
     rows_of_others(request.out, set())  # a table that is none is refused before the work
     model = open_model(request)
     jobs = make_jobs(slides, model, request)
@@ -219,6 +222,8 @@ def _summarise(rows: Sequence[Row], out: Path, journal: Journal) -> int:
         f"{out / 'predictions.parquet'}: {len(scored)} slides scored, {called} of them positive; "
         f"{len(rows) - len(scored) - len(failed)} empty, {len(failed)} failed"
     )
+    if unused := [row.slide_id for row in rows if NOT_USED in row.remark]:
+        journal.say(f"warning: annotations that do not say what is positive, not used: {len(unused)}, such as {unused[0]}'s")
     labelled = [row for row in scored if row.label is not None]
     if labelled:
         area = auc(np.array([row.label for row in labelled]), np.array([row.score for row in labelled]))

@@ -18,15 +18,15 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
         f"{summary.num_patches:,} patches, {summary.num_positive_patches:,} of them known to be positive",
     ]
     lines += [f"{number:,} {text}" for number, text in _left_out(summary) if number]
+    lines += summary.annotations.lines()
     if summary.mixed_mpp:
         lines.append(
             "warning: native pixels of slides with different microns per pixel: set tile.mpp to make them alike"
         )
     lines += [f"warning: {outlier}. Look at it in tiling.html" for outlier in summary.outliers]
     if summary.split_drawn:
-        lines.append(
-            "the table has no split column: train, validation and test were drawn by patient (tile.split_seed)"
-        )
+        how = "by patient" if summary.patients_known else "slide by slide, for the table names no patients"
+        lines.append(f"the table has no split column: train, validation and test were drawn {how} (tile.split_seed)")
     lines += [f"  {slide_id}: {reason}" for slide_id, reason in (summary.failures | summary.empties).items()]
     return [*lines, f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort} pretrained/"]
 
@@ -37,7 +37,7 @@ def _left_out(summary: TileSummary) -> list[tuple[int, str]]:
         (summary.num_points_unmatched, "points of images that are no slide of the table"),
         (summary.num_background, "patches left out as background"),
         (summary.num_outlines_repaired, "annotated outlines crossed themselves and were repaired"),
-        (summary.num_outlines_left_out, "annotated outlines of fewer than three vertices left out"),
+        (summary.num_outlines_left_out, "annotated outlines of fewer than three vertices, or without an area, left out"),
         (summary.num_assumed_mpp, "slides whose microns per pixel are assumed (--assume-mpp)"),
         (
             summary.num_in_qupath_frame,

@@ -9,6 +9,7 @@ from hnm.config import ConfigError, load_config
 from hnm.engine.ranks import single_world
 from hnm.run.journal import Journal
 from launch.verbs.tables import tile_lines
+from shards.cohort.slides import label_column_warnings
 from shards.tiling.mpp import mpp_of_magnification
 from shards.tiling.preview import preview_slides
 from shards.tiling.tile import Plan, merge_plan, owners, plan_cohort, share_of, tile_cohort, tile_jobs
@@ -43,15 +44,19 @@ def tile(request: TileRequest) -> int:
             f"{mpp_of_magnification(request.magnification):g} microns per pixel (10 / {request.magnification:g}); "
             "objective powers in the slides' headers are not looked at"
         )
-    config = load_config(request.config, None, overrides_of(request)).tile
+    settings = load_config(request.config, None, overrides_of(request))
+    config, label_column = settings.tile, settings.data.label_column
     num_workers = request.workers or _num_cores()
+    plan = plan_cohort(request.slides_csv, config)
+    if not request.merge:
+        journal.say(plan.background)
+        _say_warnings(plan, label_column, journal)
     if not (request.shard_of or request.merge or request.preview):
-        _warn(plan_cohort(request.slides_csv, config), request.cohort, journal)
+        _warn(plan, request.cohort, journal)
         summary = tile_cohort(request.slides_csv, request.cohort, config, journal.progress, num_workers)
         for line in tile_lines(summary, request.cohort):
             journal.say(line)
         return 0
-    plan = plan_cohort(request.slides_csv, config)
     if request.preview:
         return _preview(plan, request, config, num_workers, journal)
     if request.merge:
@@ -73,6 +78,12 @@ def overrides_of(request: TileRequest) -> list[str]:
         options["mpp"] = mpp_of_magnification(request.magnification)
     given = [f"tile.{key}={value}" for key, value in options.items() if value is not None]
     return [*request.overrides, *given]
+
+
+def _say_warnings(plan: Plan, label_column: str, journal: Journal) -> None:
+    asked_for = label_column_warnings([job.slide for job in plan.jobs], label_column)
+    for warning in plan.warnings + asked_for:
+        journal.say(f"warning: {warning}")
 
 
 def _warn(plan: Plan, cohort: Path, journal: Journal) -> None:

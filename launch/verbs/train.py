@@ -44,7 +44,7 @@ def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides:
     encoder = out / "encoder.safetensors"
     opening = Opening("pretrain", config, cohort, out, prepare, encoder.name, PRETRAIN_SETTINGS)
     with session_of(opening) as session:
-        if main_says(encoder.is_file(), session.world):
+        if main_says(encoder.is_file, session.world):
             session.journal.say(f"{encoder} is there already; remove it to pretrain again")
             return 0
         with phase("pretrain", 0, out, session) as record:
@@ -89,7 +89,7 @@ def train(
 
     with session_of(Opening("train", config, cohort, run, prepare)) as session:
         start = run / START_ENCODER
-        if not main_says(start.is_file(), session.world):
+        if not main_says(start.is_file, session.world):
             if encoder is None:
                 with phase("pretrain", 0, run, session) as record:
                     pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
@@ -120,7 +120,7 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
     with session_of(Opening("evaluate", config, cohort, run, lambda world: None)) as session:
         metrics: dict[str, Any] | None
         wrote = f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
-        if is_read := main_says((run / "metrics.json").is_file(), session.world):
+        if is_read := main_says((run / "metrics.json").is_file, session.world):
             metrics = read_metrics(run) if session.world.is_main else None
         else:
             metrics = evaluate_run(config, run, session)

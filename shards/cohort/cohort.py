@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import InputError
+from shards.files import plain_name
 
 FORMAT_VERSION = 1
 
@@ -95,6 +96,8 @@ class Cohort:
                 f"{info_path}: format_version is {version}, this hnm reads {FORMAT_VERSION}. "
                 f"Tile the slides again with this version: hnm tile slides.csv {root}"
             )
+        for name in info["shards"]:
+            plain_name(name, info_path)
         slides = _read_table(root / "slides.parquet")
         table = _read_table(root / "patches.parquet", PATCH_SCHEMA)
         patches = Patches(**{name: table[name].to_numpy() for name in PATCH_SCHEMA.names})

@@ -4,25 +4,28 @@
 
 A label is 1, 0 or empty (unknown), a split is train, validation, test or empty, an annotation is a file of outlines
 (see `shards.cohort.annotations`). A table of several questions may have label_EGFR, label_TP53 ... and no column label.
-Every complaint names the file, the row as a spreadsheet counts it (the header is row 1), the column, the value and the
-remedy.
 """
 
-import csv
 import difflib
 import hashlib
-import math
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.cohort.cohort_table import Row, number_in, read_rows
+from shards.cohort.file_cell import file_of
+from shards.cohort.patients import patient_warnings
 from shards.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 LABELS = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas writes 1.0 where the column has an empty cell
+REQUIRED_COLUMNS = ("slide_id", "path")
 OPTIONAL_COLUMNS = ("patient_id", "split", "mpp", "annotation")
 MAX_LISTED = 10  # complaints shown at once
+# Below and above: a cell in millimetres or metres, in nanometres, or an objective's power.
+PLAUSIBLE_MPP = (0.02, 10.0)
 # A ustar header holds 100 characters of a member's name: 64 + a hash of 13 + "_<x>_<y>.jpg" fit.
 MAX_KEY_STEM = 64
 
@@ -55,30 +58,11 @@ class Slide:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a CSV file: the cells by column, and where it stands."""
+class SlideTable:
+    """A table of slides that was read: the slides in its order, and what people should know of it, line by line."""
 
-    file: Path
-    number: int
-    cells: dict[str, str]
-
-    def error(self, column: str, problem: str) -> InputError:
-        """Return the complaint about one cell; `problem` says what is wrong and what to do."""
-        return InputError(f"{self.file}, row {self.number}, column {column}: {self.cells.get(column, '')!r}: {problem}")
-
-    def coordinate(self, column: str) -> float:
-        """Return a cell as level-0 pixels.
-
-        Raises:
-            InputError: it is no finite number.
-        """
-        try:
-            value = float(self.cells[column])
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise self.error(column, "a coordinate is a number of level-0 pixels. Correct the cell")
-        return value
+    slides: list[Slide]
+    warnings: list[str]
 
 
 def slide_key(slide_id: str) -> str:
@@ -93,57 +77,27 @@ def slide_key(slide_id: str) -> str:
     return f"{stem}-{hashlib.sha256(slide_id.encode()).hexdigest()[:12]}"
 
 
-def read_rows(path: Path, required: Iterable[str], delimiter: str = ",") -> list[Row]:
-    """Read a CSV file with a header.
-
-    Any line ends, with or without a byte-order mark; cells are stripped, blank rows left out.
-
-    Args:
-        path: the file.
-        required: columns that must be there.
-        delimiter: between cells.
-
-    Raises:
-        InputError: no such file, no UTF-8 text, a required or a doubled column, a row of another length, no rows.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file. Give the path of a CSV file with the columns {', '.join(required)}"
-        ) from None
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a table ({error}). Save it as CSV, UTF-8, comma-separated"
-        ) from None
-    lines = [(number, cells) for number, cells in lines if any(cells)]
-    if not lines:
-        raise InputError(
-            f"{path}: the file is empty. It needs a header row with {', '.join(required)} and a row per item"
-        )
-    header = _checked_header(path, lines[0][1], required)
-    if len(lines) == 1:
-        raise InputError(f"{path}: there is a header but no row below it. Add a row per item")
-    return [_row(path, number, header, cells) for number, cells in lines[1:]]
-
-
 def read_slides(slides_csv: Path, allow_unlabelled: bool = False) -> list[Slide]:
+    """Return the slides of slides.csv; see `read_slide_table`. Without labels (for prediction) patients do not matter."""
+    return read_slide_table(slides_csv, allow_unlabelled, patients_matter=not allow_unlabelled).slides
+
+
+def read_slide_table(slides_csv: Path, allow_unlabelled: bool = False, patients_matter: bool = True) -> SlideTable:
     """Read and check slides.csv.
 
     Args:
         slides_csv: the table; relative paths in it are relative to its folder.
         allow_unlabelled: accept a table without labels, or with labels of one kind: for prediction.
+        patients_matter: refuse what would take one patient for two (see `shards.cohort.patients`).
 
     Returns:
-        The slides, in the table's order, all with the same label and split columns.
+        The slides, all with the same label and split columns, and the warnings.
 
     Raises:
-        InputError: a missing column, a value that is not allowed, a slide listed twice, a patient in two splits, or
-            a first label column without a positive or without a negative slide.
+        InputError: a missing column, a value that is not allowed, a slide listed twice, a patient in two splits or behind
+            another name, or a first label column without a positive or without a negative slide.
     """
-    rows = read_rows(slides_csv, required=("slide_id", "path"))
+    rows = read_rows(slides_csv, REQUIRED_COLUMNS, optional=OPTIONAL_COLUMNS, prefixes=("label", "split"))
     if not allow_unlabelled and not any(column.startswith("label") for column in rows[0].cells):
         raise InputError(
             f"{slides_csv}, row 1: there is no column 'label' (or label_...); the columns are: "
@@ -164,43 +118,52 @@ def read_slides(slides_csv: Path, allow_unlabelled: bool = False) -> list[Slide]
         _refuse_patient_in_two_splits(rows, slides, column)
     if not allow_unlabelled:
         _require_both_labels(slides_csv, slides)
-    return slides
+    warnings = patient_warnings(rows, [slide.patient_id for slide in slides]) if patients_matter else []
+    return SlideTable(slides, warnings + _unused_columns(slides_csv, rows))
 
 
-def _checked_header(path: Path, header: list[str], required: Iterable[str]) -> list[str]:
-    while header and not header[-1]:  # a spreadsheet's trailing commas
-        header = header[:-1]
-    for column in required:
-        if column not in header:
-            raise InputError(
-                f"{path}, row 1: there is no column {column!r}; the columns are: {', '.join(header)}. "
-                f"Add it or rename one (columns are separated by commas)"
-            )
-    doubled = sorted({column for column in header if header.count(column) > 1})
-    if doubled:
-        raise InputError(f"{path}, row 1: the column {doubled[0]!r} is there twice. Rename or remove one of them")
-    return header
+def label_column_warnings(slides: Sequence[Slide], column: str) -> list[str]:
+    """Return a word on a label column that is asked for and that the table does not have.
 
-
-def _row(path: Path, number: int, header: list[str], cells: list[str]) -> Row:
-    if len(cells) < len(header) or any(cells[len(header) :]):
+    Raises:
+        InputError: it is a list of columns.
+    """
+    known = list(slides[0].labels)
+    if column in known or not known:
+        return []
+    if re.search(r"[,;\s]", column):
         raise InputError(
-            f"{path}, row {number}: {len(cells)} cells, but the header has {len(header)}. "
-            f"Put a value that contains a comma in double quotes, and leave no cell out"
+            f"data.label_column={column} names several columns; a run learns one. Set it to one of: {', '.join(known)}"
         )
-    return Row(path, number, dict(zip(header, cells, strict=False)))
+    return [f"data.label_column={column} is no column of the table. Training will need one of: {', '.join(known)}"]
 
 
-def _refuse_misspelt_columns(path: Path, columns: Iterable[str]) -> None:
+def _refuse_misspelt_columns(path: Path, columns: Collection[str]) -> None:
     # A "patientid" column that is silently ignored would put a patient's slides into two splits.
     for column in columns:
-        if column in ("slide_id", "path", *OPTIONAL_COLUMNS) or column.startswith(("label", "split")):
+        if _is_known(column):
             continue
         close = difflib.get_close_matches(column.lower(), OPTIONAL_COLUMNS, n=1, cutoff=0.8)
-        if close:
+        if close and close[0] not in columns:
             raise InputError(
                 f"{path}, row 1: unknown column {column!r}; did you mean {close[0]!r}? Rename or remove it"
             )
+
+
+def _is_known(column: str) -> bool:
+    return column in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) or column.startswith(("label", "split"))
+
+
+def _unused_columns(path: Path, rows: Sequence[Row]) -> list[str]:
+    """Return a word on a column of splits under another name; a split would be drawn across its rows."""
+    words = {"train", "training", "val", "valid", "validation", "test", "testing"}
+    return [
+        f"{path}: the column {column!r} holds splits, but is not looked at. Rename it to split (with {', '.join(SPLITS)})"
+        for column in rows[0].cells
+        if not _is_known(column)
+        and "train" in (values := {row.cells[column].casefold().removesuffix("ing") for row in rows} - {""})
+        and values <= words
+    ]
 
 
 def _refuse_duplicates(rows: list[Row]) -> None:
@@ -227,21 +190,23 @@ def _slide(row: Row) -> Slide:
     slide_id = row.cells["slide_id"]
     if not slide_id:
         raise row.error("slide_id", "a slide needs a name. Fill the cell in")
+    if any(unicodedata.category(character) == "Cc" for character in slide_id):
+        raise row.error("slide_id", "a slide's name cannot hold a line's end or another control character. Rename it")
     return Slide(
         slide_id=slide_id,
-        path=_path(row, "path"),
+        path=_file(row, "path"),
         patient_id=row.cells.get("patient_id") or slide_id,
         labels={column: _label(row, column) for column in row.cells if column.startswith("label")},
         splits={column: _split(row, column) for column in row.cells if column.startswith("split")},
         mpp=_mpp(row),
-        annotation=_path(row, "annotation") if row.cells.get("annotation") else None,
+        annotation=_file(row, "annotation") if row.cells.get("annotation") else None,
     )
 
 
-def _path(row: Row, column: str) -> Path:
+def _file(row: Row, column: str) -> Path:
     if not row.cells[column]:
         raise row.error(column, "a slide needs an image. Fill the cell in")
-    return (row.file.parent / row.cells[column]).absolute()  # an absolute path in the cell wins
+    return file_of(row, column)
 
 
 def _label(row: Row, column: str) -> int | None:
@@ -259,13 +224,19 @@ def _split(row: Row, column: str) -> str:
 def _mpp(row: Row) -> float | None:
     if not row.cells.get("mpp"):
         return None
-    try:
-        mpp = float(row.cells["mpp"])
-    except ValueError:
-        mpp = math.nan
-    if not 0 < mpp < math.inf:
+    mpp = number_in(row.cells["mpp"])
+    if not 0 < mpp < float("inf"):
         raise row.error(
-            "mpp", "microns per pixel is a number above 0, such as 0.25; empty takes it from the image file"
+            "mpp",
+            "microns per pixel is a number above 0, such as 0.25 (with a point); empty takes it from the image file",
+        )
+    if not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
+        in_microns = {"nanometres": mpp / 1000, "millimetres": mpp * 1000, "metres": mpp * 1e6, "an objective's power": 10 / mpp}
+        meant = [f"{value:.4g} if it is {unit}" for unit, value in in_microns.items() if 0.05 <= value <= 4]
+        raise row.error(
+            "mpp",
+            f"no slide has so many microns per pixel ({PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g} is what cells may say). Write "
+            f"microns: {', '.join(meant) or 'such as 0.25'}; empty takes it from the image file",
         )
     return mpp
 

@@ -18,7 +18,9 @@ MAX_DEPTH = 24  # halvings: 2^24 level-0 pixels are wider than any slide
 def truth_of(
     annotation: Annotation, x_level0: np.ndarray, y_level0: np.ndarray, size_level0: int, least_share: float
 ) -> np.ndarray:
-    """Return (n,) int8: 1 where the share in the area is at least `least_share`, or a positive point lies inside.
+    """Return (n,) int8: 1 where the share in the area is at least `least_share`, or a positive point lies inside, else 0.
+
+    All are -1 (unknown) where the annotation has a problem: it doesn't tell what is positive.
 
     Args:
         annotation: of the slide.
@@ -27,6 +29,8 @@ def truth_of(
         size_level0: side of a patch, level-0 pixels.
         least_share: above 0.
     """
+    if annotation.problem:
+        return np.full(len(x_level0), -1, np.int8)
     share = overlap_shares(annotation.area, x_level0, y_level0, size_level0)
     truth = (share >= least_share).astype(np.int8)
     if len(annotation.points_level0):

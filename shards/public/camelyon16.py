@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.cohort.cohort_table import write_csv
-from shards.cohort.slides import Row, read_rows
+from shards.cohort.cohort_table import Row, read_rows, write_csv
 from shards.cohort.splits import split_patients
 from shards.errors import InputError
 from shards.files import whole_file

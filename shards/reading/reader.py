@@ -113,10 +113,6 @@ class PatchReader:
     ) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open files behind: a worker process that gets a pickled copy opens its own."""
-        return {**self.__dict__, "_files": None, "_buffers": None, "_process": -1}
-
     def close(self) -> None:
         """Close the open files and let the batch memory go; reading again opens and takes them again."""
         self._shards.close()

@@ -25,7 +25,7 @@ from shards.tiling.slide_reader import SlideReader, open_slide
 from shards.tiling.survey import Survey, kept_patches, survey_slide, told_frame, why_empty
 from shards.tiling.tar import remove_tars, write_tars
 from shards.tiling.tile_config import TileConfig
-from shards.tiling.unit import SlideJob, Unit, is_fresh, read_unit, unit_path, write_unit
+from shards.tiling.unit import SlideJob, Unit, annotation_fields, is_fresh, read_unit, unit_path, write_unit
 
 PICTURE_QUALITY = 85
 
@@ -111,7 +111,7 @@ def _cut(job: SlideJob, folder: Path, config: TileConfig, claim: Claim) -> Unit:
         picture = draw_survey(survey, np.array(kept, np.int64))
         unit = Unit(
             job.fingerprint,
-            status="done" if entries else f"empty: {why_empty(survey, slide, config)}",
+            status="done" if entries else f"empty: {why_empty(survey, slide)}",
             width=slide.width,
             height=slide.height,
             source_mpp=survey.source_mpp,
@@ -119,8 +119,7 @@ def _cut(job: SlideJob, folder: Path, config: TileConfig, claim: Claim) -> Unit:
             num_patches=len(entries),
             num_points_outside=0 if job.points is None else len(job.points.truth) - len(survey.sites),
             num_background=len(survey.sites) - len(kept),
-            num_outlines_repaired=survey.annotation.num_repaired if survey.annotation else 0,
-            num_outlines_left_out=survey.annotation.num_left_out if survey.annotation else 0,
+            **annotation_fields(survey.annotation),
             **told_frame(job, survey),
             tars={name: (folder / name).stat().st_size for name in dict.fromkeys(e.tar_name for e in entries)},
         )

@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +24,7 @@ from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA
 from shards.cohort.slides import Slide
 from shards.errors import InputError
 from shards.files import whole_file, write_json
+from shards.tiling.annotated import AnnotationSummary, summarise_annotations
 from shards.tiling.outliers import Outlier, find_outliers
 from shards.tiling.unit import SlideJob, Unit, finished_unit, read_unit_rows, unit_path
 
@@ -60,6 +61,8 @@ class TileSummary:
         num_tiled: slides cut by this run; the others were there already.
         num_points_unmatched: points whose image is none of the slides.
         split_drawn: whether the split was drawn, as the table has no split column.
+        annotations: what the annotations were taken as, and what contradicts them.
+        patients_known: whether it was drawn by patient: the table says whose slides they are.
     """
 
     num_slides: int
@@ -83,6 +86,8 @@ class TileSummary:
     num_in_level0_frame: int = 0
     num_points_unmatched: int = 0
     split_drawn: bool = False
+    annotations: AnnotationSummary = field(default_factory=AnnotationSummary)
+    patients_known: bool = False
 
 
 def merge_cohort(
@@ -172,6 +177,7 @@ def _summary(
         num_in_qupath_frame=sum(unit.annotation_frame == "qupath" for unit in units),
         num_in_level0_frame=sum(unit.annotation_frame == "level0" for unit in units),
         mixed_mpp=settings.get("mpp") is None and bool(mpps) and max(mpps) > MPP_SPREAD * min(mpps),
+        annotations=summarise_annotations(slides, units, settings),
     )
 
 
@@ -260,4 +266,5 @@ def _cohort_info(settings: dict[str, Any], shard_names: list[str], summary: Tile
         },
         "tools": {"python": platform.python_version(), **{tool: version(tool) for tool in TOOLS}},
         "shards": shard_names,
+        **({"annotations": asdict(summary.annotations)} if summary.annotations.num_annotated else {}),
     }

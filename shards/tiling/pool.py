@@ -3,7 +3,7 @@
     jobs ──one at a time──▶ worker 1, worker 2, ...  ──results as they come──▶ caller
 
 concurrent.futures gives up all work when a worker is killed (the kernel does so when memory runs out), and does not say
-which slide it was.
+which slide it was. pebble 5.2.3 says it, but with workers killed from outside it gave up, too ("All workers expired").
 """
 
 import ctypes

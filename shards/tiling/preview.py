@@ -16,7 +16,7 @@ from shards.tiling.pool import Died, run_jobs
 from shards.tiling.slide_reader import open_slide
 from shards.tiling.survey import kept_patches, survey_slide, told_frame, why_empty
 from shards.tiling.tile_config import TileConfig
-from shards.tiling.unit import SlideJob, Unit
+from shards.tiling.unit import SlideJob, Unit, annotation_fields
 
 
 def preview_slides(
@@ -46,7 +46,7 @@ def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
         with open_slide(job.slide.path) as slide:
             survey = survey_slide(slide, job, config)
             kept = np.array([number for number, _ in kept_patches(slide, survey, config)], np.int64)
-            status = "done" if len(kept) else f"empty: {why_empty(survey, slide, config)}"
+            status = "done" if len(kept) else f"empty: {why_empty(survey, slide)}"
             width, height = slide.width, slide.height
     except InputError as error:
         return Unit("", f"failed: {error}")
@@ -61,5 +61,6 @@ def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
         mpp_from=survey.mpp_from,
         num_patches=len(kept),
         num_background=len(survey.sites) - len(kept),
+        **annotation_fields(survey.annotation),
         **told_frame(job, survey),
     )

@@ -6,6 +6,7 @@
 Sites are left and top edges in level-0 pixels.
 """
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.cohort.slides import Row, Slide, read_rows
+from shards.cohort.cohort_table import Row, read_rows
+from shards.cohort.slides import Slide
 from shards.errors import InputError
 
 UNKNOWN = -1
@@ -128,7 +130,7 @@ def _slide_of_image(rows: Sequence[Row], slides: Sequence[Slide]) -> dict[str, s
     by_id = {slide.slide_id: slide.slide_id for slide in slides}
     by_stem: dict[str, list[str]] = defaultdict(list)
     for slide in slides:
-        by_stem[slide.path.stem].append(slide.slide_id)
+        by_stem[unicodedata.normalize("NFC", slide.path.stem)].append(slide.slide_id)
     for row in rows:
         fitting = by_stem.get(row.cells["image"], [])
         if row.cells["image"] not in by_id and len(fitting) > 1:

@@ -17,6 +17,7 @@ from shards.cohort.frame import NO_FRAME, Frame, frame_of, require_in_frame
 from shards.cohort.truth import truth_of
 from shards.errors import InputError
 from shards.tiling.mpp import level0_px
+from shards.tiling.pyramid import Pyramid
 from shards.tiling.sites import UNKNOWN, Sites, grid_sites, point_sites
 from shards.tiling.slide_reader import SlideReader
 from shards.tiling.stain import STAINS
@@ -42,6 +43,7 @@ class Survey:
         level0_per_px: level-0 pixels per pixel of the thumbnail.
         mask: (h, w) bool tissue; all true without a background filter.
         annotation: of the slide, if it has one, in level-0 pixels.
+        filters: the background filters that a patch has to pass.
         frame: where (0, 0) of its annotation, of its points and of what is written for QuPath lies.
     """
 
@@ -54,6 +56,7 @@ class Survey:
     level0_per_px: float
     mask: np.ndarray
     annotation: Annotation | None
+    filters: tuple[str, ...] = ()
     frame: Frame = NO_FRAME
 
 
@@ -77,10 +80,13 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
     if job.points is None:
         sites = replace(sites, truth=_truth(sites, annotation, patch_level0, job, config))
     thumbnail, level0_per_px = slide.thumbnail(thumbnail_px(max(slide.width, slide.height), patch_level0))
-    mask, least_share = _tissue_mask(thumbnail, config)
+    filters = tuple(config.filters_of(isinstance(slide, Pyramid), job.points is not None))
+    mask, least_share = _tissue_mask(thumbnail, filters, config)
     share = shares(mask, level0_per_px, sites.x_level0, sites.y_level0, patch_level0)
     candidates = np.flatnonzero(share >= least_share)
-    return Survey(source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation, frame)
+    return Survey(
+        source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation, filters, frame
+    )
 
 
 def thumbnail_px(longest_level0: int, patch_level0: int) -> int:
@@ -112,7 +118,7 @@ def patch_cutter(slide: SlideReader, survey: Survey, config: TileConfig) -> Call
         "white_fraction": config.max_white_fraction,
         "canny_std": config.min_canny_std,
     }
-    tests = [(PATCH_FILTERS[name], thresholds[name]) for name in config.filters if name in PATCH_FILTERS]
+    tests = [(PATCH_FILTERS[name], thresholds[name]) for name in survey.filters if name in PATCH_FILTERS]
     normalise = _normaliser(survey, config)
 
     def cut(number: int) -> np.ndarray | None:
@@ -123,13 +129,13 @@ def patch_cutter(slide: SlideReader, survey: Survey, config: TileConfig) -> Call
     return cut
 
 
-def why_empty(survey: Survey, slide: SlideReader, config: TileConfig) -> str:
+def why_empty(survey: Survey, slide: SlideReader) -> str:
     """Return why a slide gave no patch."""
     if not len(survey.sites):
         return f"no patch of {survey.patch_level0} level-0 px lies wholly inside its {slide.width} x {slide.height}"
     if not len(survey.candidates):
-        return f"no tissue on the thumbnail (background: {', '.join(config.filters)})"
-    return f"none of {len(survey.candidates)} patches read passed {', '.join(config.filters)}"
+        return f"no tissue on the thumbnail (background: {', '.join(survey.filters)})"
+    return f"none of {len(survey.candidates)} patches read passed {', '.join(survey.filters)}"
 
 
 def told_frame(job: SlideJob, survey: Survey) -> dict[str, Any]:
@@ -172,16 +178,16 @@ def _annotation(slide: SlideReader, job: SlideJob, config: TileConfig, frame: Fr
 def _truth(
     sites: Sites, annotation: Annotation | None, patch_level0: int, job: SlideJob, config: TileConfig
 ) -> np.ndarray:
-    if annotation is not None:
+    if annotation is not None and not (annotation.problem and job.is_negative):
         return truth_of(annotation, sites.x_level0, sites.y_level0, patch_level0, config.truth_share)
     return np.full(len(sites), 0 if job.is_negative else UNKNOWN, np.int8)
 
 
-def _tissue_mask(thumbnail: np.ndarray, config: TileConfig) -> tuple[np.ndarray, float]:
+def _tissue_mask(thumbnail: np.ndarray, filters: tuple[str, ...], config: TileConfig) -> tuple[np.ndarray, float]:
     """Return the mask, and the least share of it that makes a patch a candidate."""
-    if not config.filters:
+    if not filters:
         return np.ones(thumbnail.shape[:2], bool), 0.0
-    if "otsu_saturation" in config.filters:
+    if "otsu_saturation" in filters:
         return otsu_saturation(thumbnail), config.min_tissue_share
     return glass_free(thumbnail), 1e-9  # any trace: the patch filters decide
 
@@ -189,5 +195,5 @@ def _tissue_mask(thumbnail: np.ndarray, config: TileConfig) -> tuple[np.ndarray,
 def _normaliser(survey: Survey, config: TileConfig) -> Callable[[np.ndarray], np.ndarray]:
     if config.stain == "none" or not len(survey.candidates):
         return lambda patch: patch
-    mask = survey.mask if config.filters else glass_free(survey.thumbnail)
+    mask = survey.mask if survey.filters else glass_free(survey.thumbnail)
     return STAINS[config.stain](survey.thumbnail[mask])

@@ -8,20 +8,23 @@ processes, here or on other machines, may do so at once: each slide is claimed b
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from shards.claim import owner_of
-from shards.cohort.slides import Slide, read_slides
+from shards.cohort.same_slides import same_slide_warnings
+from shards.cohort.slides import SPLITS, Slide, read_slide_table
 from shards.errors import InputError
 from shards.progress import Progress
 from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
 from shards.tiling.merge import TileSummary, alone, finished_units, merge_cohort
 from shards.tiling.page import write_page
 from shards.tiling.pool import Died, run_jobs
+from shards.tiling.pyramid import vendor_of
 from shards.tiling.sites import Points, read_points
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob, Unit, is_fresh, slide_job
@@ -41,11 +44,25 @@ POLL_S = 0.5  # how often a slide that another process cuts is looked at
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, one per slide in the order of slides.csv, and what was noticed while they were made."""
+    """The jobs, one per slide in the order of slides.csv, and what was noticed while they were made.
+
+    Attributes:
+        jobs: of all slides.
+        num_points_unmatched: points whose image is none of the slides.
+        split_drawn: whether the split was drawn.
+        background: what tile.background is for these slides, for people to read.
+    """
 
     jobs: list[SlideJob]
     num_points_unmatched: int
     split_drawn: bool
+    background: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def patients_known(self) -> bool:
+        """Does the table say whose slides they are, other than one slide each?"""
+        return any(job.slide.patient_id != job.slide.slide_id for job in self.jobs)
 
 
 def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
@@ -54,20 +71,46 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     Raises:
         InputError: something is wrong with slides.csv or the points file.
     """
-    slides = read_slides(slides_csv, config.allow_unlabelled)
+    table = read_slide_table(slides_csv, config.allow_unlabelled)
+    slides, warnings = table.slides, table.warnings + same_slide_warnings(table.slides)
     split_drawn = "split" not in slides[0].splits
     if split_drawn:
         slides = _with_drawn_split(slides, config)
+    warnings += _empty_splits(slides)
     settings = config.model_dump(mode="json", exclude=NOT_OF_A_SLIDE)
     if config.points_file is None:
         # In an annotated cohort a slide labelled 0 needs no file to say that none of its patches is positive.
         annotated = any(slide.annotation for slide in slides)
-        jobs = [slide_job(slide, None, settings, annotated and first_label(slide) == 0) for slide in slides]
-        return Plan(jobs, 0, split_drawn)
+        is_whole = [config.background == ["auto"] and vendor_of(slide.path) is not None for slide in slides]
+        jobs = [
+            slide_job(slide, None, _resolved(settings, config, whole, False), annotated and first_label(slide) == 0)
+            for slide, whole in zip(slides, is_whole, strict=True)
+        ]
+        return Plan(jobs, 0, split_drawn, _background_in_words(config, len(slides), sum(is_whole), False), warnings)
     points_of, num_unmatched = read_points(slides_csv.parent / config.points_file, slides, config.positive_class)
     no_points = Points(np.empty((0, 2)), np.empty(0, np.int8))
+    settings = _resolved(settings, config, False, is_at_points=True)
     jobs = [slide_job(slide, points_of.get(slide.slide_id, no_points), settings) for slide in slides]
-    return Plan(jobs, num_unmatched, split_drawn)
+    return Plan(jobs, num_unmatched, split_drawn, _background_in_words(config, len(slides), 0, True), warnings)
+
+
+def _resolved(settings: dict[str, Any], config: TileConfig, is_whole: bool, is_at_points: bool) -> dict[str, Any]:
+    """Return the settings with what tile.background=auto is for a slide: cut with that by name, its unit is fresh, too."""
+    return settings | {"background": config.filters_of(is_whole, is_at_points) or ["none"]}
+
+
+def _background_in_words(config: TileConfig, num_slides: int, num_whole: int, is_at_points: bool) -> str:
+    """Return which filters decide what is background, and for how many slides."""
+    if config.background != ["auto"]:
+        return f"background filter: {', '.join(config.background)}"
+    kind = "cut at points" if is_at_points else "plain images"
+    counts = ((num_whole, "whole slides", True), (num_slides - num_whole, kind, False))
+    parts = [
+        f"{', '.join(config.filters_of(is_whole, is_at_points)) or 'none'} ({count:,} {what})"
+        for count, what, is_whole in counts
+        if count
+    ]
+    return f"background filter: {', '.join(parts)}; tile.background is auto"
 
 
 def tile_cohort(
@@ -133,7 +176,12 @@ def merge_plan(plan: Plan, cohort: Path, config: TileConfig, unsaved: Mapping[st
             summary = merge_cohort(slides, units, cohort, settings, config.max_failed)
     except OSError as error:
         raise InputError(f"{cohort}: {error.strerror or error}. Make room and run the same command again") from None
-    return replace(summary, num_points_unmatched=plan.num_points_unmatched, split_drawn=plan.split_drawn)
+    return replace(
+        summary,
+        num_points_unmatched=plan.num_points_unmatched,
+        split_drawn=plan.split_drawn,
+        patients_known=plan.patients_known,
+    )
 
 
 def first_label(slide: Slide) -> int | None:
@@ -179,3 +227,22 @@ def _with_drawn_split(slides: list[Slide], config: TileConfig) -> list[Slide]:
         seed=config.split_seed,
     )
     return [replace(slide, splits={"split": split} | slide.splits) for slide, split in zip(slides, splits, strict=True)]
+
+
+def _empty_splits(slides: Sequence[Slide]) -> list[str]:
+    """Return the splits without a slide, a positive or a negative one, a line per split column: who trains will miss them."""
+    lines: list[str] = []
+    if not any(slide.labels for slide in slides):  # for prediction
+        return lines
+    for column in slides[0].splits:
+        lacking = []
+        for split in SPLITS:
+            labels = [first_label(slide) for slide in slides if slide.splits[column] == split]
+            kinds = [word for value, word in ((1, "positive"), (0, "negative")) if value not in labels]
+            if kinds:
+                lacking.append(f"{split} has no {'slide' if not labels else ' and no '.join(kinds) + ' slide'}")
+        if len(lacking) == len(SPLITS) and not any(slide.splits[column] for slide in slides):
+            lines.append(f"the column {column!r} is empty. Fill it in, or remove it: without a column split it is drawn")
+        elif lacking:
+            lines.append(f"{column}: {'; '.join(lacking)}")
+    return lines

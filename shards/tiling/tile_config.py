@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-BackgroundFilter = Literal["none", "edge_energy", "white_fraction", "canny_std", "otsu_saturation"]
+BackgroundFilter = Literal["auto", "none", "edge_energy", "white_fraction", "canny_std", "otsu_saturation"]
 
 
 class TileConfig(BaseModel):
@@ -33,10 +33,11 @@ class TileConfig(BaseModel):
         256, ge=1, description="Largest size of a tar, MB (10^6 bytes); a slide's next patches go to a new one."
     )
     background: list[BackgroundFilter] = Field(
-        ["none"],
+        ["auto"],
         min_length=1,
         description="Filters that a patch has to pass, one or several: edge_energy (DSMIL), white_fraction and "
-        "canny_std (DeepPATH), otsu_saturation (on the thumbnail). With any, glass on the thumbnail is never read.",
+        "canny_std (DeepPATH), otsu_saturation (on the thumbnail). With any, glass on the thumbnail is never read. "
+        "auto: otsu_saturation for whole slides, none for plain images and at points.",
     )
     min_edge_energy: float = Field(15.0, ge=0, description="edge_energy keeps patches above it; HNM-WSI took 30.")
     max_white_fraction: float = Field(
@@ -101,11 +102,19 @@ class TileConfig(BaseModel):
             raise ValueError("validation_share + test_share must be below 1: something has to be left for training")
         if self.positive_class is not None and self.points_file is None:
             raise ValueError("positive_class needs points_file: set points_file, or remove positive_class")
-        if "none" in self.background and len(self.background) > 1:
-            raise ValueError("background: none goes with no other filter. Remove none, or the others")
+        alone = {"none", "auto"} & set(self.background)
+        if alone and len(self.background) > 1:
+            name = min(alone)
+            raise ValueError(f"background: {name} goes with no other filter. Remove {name}, or the others")
         return self
 
-    @property
-    def filters(self) -> list[str]:
-        """The background filters that do something."""
+    def filters_of(self, is_whole_slide: bool, is_at_points: bool) -> list[str]:
+        """Return the background filters that a slide's patches have to pass; none is an empty list.
+
+        Args:
+            is_whole_slide: whether it is a pyramid, not a plain image.
+            is_at_points: whether its patches are cut at the points of a file.
+        """
+        if self.background == ["auto"]:
+            return ["otsu_saturation"] if is_whole_slide and not is_at_points else []
         return [name for name in self.background if name != "none"]

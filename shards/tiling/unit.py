@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.cohort.annotations import Annotation
 from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA
+from shards.cohort.groups import Tally
 from shards.cohort.slides import Slide
-from shards.files import whole_file
+from shards.files import plain_name, whole_file
 from shards.tiling.sites import Points, Sites
 from shards.tiling.tar import Entry
 
@@ -26,6 +28,8 @@ from shards.tiling.tar import Entry
 UNIT_SCHEMA = pa.schema([field for field in PATCH_SCHEMA if field.name != "slide"])
 BOUNDED_SUFFIXES = (".mrxs", ".scn", ".bif", ".czi")  # whose scan may begin inside level 0
 METADATA_KEY = b"hnm.unit"
+# Names the way that annotations are read: since "2" islands in holes count, so annotated slides of before are cut anew.
+READING = b"annotation 2"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class Unit:
         num_background: patches that the background filters left out.
         num_outlines_repaired: annotated outlines that crossed themselves.
         num_outlines_left_out: annotated outlines without an area.
+        num_marks: points, lines and the like in the annotation, which have no area.
+        groups: of the annotation, by name.
+        annotation_problem: why it is unknown what is positive, else "".
         annotation_frame: "qupath" or "level0" where the scan begins inside the slide and has an annotation or points.
         frame_x_level0: where (0, 0) of these lies, level-0 pixels.
         frame_y_level0: likewise.
@@ -78,6 +85,9 @@ class Unit:
     num_background: int = 0
     num_outlines_repaired: int = 0
     num_outlines_left_out: int = 0
+    num_marks: int = 0
+    groups: dict[str, Tally] = field(default_factory=dict)
+    annotation_problem: str = ""
     annotation_frame: str = ""
     frame_x_level0: int = 0
     frame_y_level0: int = 0
@@ -108,7 +118,7 @@ def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_
     if points is not None:
         digest.update(b"points" + points.xy_level0.tobytes() + points.truth.tobytes())
     if slide.annotation is not None:
-        digest.update(b"annotation" + slide.annotation.suffix.encode())
+        digest.update(READING + slide.annotation.suffix.encode())
         digest.update(slide.annotation.read_bytes() if slide.annotation.is_file() else b"missing")
     # Only where it can make a difference: units of before that setting stay fresh. Those of slides with bounds were cut in
     # the frame of level 0; a Ventana .tif alone can't be told by its name.
@@ -116,6 +126,19 @@ def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_
     if may_have_bounds or frame != "qupath":
         digest.update(b"frame" + frame.encode())
     return SlideJob(slide, points, digest.hexdigest(), is_negative)
+
+
+def annotation_fields(annotation: Annotation | None) -> dict[str, Any]:
+    """Return what a `Unit` says of the slide's annotation, by field."""
+    if annotation is None:
+        return {}
+    return {
+        "num_outlines_repaired": annotation.num_repaired,
+        "num_outlines_left_out": annotation.num_left_out,
+        "num_marks": annotation.num_marks,
+        "groups": annotation.groups,
+        "annotation_problem": annotation.problem,
+    }
 
 
 def _size_and_time(path: Path) -> tuple[int, int] | tuple[None, None]:
@@ -149,7 +172,11 @@ def write_unit(path: Path, unit: Unit, sites: Sites, entries: Sequence[Entry]) -
 
 def read_unit(path: Path) -> Unit:
     """Read what became of a slide, without its rows."""
-    return Unit(**json.loads(pq.read_schema(path).metadata[METADATA_KEY]))
+    fields = json.loads(pq.read_schema(path).metadata[METADATA_KEY])
+    for name in fields["tars"]:
+        plain_name(name, path)
+    groups = {name: Tally(**tally) for name, tally in fields.pop("groups", {}).items()}
+    return Unit(**fields, groups=groups)
 
 
 def read_unit_rows(path: Path) -> pa.Table:

@@ -8,6 +8,7 @@ import torch
 from benchmarks import end_to_end
 from benchmarks.colon import gpu, parse
 from hnm.config import Config, dump_config
+from tests.skips import HAS_GPU
 
 
 def test_all_methods_take_the_device_and_a_gpu_one_fold_at_a_time(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_folder_is_of_one_device(tmp_path: Path, capsys: pytest.CaptureFixture
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason=HAS_GPU)
 def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="torch finds no GPU here"):
         gpu("cuda")

@@ -16,28 +16,25 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-from typer.testing import CliRunner, Result
-
 from hnm.run.phase import read_state
-from launch.cli.main import app
 from launch.cluster import slurm
 from launch.cluster.submissions import read_jobs
+from tests.command_line import hnm
+from tests.skips import NEEDS_ROOT
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SETTINGS = {"SLURM_LAB_NODES": "2", "SLURM_LAB_CPUS": "8", "SLURM_LAB_GPUS": "2"}
 TIMEOUT_S = 120.0
-MINUTES = pytest.mark.skipif("HNM_TEST_CLUSTER" not in os.environ, reason="takes long: set HNM_TEST_CLUSTER=1")
 
 
 def why_not() -> str | None:
     """Return why no cluster can be started on this machine, None if it can."""
     if os.geteuid() != 0:
-        return "a cluster needs root"
+        return f"{NEEDS_ROOT} to start a cluster"
     probe = subprocess.run(["unshare", "--uts", "--net", "--mount", "true"], capture_output=True, check=False)
     if probe.returncode != 0:
-        return "a cluster needs namespaces"
+        return f"{NEEDS_ROOT} with the right to make namespaces, to start a cluster"
     if shutil.which("slurmctld", path="/usr/sbin:/usr/bin") is None:
         if shutil.which("apt-get") is None:
             return "a cluster needs Debian's package slurm-wlm"
@@ -85,14 +82,6 @@ def _is_alone(users: Any) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def hnm(*arguments: str | Path) -> Result:
-    """Run the command in this process; exceptions that are no messages to the user are raised."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def submitted(*arguments: str | Path, folder: Path) -> str:

@@ -11,9 +11,10 @@ import pytest
 from launch.cluster import slurm
 from launch.cluster.submissions import read_jobs
 from shards.cohort.cohort import Cohort
-from tests.cluster.lab import MINUTES, hnm, intruder, no_orphans, sbatch, signal_rank, state_of, until, until_state
+from tests.cluster.lab import hnm, intruder, no_orphans, sbatch, signal_rank, state_of, until, until_state
 from tests.tiny import TILE, TINY
 
+pytestmark = pytest.mark.slow
 LONG_S = 600.0
 
 
@@ -54,7 +55,6 @@ def test_queued_running_and_requeued_jobs_are_told_and_cancelled(tiny_cohort: Pa
         assert "no job is queued or at work" in said("cancel", folder)
 
 
-@MINUTES
 def test_a_killed_rank_ends_its_job_and_those_after_it(tiny_slides: Path, tiny_cohort: Path, tmp_path: Path) -> None:
     folder = tmp_path / "p"
     shutil.copytree(tiny_cohort, folder / "cohort")
@@ -76,7 +76,6 @@ def test_a_killed_rank_ends_its_job_and_those_after_it(tiny_slides: Path, tiny_c
     assert [line.split()[0] for line in again[:3]] == ["pretrain", "train", "evaluate"]
 
 
-@MINUTES
 def test_the_batch_scripts_without_submitit(tiny_slides: Path, tmp_path: Path) -> None:
     cohort, run = tmp_path / "cohort", tmp_path / "run"
     tile = [tiny_slides, cohort, *TILE]
@@ -94,7 +93,6 @@ def test_the_batch_scripts_without_submitit(tiny_slides: Path, tmp_path: Path) -
     assert len(list((run / "log").glob("rank-*.log"))) == 4
 
 
-@MINUTES
 def test_a_cross_validation_is_preempted_goes_on_and_is_summed_up(
     tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +116,6 @@ def test_a_cross_validation_is_preempted_goes_on_and_is_summed_up(
     assert "everything is done, nothing was submitted" in said(*submit)
 
 
-@MINUTES
 def test_the_batch_script_of_a_cross_validation_goes_back_to_the_queue(tiny_cohort: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "cv", tmp_path / "cv.log"
     settings = ["--folds", "3", "--preset", "hnm", *TINY, "rounds.num_rounds=1", "finetune.batch_size=8"]

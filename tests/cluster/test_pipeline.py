@@ -23,9 +23,10 @@ from launch.cluster.follow import log_path
 from launch.cluster.submissions import SubmittedJob, read_jobs
 from shards.cohort.cohort import Cohort
 from shards.drawn.synthetic import make_cohort_images
-from tests.cluster.lab import MINUTES, ROOT, attempts, hnm, intruder, mlflow_of, state_of, until, until_state
+from tests.cluster.lab import ROOT, attempts, hnm, intruder, mlflow_of, state_of, until, until_state
 from tests.tiny import TILE, TINY, results_of
 
+pytestmark = pytest.mark.slow
 SETTINGS = [
     *TILE, *TINY, "tile.max_failed=0.1", "rounds.num_rounds=1", "finetune.epochs_per_round=8",
     "checkpoint.every_steps=6", "slurm.array_size=2", "slurm.stages.evaluate={nodes: 1, ranks_per_node: 1}",
@@ -209,7 +210,6 @@ def test_each_node_has_copies_of_the_shards_that_it_reads(pipeline: Pipeline) ->
     assert [len(list(folder.rglob("*.tar"))) for folder in scratch] == [12, 10]  # two slides are read by evaluate alone
 
 
-@MINUTES
 def test_predictions_of_a_job_are_the_local_ones(pipeline: Pipeline, slides_csv: Path, tmp_path: Path) -> None:
     images = sorted((slides_csv.parent / "images").glob("*.png"))[:2]
     out = tmp_path / "out"

@@ -10,6 +10,8 @@ from launch.cluster import slurm
 from tests.cluster.lab import ROOT, hnm
 from tests.tiny import TINY
 
+pytestmark = pytest.mark.slow
+
 
 def queue(folder: Path) -> list[str]:
     """Return the batch scripts below a folder that are queued."""

@@ -96,6 +96,24 @@ def test_a_resolved_config_reads_back_as_it_was(tmp_path: Path) -> None:
     assert read_config(tmp_path / "config.yaml") == config
 
 
+@pytest.mark.parametrize("value", ["gather", "histogram"])
+def test_a_retired_key_is_read_where_it_was_recorded_and_refused_in_what_a_user_writes(tmp_path: Path, value: str) -> None:
+    config = load_config("colon", None, ["seed=5"])
+    tree = config.model_dump(mode="json")
+    tree["mining"]["selection"] = value
+    recorded, own = tmp_path / "config.yaml", tmp_path / "mine.yaml"
+    for path in (recorded, own):
+        path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert read_config(recorded) == load_config(str(recorded)) == config
+    for arguments in ((str(own), None, None), (None, None, [f"mining.selection={value}"])):
+        with pytest.raises(ConfigError, match=r"mining\.selection is gone: .* nothing is lost\. Leave it out"):
+            load_config(*arguments)
+    tree["mining"]["selection"] = "best"
+    recorded.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mining\.selection is gone"):
+        read_config(recorded)
+
+
 def test_difference_names_key_and_both_values() -> None:
     old, new = load_config(), load_config(None, None, ["seed=3", "finetune.augment.recipe=weak"])
     assert difference(old, old) == []

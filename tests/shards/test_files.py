@@ -1,13 +1,16 @@
 """A file is whole or absent."""
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from shards.files import whole_file, write_array, write_json
+from shards.errors import InputError
+from shards.files import NO_ROOM, ask_for_space, fsync_folder, plain_name, whole_file, write_array, write_json
 
 
 def test_a_file_appears_whole_and_folders_are_made(tmp_path: Path) -> None:
@@ -49,3 +52,29 @@ def test_json_is_valid_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "b.json", {"a": math.nan})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../bashrc", "/etc/passwd", "a/b.tar", "..", ".", "", ".hidden", "a\\b", "c:x", "a\0b", 7, None]
+)
+def test_a_name_that_leads_elsewhere_is_refused(name: object) -> None:
+    with pytest.raises(InputError, match=r"^cohort\.json: .*no plain file name"):
+        plain_name(name, Path("cohort.json"))
+
+
+def test_a_plain_name_is_taken() -> None:
+    assert plain_name("slide-1 (ä) 50%-0000.tar", Path("cohort.json")) == "slide-1 (ä) 50%-0000.tar"
+
+
+def test_a_mount_that_cannot_fsync_a_folder_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    fsync_folder(tmp_path)
+
+
+def test_space_that_there_is_not_is_told_before_the_work(tmp_path: Path) -> None:
+    with open(tmp_path / "features", "wb") as file, pytest.raises(OSError, match="features") as told:
+        ask_for_space(file, 1 << 55)  # 32 PB: more than a file system lets a file have, so that nothing is taken from this disk
+    assert told.value.errno in NO_ROOM

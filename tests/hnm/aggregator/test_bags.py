@@ -1,6 +1,8 @@
 """Feature rows by slide, whichever of the ranks' files they lie in."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from hnm.aggregator.bags import Bags, as_rows, features_complete, file_of_rows, write_index
 from shards.files import write_array
+from tests.paths import ROOT
 
 SLIDES, ROWS = np.array([2, 5, 6]), np.array([3, 1, 4])
 FEATURES = np.arange(16, dtype=np.float16).reshape(8, 2) / 3
@@ -55,3 +58,27 @@ def test_rows_beyond_float16_are_an_error() -> None:
     with pytest.raises(FloatingPointError, match=r"^b \(the first of 2\).*65504"):
         as_rows(features, "abc".__getitem__)
     assert as_rows(features[:1], "abc".__getitem__).tolist() == [[1.0, 2.0]]
+
+
+FEW_FILES = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+import torch
+from hnm.aggregator.bags import Bags
+bags = Bags(Path(sys.argv[1]), torch.device("cpu"))
+rows = [bags.rows(start, start + 3) for start in (*range(0, 2044, 2), 0)]  # each over two files
+assert [row[0, 0].item() for row in rows] == [*range(0, 2044, 2), 0]
+print(len(rows))
+"""
+
+
+def test_the_files_of_64_ranks_are_read_where_a_process_may_open_256(tmp_path: Path) -> None:
+    names = [file_of_rows(start, start + 2) for start in range(0, 2048, 2)]  # 16 files of each rank
+    for number, name in enumerate(names):
+        write_array(tmp_path / name, np.array([[2 * number], [2 * number + 1]], np.float16))
+    write_index(tmp_path, np.array([0]), np.array([2048]), names)
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_FILES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "1023\n", done.stderr

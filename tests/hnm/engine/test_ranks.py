@@ -48,7 +48,7 @@ def exchange(world: World) -> dict[str, Any]:
             for sizes in SIZES_OF_WORLD[world.size]:
                 results[f"gather {sizes} {name}"] = gathered(sizes, dtype, world)
     of_ranks.CHUNK_BYTES = whole
-    results["main_says"] = [main_says(world.is_main, world), main_says(not world.is_main, world)]
+    results["main_says"] = [main_says(lambda: world.is_main, world), main_says(lambda: not world.is_main, world)]
     results["sum"] = sum_over_ranks(torch.tensor([1.0, float(world.rank)]), world)
     results["max"] = [max_over_ranks(5 * world.rank, world), max_over_ranks(-world.rank, world)]
     barrier(world)

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from hnm.evidence.compare import compare, delong_warning, read_test_scores, width_warning
-from hnm.statistics.bootstrap import bootstrap_interval
 from hnm.statistics.delong import delong
 from hnm.statistics.metrics import auc
 from shards.errors import InputError
 from shards.files import write_json
+from tests.hnm.statistics.test_bootstrap import interval_of_metric
 
 NUM = 30
 LABELS = np.arange(NUM) % 2
@@ -50,7 +50,7 @@ def test_figures_intervals_and_p_are_those_of_the_scores(tmp_path: Path) -> None
     figure = result["figures"]["auc"]
     assert figure["difference"] == pytest.approx(auc(LABELS, strong) - auc(LABELS, weak))  # type: ignore[operator]
     groups = np.array([f"p{i // 2}" for i in range(NUM)])
-    assert figure["a_interval"] == bootstrap_interval(auc, LABELS, weak, groups, seed=4)._asdict()
+    assert figure["a_interval"] == interval_of_metric(auc, LABELS, weak, groups, seed=4)._asdict()
     assert 0 < figure["difference_interval"]["low"] < figure["difference"] < figure["difference_interval"]["high"]
     assert result["figures"]["accuracy"]["b"] == np.mean((strong >= 0.7) == LABELS)  # each at its own threshold
 

@@ -13,10 +13,10 @@ from hnm.evidence.compare_crossval import CrossValidated, compare_crossvals, mea
 from hnm.evidence.crossval import summarise, write_predictions
 from hnm.evidence.folds import over_folds
 from hnm.evidence.measure import slide_figures
-from hnm.statistics.bootstrap import bootstrap_interval
 from hnm.statistics.metrics import auc
 from shards.errors import InputError
 from shards.files import write_json
+from tests.hnm.statistics.test_bootstrap import interval_of_metric
 
 NUM, NUM_FOLDS, NUM_REPEATS = 24, 3, 2
 LABELS = np.arange(NUM) % 2
@@ -86,7 +86,7 @@ def test_differences_are_taken_fold_by_fold(folders: tuple[Path, Path]) -> None:
         means = [np.mean([auc(LABELS[drawn_rows], its[drawn_rows]) for its in scores]) for scores in (weak, strong)]
         return float(means[1] - means[0])
 
-    expected_interval = bootstrap_interval(difference, LABELS, np.arange(NUM), PATIENTS, seed=4)
+    expected_interval = interval_of_metric(difference, LABELS, np.arange(NUM), PATIENTS, seed=4)
     assert pooled["difference_interval"] == pytest.approx(expected_interval._asdict())
 
 

@@ -90,6 +90,14 @@ def test_lesions_from_the_annotation_that_the_table_names(tmp_path: Path) -> Non
     assert froc["sensitivity_at"]["0.25"] == 1
 
 
+def test_an_annotation_that_cannot_be_read_leaves_the_lesions_to_the_patches_or_unknown(tmp_path: Path) -> None:
+    (tmp_path / "broken.xml").write_text("<ASAP")
+    study = study_on_a_grid(annotation=[None, None, None, None, str(tmp_path / "broken.xml"), None])
+    assert lesions_of_slide(study, 4)[1] == "patches"
+    study.cohort.patches.truth[slice(*study.cohort.patch_bounds[4:6].tolist())] = -1
+    assert lesions_of_slide(study, 4) == (None, "")
+
+
 def test_an_annotation_counts_from_the_corner_that_the_table_names(tmp_path: Path) -> None:
     outline = np.array([[100, 100], [900, 100], [900, 400], [100, 400]])
     write_asap(tmp_path / "s4.xml", [("Tumor", outline)])

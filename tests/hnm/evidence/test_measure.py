@@ -8,10 +8,10 @@ import pytest
 
 from hnm.evidence.measure import instance_part, patch_kinds, require_scores, round_rows, slide_part, warnings_of
 from hnm.run.study import Study
-from hnm.statistics.bootstrap import bootstrap_interval
 from hnm.statistics.metrics import auc, scores_at, youden_threshold
 from shards.errors import InputError
 from shards.files import write_array
+from tests.hnm.statistics.test_bootstrap import interval_of_metric
 from tests.hnm.statistics.test_metrics import random_case
 from tests.hnm.worlds import tables_only_study
 
@@ -27,7 +27,7 @@ def test_slide_figures_come_with_intervals_by_patient() -> None:
     part = slide_part(labels, scores, patients, 0.5, seed=3)
     assert part["slide"].items() >= scores_at(labels, scores, 0.5).items()
     assert set(part["slide_intervals"]) == set(part["slide"])
-    assert part["slide_auc_interval"] == bootstrap_interval(auc, labels, scores, patients, seed=3)._asdict()
+    assert part["slide_auc_interval"] == interval_of_metric(auc, labels, scores, patients, seed=3)._asdict()
     for name, interval in part["slide_intervals"].items():
         assert interval["low"] < part["slide"][name] < interval["high"], name
 

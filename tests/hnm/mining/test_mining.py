@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnm.encoder.finetune import negatives_of_epoch
-from hnm.mining.mining import Mined, MiningConfig, keep_old_labels, mine, self_paced_ratio, smooth_scores
-from hnm.mining.ranking import Slides, by_score, count_of_share, mark_top_of_slides, top_share
+from hnm.mining.mining import Mined, MiningConfig, choose, keep_old_labels, label, self_paced_ratio, smooth_scores
+from hnm.mining.ranking import by_score, count_of_share, mark_top_of_slides, top_share
 from tests.paths import GOLDEN
 
 floats = st.lists(st.integers(0, 20).map(lambda value: value / 20), min_size=1, max_size=60)
@@ -17,6 +17,10 @@ shares = st.floats(0.01, 1.0)
 @pytest.fixture
 def golden() -> dict[str, np.ndarray]:
     return dict(np.load(GOLDEN / "mining.npz"))
+
+
+def mine(scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: MiningConfig) -> Mined:
+    return label(choose(scores, kinds, bounds, config), kinds, config.hard_share)
 
 
 def one_slide(scores: np.ndarray) -> np.ndarray:
@@ -160,8 +164,7 @@ def test_every_positive_slide_has_candidates_of_its_own() -> None:
 @given(st.lists(floats, min_size=1, max_size=6), shares)
 def test_the_share_of_slides_is_the_share_of_each(slides: list[list[float]], share: float) -> None:
     scores, bounds = np.concatenate(slides).astype(np.float32), np.cumsum([0, *map(len, slides)])
-    no_slide = np.empty(0, np.int64)
-    chosen = mark_top_of_slides(scores, np.ones(len(scores), bool), Slides(bounds, no_slide), share, "exact")
+    chosen = mark_top_of_slides(scores, np.ones(len(scores), bool), bounds, share, "exact")
     single = [top_share(np.array(slide, np.float32), share, "exact") for slide in slides]
     expected = [start + positions for start, positions in zip(bounds[:-1], single, strict=True)]
     np.testing.assert_array_equal(np.flatnonzero(chosen), np.concatenate(expected))

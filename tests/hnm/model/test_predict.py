@@ -28,10 +28,9 @@ from shards.errors import InputError
 from shards.tiling.sites import Points
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import slide_job
-from tests.paths import SHARED
+from tests.paths import CMU, needs_slides
 from tests.scn import write_scn
 
-CMU = SHARED / "slides" / "CMU-1-Small-Region.svs"
 CPU = torch.device("cpu")
 
 
@@ -134,7 +133,7 @@ def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path) -> None:
         on_grid(open_exported(exported, CPU), mpp=-1)
 
 
-@pytest.mark.skipif(not CMU.is_file(), reason="needs ../shared/data/slides")
+@needs_slides
 def test_a_scanned_slide_with_a_tissue_filter(record: RunRecord, tmp_path: Path) -> None:
     model = on_grid(open_recorded(record, CPU), patch_px=64, mpp=1.0, background=["otsu_saturation", "edge_energy"])
     job = slide_job(Slide("cmu", CMU, "p", {}, {}, None), None, {})

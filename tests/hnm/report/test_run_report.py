@@ -1,12 +1,22 @@
 """report.html as a reader finds it: in a real browser at two widths, and what it says of runs that lack something."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from hnm.report.page import link_to, write_page
+from hnm.report.record import read_record
+from hnm.report.run_report import values_of
+from hnm.run.study import open_study
+from launch.process.run_directory import read_run
 from launch.verbs.report import numbers_of, report
+from shards.cohort.cohort import Cohort
+from shards.cohort.slides import slide_key
 from tests.chromium import needs_chromium, open_page
+from tests.hostile import HOSTILE, require_escaped
 from tests.pages import Text, choose, column, require_fits, require_self_contained, sort_by
 
 
@@ -85,3 +95,25 @@ def test_figures_for_tracking_are_flat_numbers() -> None:
         "instance": None, "validation": {"auc": 0.8}, "rounds": [{"round": 0}], "warnings": ["few"],
     }  # fmt: skip
     assert numbers_of(metrics) == {"num_test_slides": 2, "slide_auc": 0.9}
+
+
+def test_words_of_strangers_stay_words(evaluated_run: Path, tmp_path: Path) -> None:
+    config, folder = read_run(evaluated_run)
+    study, told = open_study(Cohort.open(folder), config.data, config.seed), {}
+    slides = study.cohort.slides
+    for name, value in (("slide_id", "slide"), ("patient_id", "patient"), ("status", "failed: gone.svs")):
+        told[name] = f"{value} {HOSTILE}"
+        values = [told[name], *slides[name].to_pylist()[1:]]
+        slides = slides.set_column(slides.column_names.index(name), name, pa.array(values))
+    record = read_record(evaluated_run, config, study)
+    record = replace(record, study=replace(study, cohort=replace(study.cohort, slides=slides)))
+    record.__dict__["environment"] = {f"tool {HOSTILE}": {"path": HOSTILE}}  # the cached property
+    near, far = evaluated_run / "figures/heatmaps/slide-000.jpg", evaluated_run / "figures" / "a &'\"<b>.jpg"
+    for embedded, heatmap in (([0], near), ([], far)):
+        write_page(tmp_path / "report.html", "run.html", **values_of(record, [], {0: heatmap}, embedded, 1))
+        parsed = require_escaped(tmp_path / "report.html", 1, *told.values(), f"tool {HOSTILE}")
+        key = slide_key(told["slide_id"])
+        assert (f"heatmap-{key}" in parsed.values, f"#heatmap-{key}" in parsed.values) == (bool(embedded),) * 2
+        assert (f"heatmap of {told['slide_id']}" in parsed.values) == bool(embedded)
+        assert link_to(heatmap, evaluated_run) in parsed.values
+    assert "figures/a%20%26%27%22%3Cb%3E.jpg" in parsed.values

@@ -22,11 +22,10 @@ from hnm.statistics.froc import (
 )
 from hnm.statistics.lesions import lesions_of_area
 from shards.cohort.annotations import read_annotation
-from tests.paths import SHARED
+from tests.paths import SHARED, needs_camelyon16
 
 CAMELYON16 = SHARED / "camelyon16" / "annotations_json.tar.xz"
 MPP = 0.243
-needs_outlines = pytest.mark.skipif(not CAMELYON16.is_file(), reason=f"the outlines are not at {CAMELYON16}")
 
 
 def test_detections_meet_lesions_by_hand() -> None:
@@ -108,7 +107,7 @@ def outlines(tmp_path_factory: pytest.TempPathFactory) -> list[shapely.Geometry]
     return [read_annotation(folder / name, ["negative"], None, True).area for name in names]
 
 
-@needs_outlines
+@needs_camelyon16
 def test_camelyon16_outlines_with_detections_of_known_score(outlines: list[shapely.Geometry]) -> None:
     slides = [lesions_of_area(area, MPP) for area in outlines]
     num_lesions = sum(int(lesions.counted.sum()) for lesions in slides)
@@ -132,7 +131,7 @@ def test_camelyon16_outlines_with_detections_of_known_score(outlines: list[shape
     assert froc_score(count_hits(hits)) == pytest.approx((half + 5 * three_quarters) / 6, abs=1e-12)
 
 
-@needs_outlines
+@needs_camelyon16
 def test_lesions_are_wider_than_the_outlines_and_do_not_overlap(outlines: list[shapely.Geometry]) -> None:
     for area in outlines:
         lesions = lesions_of_area(area, MPP)

@@ -11,7 +11,7 @@ import pytest
 
 from launch.cluster import submit_verbs
 from launch.cluster.submissions import live_jobs, read_jobs
-from tests.launch.cli.test_main import assert_refused, hnm
+from tests.command_line import assert_refused, hnm
 from tests.paths import ROOT
 from tests.tiny import TINY
 

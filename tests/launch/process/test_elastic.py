@@ -1,4 +1,4 @@
-"""Launchers that are not ours: torchrun's restart after a death, submitit's requeue after a signal."""
+"""A launcher that is not ours: torchrun's restart after a death. submitit's requeue is in tests/cluster/test_pipeline.py."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ from tests.launch.process.test_local import TIMEOUT_S, hnm
 from tests.paths import ROOT
 from tests.tiny import TINY, results_of
 
+pytestmark = pytest.mark.slow
 LONGER = [*TINY, "aggregate.epochs=40", "checkpoint.every_steps=20"]
 
 
@@ -53,49 +54,3 @@ def test_torchrun_starts_again_after_a_killed_rank(
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output[-3000:]
     assert results_of(tmp_path / "run") == undisturbed
-
-
-class Task:
-    """A submitit task that runs the local command, as a rank."""
-
-    def __init__(self, arguments: list[str]) -> None:
-        self.arguments = arguments
-
-    def __call__(self) -> int:
-        from submitit.helpers import TorchDistributedEnvironment
-
-        from launch.cli.main import app
-
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        try:
-            app(self.arguments)
-        except SystemExit as ending:
-            if ending.code:
-                raise
-        return 0
-
-    def checkpoint(self) -> Any:
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
-
-def test_submitit_puts_a_job_back_that_was_told_to_stop(
-    undisturbed: dict[str, bytes], tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import submitit
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    run = tmp_path / "run"
-    executor = submitit.LocalExecutor(folder=tmp_path / "jobs")
-    executor.update_parameters(timeout_min=5, tasks_per_node=2, signal_delay_s=10)
-    job = executor.submit(Task(["train", str(tiny_cohort), str(run), "--preset", "hnm", *LONGER]))
-    wait_until(run / "round-000" / "scores.npy", lambda: job.done())
-    os.kill(ranks_of(run)[0], signal.SIGUSR2)  # only rank 0 is told
-    assert job.results() == [0, 0]
-    assert results_of(run) == undisturbed
-    from launch.process.status import read_status
-
-    attempts = read_status(run, time.time()).attempts
-    assert [attempt["how"] for attempt in attempts] == ["stopped as asked", "finished"]

@@ -18,7 +18,7 @@ from hnm.encoder.contrastive_model import fresh_model
 from hnm.encoder.finetune import finetune
 from hnm.encoder.simclr import pretrain
 from hnm.engine.checkpoint import CheckpointConfig, check, digest, list_checkpoints
-from hnm.engine.engine import Engine, EngineConfig
+from hnm.engine.engine import Engine
 from hnm.engine.ranks import TimeoutConfig, World, barrier, single_world
 from hnm.engine.state import load_weights
 from hnm.engine.step import Progress
@@ -27,14 +27,15 @@ from hnm.run.session import Session
 from launch.process.keeper import RunKeeper, SaveError
 from launch.process.preemption import Preempted, StopSignals
 from shards.errors import InputError
+from tests import disks
 from tests.hnm.worlds import mine_and_share, session_with_features
 from tests.ranks import on_ranks
 from tests.tiny import tiny_config, tiny_session
 
 CONFIG = tiny_config("pretrain.epochs=2", "finetune.epochs_per_round=2", "finetune.augment.recipe=histology")
 AGGREGATE = AggregateConfig(epochs=4, pairs_per_step=2, validate_every=2, select="validation")
-ZERO = {"finetune": "zero1", "pretrain": "zero2"}  # all engines and phases without signals: tests/hnm/test_training.py
-STOPS = {"pretrain": (2, 5), "finetune": (3, 8), "aggregate": (1, 6)}  # optimizer steps; in and at the end of an epoch
+# optimizer steps; in and at the end of an epoch. With DDP: the other engines are in tests/hnm/run/test_training.py
+STOPS = {"pretrain": (2, 5), "finetune": (3, 8), "aggregate": (1, 6)}
 
 
 class SignalledKeeper(RunKeeper):
@@ -59,15 +60,15 @@ def keeper_in(run: Path, signals: StopSignals, world: World, **config: Any) -> S
     )
 
 
-def train_phase(phase: str, keeper: RunKeeper | None, engine: EngineConfig, world: World, cohort: str, folder: Path) -> Any:
+def train_phase(phase: str, keeper: RunKeeper | None, world: World, cohort: str, folder: Path) -> Any:
     """Run one phase and return the weights that it made."""
     if phase == "aggregate":
         session: Session = session_with_features(world, str(folder / "bags"))
-        set_up(session, keeper, engine)
+        set_up(session, keeper)
         return train_aggregator(Bags(folder / "bags" / "features", world.device), AGGREGATE, 1, session).state_dict()
     with tiny_session(world, Path(cohort), CONFIG) as session:
         mined = mine_and_share(session, folder / "mined")
-        set_up(session, keeper, engine)
+        set_up(session, keeper)
         if phase == "pretrain":
             pretrain(CONFIG.encoder, CONFIG.pretrain, folder / "pretrained.safetensors", session)
             return load_weights(folder / "pretrained.safetensors")[0]
@@ -75,63 +76,54 @@ def train_phase(phase: str, keeper: RunKeeper | None, engine: EngineConfig, worl
         return finetune(model, mined, CONFIG.finetune, CONFIG.mining, 1, 2, session)[0]
 
 
-def set_up(session: Session, keeper: RunKeeper | None, engine: EngineConfig) -> None:
+def set_up(session: Session, keeper: RunKeeper | None) -> None:
     object.__setattr__(session, "keeper", keeper)
-    object.__setattr__(session, "engine", engine)
 
 
 def same(ours: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
     return ours.keys() == others.keys() and all(torch.equal(ours[name], others[name]) for name in ours)
 
 
-def stop_twice(world: World, cohort: str, folder: str, with_zero: bool) -> dict[str, Any]:
-    """Return, by phase and engine, whether two stops changed nothing, and the weights."""
+def stop_twice(world: World, cohort: str, folder: str) -> dict[str, Any]:
+    """Return, by phase, whether two stops changed nothing, and the weights."""
     results: dict[str, Any] = {}
-    trials = [(phase, "ddp", EngineConfig()) for phase in STOPS]
-    if with_zero:
-        trials = [(phase, name, EngineConfig(deepspeed=name)) for phase, name in ZERO.items()]  # type: ignore[arg-type]
-    for phase, name, engine in trials:
-        place = Path(folder) / (phase if name == "ddp" else name)
-        expected = train_phase(phase, None, engine, world, cohort, place)
-        results[f"{phase} weights {name}"] = {key: tensor.clone() for key, tensor in expected.items()}
-        for at in (*STOPS[phase], -1):
+    for phase, stops in STOPS.items():
+        place = Path(folder) / phase
+        expected = train_phase(phase, None, world, cohort, place)
+        results[f"{phase} weights"] = {key: tensor.clone() for key, tensor in expected.items()}
+        for at in (*stops, -1):
             with StopSignals() as signals:
                 keeper = keeper_in(place / "run", signals, world)
                 keeper.signal_at = at
                 if at < 0:
-                    results[f"{phase} {name}"] = same(train_phase(phase, keeper, engine, world, cohort, place), expected)
+                    results[phase] = same(train_phase(phase, keeper, world, cohort, place), expected)
                     continue
                 with pytest.raises(Preempted, match=f"stopped and saved: {phase} of round ., step {at}"):
-                    train_phase(phase, keeper, engine, world, cohort, place)
+                    train_phase(phase, keeper, world, cohort, place)
                 barrier(world)
                 assert list_checkpoints(place / "run" / phase)[0].name == f"step-{at:06d}"
     return results
 
 
 def test_every_phase_stopped_twice_by_a_signal_to_rank_0_is_undisturbed(tiny_cohort: Path, tmp_path: Path) -> None:
-    two = on_ranks(2, stop_twice, str(tiny_cohort), str(tmp_path), False)
+    two = on_ranks(2, stop_twice, str(tiny_cohort), str(tmp_path))
     for result in two:
-        assert [result[f"{phase} ddp"] for phase in STOPS] == [True, True, True]
+        assert [result[phase] for phase in STOPS] == [True, True, True]
     # what two ranks have saved, one goes on with: the same global batches, other sums
     for phase, (_, last) in STOPS.items():
         if last == 8:
             continue  # fine-tuning at 16 px magnifies rounding tenfold a step: see test_finetune.py
         with StopSignals() as signals:
             keeper = keeper_in(tmp_path / phase / "run", signals, single_world())
-            weights = train_phase(phase, keeper, EngineConfig(), single_world(), str(tiny_cohort), tmp_path / phase)
-        differences = [(weights[name] - tensor).abs().flatten() for name, tensor in two[0][f"{phase} weights ddp"].items()]
+            weights = train_phase(phase, keeper, single_world(), str(tiny_cohort), tmp_path / phase)
+        differences = [(weights[name] - tensor).abs().flatten() for name, tensor in two[0][f"{phase} weights"].items()]
         assert float(torch.cat(differences).mean()) < 1e-4  # steps of up to 1e-3; gradients near 0 go by rounding
         events = [json.loads(line) for line in (tmp_path / phase / "run" / "events.jsonl").read_text().splitlines()]
         assert [event["step"] for event in events if event["event"] == "resumed"] == [*STOPS[phase], last]
 
 
-def test_zero_stopped_twice_by_a_signal_to_rank_0_is_undisturbed(tiny_cohort: Path, tmp_path: Path) -> None:
-    for result in on_ranks(2, stop_twice, str(tiny_cohort), str(tmp_path), True):
-        assert [result[f"{phase} {name}"] for phase, name in ZERO.items()] == [True, True]
-
-
 def pretrained(keeper: RunKeeper | None, cohort: Path, folder: Path) -> Any:
-    return train_phase("pretrain", keeper, EngineConfig(), single_world(), str(cohort), folder)
+    return train_phase("pretrain", keeper, single_world(), str(cohort), folder)
 
 
 @pytest.fixture(scope="module")
@@ -205,14 +197,8 @@ def test_a_pickle_bomb_in_a_checkpoint_with_the_right_checksums_does_not_go_off(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 6 MB, for two checkpoints of 2.3 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(disk)]
-    mounted = subprocess.run(mount, check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with disks.small_disk(tmp_path / "disk", "6m") as disk:
+        yield disk
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(

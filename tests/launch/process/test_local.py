@@ -1,6 +1,5 @@
 """Ranks of one machine, started by `hnm --ranks 2` itself: equal results, exit codes, and a kill in the middle."""
 
-import json
 import os
 import signal
 import subprocess
@@ -27,25 +26,6 @@ def hnm(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
-
-
-def test_the_same_seed_and_ranks_give_the_same_bits(run_on_2_ranks: Path, tiny_cohort: Path, tmp_path: Path) -> None:
-    done = hnm("train", tiny_cohort, "run", "--preset", "hnm", "--ranks", "2", *TINY, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    ours = results_of(tmp_path / "run")
-    assert {"round-001/encoder.safetensors", "round-002/aggregator.safetensors"} <= ours.keys()
-    assert ours == results_of(run_on_2_ranks)
-
-
-def test_counting_over_ranks_mines_what_gathering_does(run_on_2_ranks: Path, tiny_cohort: Path, tmp_path: Path) -> None:
-    settings = [*TINY, "mining.selection=histogram"]
-    done = hnm("train", tiny_cohort, "run", "--preset", "hnm", "--ranks", "2", *settings, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    counted, gathered = results_of(tmp_path / "run"), results_of(run_on_2_ranks)
-    assert counted.keys() == gathered.keys()
-    # The later rounds train on what the first one mined: all bytes are equal, down to the last aggregator.
-    assert [name for name in counted if counted[name] != gathered[name]] == ["config.yaml"]
-    assert json.loads(counted["round-000/mining.json"])["num_hard_negatives"] > 0
 
 
 def test_both_ranks_log_and_one_writes(run_on_2_ranks: Path, finished_run: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from hnm.run.study import open_study
 from launch.process.staging import Staged, copy_shards, stage
 from shards.cohort.cohort import Cohort
 from shards.reading.reader import PatchReader, ReaderConfig
+from tests.disks import small_disk
 from tests.ranks import on_ranks, world_of
 
 
@@ -70,14 +70,7 @@ def test_a_killed_copy_goes_on_with_what_is_missing(tiny_cohort: Path, tmp_path:
 def test_a_disk_without_room_is_said_and_the_cohort_is_read(
     tiny_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(small)], check=False, capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip("needs root to mount a small disk")
-    try:
+    with small_disk(tmp_path / "small", "32k") as small:
         cohort = Cohort.open(tiny_cohort)
         folder = stage(cohort, np.arange(cohort.num_slides), small, world_of(0, 1))
         said = capsys.readouterr().err
@@ -85,5 +78,3 @@ def test_a_disk_without_room_is_said_and_the_cohort_is_read(
         assert f"Shards are read from {tiny_cohort / 'shards'}" in said
         with PatchReader(cohort, ReaderConfig(), copies=folder) as reader:
             assert reader.read(np.arange(cohort.num_patches)).shape[0] == cohort.num_patches
-    finally:
-        subprocess.run(["umount", str(small)], check=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from launch.cli.main import app
-from tests.paths import SHARED, needs_tcga
+from tests.paths import CASES, SHARED, needs_cases, needs_tcga
 
 
 def test_camelyon16_says_what_it_found(tmp_path: Path) -> None:
@@ -32,3 +32,19 @@ def test_tcga_counts_patients(tmp_path: Path) -> None:
     assert "label_EGFR: 55 positive patients of 407" in result.output
     header = (tmp_path / "slides.csv").read_text().splitlines()[0]
     assert header.startswith("slide_id,path,label_EGFR,label_TP53,patient_id,split_fold0,")
+
+
+@needs_cases
+def test_tcga_tells_the_sample_types(tmp_path: Path) -> None:
+    folder = CASES / "tcga"
+    arguments = ["cohort", "tcga", "--manifest", str(folder / "manifest.txt"), "--mutations", str(folder / "mut.txt")]
+    arguments += ["--gene", "EGFR", "--all-slides", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "2 slides left out: sample type 11 solid tissue normal (--normal-tissue takes them, with label 0)" in result.output
+    assert "warning: 1 slides of sample type 02 recurrent solid tumour" in result.output
+    table = (tmp_path / "slides.csv").read_text()
+    assert "-11A-" not in table
+    assert CliRunner().invoke(app, [*arguments, "--normal-tissue"]).exit_code == 0
+    normal = [line for line in (tmp_path / "slides.csv").read_text().splitlines() if "-11A-" in line]
+    assert [line.split(",")[2] for line in normal] == ["0", "0"]

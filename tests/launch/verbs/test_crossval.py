@@ -98,7 +98,10 @@ def test_test_tars_of_a_fold_are_never_read_before_its_evaluation(finished: Path
         np.testing.assert_array_equal(np.load(run / "round-001" / f"{name}.npy"), before)
 
 
-def test_two_ranks_give_the_fold_of_one(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+def test_two_ranks_give_the_fold_of_one(
+    finished: Path, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert crossval.run(replace(request(tiny_cohort, tmp_path / "cv", share="1/3"), ranks=2)) == 0
     one, two = (pq.read_table(cv / "repeat-0/fold-0/predictions.parquet").to_pandas() for cv in (finished, tmp_path / "cv"))
     assert two.slide_id.tolist() == one.slide_id.tolist()
@@ -116,6 +119,7 @@ def on_command_line(cohort: Path, out: Path, *options: str) -> subprocess.Popen[
     )  # fmt: skip
 
 
+@pytest.mark.slow  # in_one_process below is the quick one
 def test_asked_to_stop_it_saves_begins_nothing_else_and_goes_on(
     finished: Path, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from launch.verbs.crossval_folder import Request
 from shards.cohort.slides import slide_key
 from tests.chromium import needs_chromium, open_page
 from tests.crossvals import write_crossval
+from tests.hostile import HOSTILE, require_escaped
 from tests.pages import Text, choose, column, require_fits, require_self_contained, sort_by
 
 PICTURES = ["calibration", "confusion", "curves", "figures_by_fold", "scores_by_fold"]
@@ -91,6 +93,28 @@ def test_a_fold_of_one_class_has_no_auc_and_breaks_nothing(twice: Path) -> None:
     assert "In 1 of 6 folds no fine-tuned round was better than the start encoder" in found.text
     assert "All folds have the same slide auc, slide auprc: that the intervals of these means have no width" in found.text
     assert "Not drawn" not in found.text
+
+
+def test_words_of_strangers_stay_words(twice: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c & v"
+    shutil.copytree(twice, out)
+    slide_id, patient = f"slide {HOSTILE}", f"patient {HOSTILE}"
+    table = pq.read_table(out / "predictions.parquet")
+    for name, value in (("slide_id", slide_id), ("patient_id", patient)):
+        values = [value, *table[name].to_pylist()[1:]]
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    pq.write_table(table, out / "predictions.parquet")
+    fold = out / f"repeat-{table['repeat'][0]}" / f"fold-{table['fold'][0]}"
+    (fold / "figures" / "heatmaps").mkdir(parents=True, exist_ok=True)
+    (fold / "figures" / "heatmaps" / f"{slide_key(slide_id)}.jpg").touch()
+    for name, key in (("metrics.json", "interval_warnings"), ("crossval.json", "cohort")):
+        content = json.loads((out / name).read_text())
+        content[key] = [f"Warned {HOSTILE}"] if key == "interval_warnings" else f"/cohorts/{HOSTILE}"
+        (out / name).write_text(json.dumps(content))
+    report(out)
+    told = (slide_id, patient, f"Warned {HOSTILE}", f"/cohorts/{HOSTILE}")
+    parsed = require_escaped(out / "report.html", 1, *told)
+    assert f"{fold.relative_to(out)}/figures/heatmaps/{slide_key(slide_id)}.jpg" in parsed.values
 
 
 def test_folds_that_are_missing_or_not_joined_are_named(twice: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from shards.cohort.annotations import read_annotation
 from shards.drawn.drawn_slides import make_whole_slides
 from shards.errors import InputError
 from shards.tiling.unit import SlideJob
-from tests.launch.cli.test_main import assert_refused, hnm
+from tests.command_line import assert_refused, hnm
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,13 @@ def test_a_table_with_annotations_gives_labels_and_overlaps(model: Path, tmp_pat
     assert positive["num_patches"] == 256
     pixels = np.asarray(Image.open(out / "heatmaps" / "slide-001.png").convert("RGB"))
     assert ((pixels == (255, 214, 0)).all(axis=2)).sum() > 50  # the annotation's outline
+    annotation = next((tmp_path / "whole").rglob("*001.xml"))
+    annotation.write_text("<ASAP")
+    result = hnm("predict", model, slides_csv, "--out", out, "--device", "cpu", "-w", "2")
+    assert "warning: annotations that do not say what is positive, not used: 1, such as slide-001's" in result.output
+    positive = pq.read_table(out / "predictions.parquet").to_pylist()[1]
+    assert (positive["status"], positive["iou"]) == ("done", None)
+    assert "its annotation is not used: " in positive["remark"]
 
 
 def test_points_instead_of_a_grid(model: Path, tiny_slides: Path, tmp_path: Path) -> None:

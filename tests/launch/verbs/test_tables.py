@@ -1,18 +1,20 @@
 """What the verbs print at their end."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch.verbs.tables import print_metrics, tile_lines
+from shards.tiling.annotated import AnnotationSummary
 from shards.tiling.merge import TileSummary
 
 SUMMARY = TileSummary(
     num_slides=4, num_done=2, num_empty=1, num_failed=1, num_patches=12345, num_positive_patches=10,
     num_points_outside=3, num_background=7, num_outlines_repaired=6, num_outlines_left_out=8, num_assumed_mpp=9,
     num_unlabelled=11, failures={"s-9": "failed: cannot be read"}, empties={"s-8": "empty: no tissue"}, outliers=[],
-    mixed_mpp=True, num_tiled=2, num_points_unmatched=5, split_drawn=True,
+    mixed_mpp=True, num_tiled=2, num_points_unmatched=5, split_drawn=True, patients_known=True,
 )  # fmt: skip
 
 
@@ -25,6 +27,12 @@ def test_everything_that_was_left_out_is_in_the_summary() -> None:
         "11 slides without a label", "different microns per pixel", "s-8: empty: no tissue", "Next: hnm pretrain cohort",
     ):  # fmt: skip
         assert part in text
+
+
+def test_annotations_that_contradict_the_labels_are_in_the_summary() -> None:
+    annotations = AnnotationSummary(1, warnings=["1 slide with label 0 has outlines"])
+    lines = tile_lines(replace(SUMMARY, annotations=annotations), Path("cohort"))
+    assert "warning: 1 slide with label 0 has outlines" in lines
 
 
 def test_nothing_left_out_is_not_mentioned() -> None:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from benchmarks.tiling_survival import digests
@@ -96,3 +98,27 @@ def test_tile_sums_up_and_is_repeatable(tiny_slides: Path, tmp_path: Path, capsy
         assert "160 patches, 10 of them known to be positive" in out
         assert f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort}" in out
     assert Cohort.open(cohort).num_patches == 160
+
+
+def test_what_is_doubtful_in_the_table_is_said_before_anything_is_cut(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    table, cohort = tmp_path / "slides.csv", tmp_path / "cohort"
+    arguments = ["tile", str(table), str(cohort), "tile.patch_px=16"]
+    rows = [f"{name},{name}.png,{number % 2}," for number, name in enumerate("abcd")]
+    table.write_text("slide_id,path,label,case_id\n" + "\n".join(row + "P1" for row in rows))
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "have the same case_id, 'P1'" in result.output
+    table.write_text("slide_id,path,label\n" + "\n".join(row[:-1] for row in [*rows, "e,a.png,1,"]))
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "slides 'a' and 'e' are the same file" in result.output
+    assert not cohort.exists()
+    table.write_text("slide_id,path,label,case_id\n" + "\n".join(f"{row}P{row[0]}" for row in rows))
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    for part in ("warning: ", "the column 'case_id' is not looked at", "drawn slide by slide, for the table names no patients"):
+        assert part in " ".join(result.output.split())
+    assert "drawn by patient" not in " ".join(result.output.split())

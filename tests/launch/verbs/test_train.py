@@ -1,4 +1,4 @@
-"""What the verbs write and say; mistakes are in test_cli.py, several ranks in test_local.py."""
+"""What the verbs write and say; mistakes are in tests/launch/cli, several ranks in tests/launch/process."""
 
 import json
 import shutil

@@ -48,6 +48,10 @@ def ui(
     try:
         lines = [process.stdout.readline() for _ in range(3)]
         assert "Ctrl-C ends it" in lines[2], lines
+        log = [lines[2]]
+        while "Application startup complete" not in log[-1]:  # what mlflow server itself says
+            log.append(process.stdout.readline())
+            assert log[-1], log  # it has ended
         yield run, lines[1].strip()
     finally:
         process.send_signal(signal.SIGINT)

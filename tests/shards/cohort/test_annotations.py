@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 
-from shards.cohort.annotations import Annotation, read_annotation, read_outlines, require_on_slide
+from shards.cohort.annotations import Annotation, read_annotation, require_on_slide
 from shards.drawn.drawn_slides import write_asap
 from shards.errors import InputError
 from tests.paths import SHARED, needs_camelyon16
@@ -56,8 +56,9 @@ def test_qupath_geojson_with_holes_and_classes(tmp_path: Path) -> None:
     assert read(path).area.area == 96 - 4 + 4
     assert read(path, positive=["tumor"]).area.area == 96 - 4
     assert read(write(tmp_path / "list.geojson", features)).area.area == 96
-    with pytest.raises(InputError, match="a LineString has no area"):
-        read(write(tmp_path / "b.geojson", [feature("Tumor", "LineString", SQUARE)]))
+    line = read(write(tmp_path / "b.geojson", [feature("Tumor", "LineString", SQUARE)]))
+    assert line.num_marks == 1
+    assert "nothing with an area that would be positive, only: LineString" in line.problem
 
 
 def test_points_of_positive_classes(tmp_path: Path) -> None:
@@ -100,7 +101,8 @@ def test_an_annotation_beyond_the_slide_is_refused() -> None:
         ("a.json", "{", "Export it anew"),
         ("a.json", '{"positive": [{"vertices": [[1, "x"], [2, 3], [3, 4]]}]}', "Export it anew"),
         ("a.json", '{"positive": [{"vertices": [[1, NaN], [2, 3], [3, 4]]}]}', "not finite"),
-        ("a.txt", "", r"\.xml \(ASAP\), \.json, \.geojson \(QuPath\) or \.csv"),
+        ("a.txt", "", r"\.xml \(ASAP, Aperio ImageScope, HALO\).*\.geojson \(QuPath.*convert it"),
+        ("a.ndpa", "", "NDP.view's, in nanometres.*export GeoJSON"),
     ],
 )
 def test_what_is_no_annotation_is_named(tmp_path: Path, name: str, text: str, part: str) -> None:
@@ -108,19 +110,50 @@ def test_what_is_no_annotation_is_named(tmp_path: Path, name: str, text: str, pa
     with pytest.raises(InputError, match=part):
         read(tmp_path / name)
     with pytest.raises(InputError, match="there is no such annotation"):
-        list(read_outlines(tmp_path / "absent.xml"))
+        read(tmp_path / "absent.xml")
 
 
 @needs_camelyon16
 def test_the_real_outlines_of_camelyon16(tmp_path: Path) -> None:
-    with tarfile.open(SHARED / "camelyon16" / "annotations_json.tar.xz") as tar:
-        tar.extractall(tmp_path, filter="data")
-    paths = sorted((tmp_path / "jsons").rglob("Tumor_*.json"))
+    paths = camelyon16(tmp_path)
     assert len(paths) == 110
     with pytest.raises(InputError, match=r"Tumor_054\.json: an outline .* has 2 vertices"):
-        read(next(path for path in paths if path.stem == "Tumor_054"))
-    annotations = [read(path, skip=True) for path in paths if path.stem[-1] in "46"]  # reading all takes half a minute
+        read(paths["Tumor_054"])
+    annotations = [read(path, skip=True) for name, path in paths.items() if name[-1] in "46"]  # all take half a minute
     assert all(annotation.area.area > 0 and annotation.area.is_valid for annotation in annotations)
     assert sum(annotation.num_left_out for annotation in annotations) == 1
     assert sum(annotation.num_repaired for annotation in annotations) == 106
+    assert not any(annotation.problem for annotation in annotations)
     assert all(read(path).area.is_empty for path in sorted((tmp_path / "jsons").rglob("Normal_*.json"))[:5])
+
+
+@needs_camelyon16
+def test_tumour_in_an_excluded_area_counts_in_the_two_official_outlines_that_have_it(tmp_path: Path) -> None:
+    paths = camelyon16(tmp_path)
+    for name, islands in (("Tumor_088", 6_228), ("Tumor_110", 183_098.5)):
+        area = read(paths[name], skip=True).area
+        content = json.loads(paths[name].read_text())
+        solids, holes = (
+            shapely.union_all([shapely.make_valid(shapely.Polygon(each["vertices"])) for each in content[kind]])
+            for kind in ("positive", "negative")
+        )
+        assert area.area - shapely.difference(solids, holes).area == pytest.approx(islands)
+
+
+@needs_camelyon16
+def test_the_other_official_outlines_are_worth_what_they_were(tmp_path: Path) -> None:
+    for name, path in camelyon16(tmp_path).items():
+        if name[-1] != "6":  # all take half a minute
+            continue
+        content = json.loads(path.read_text())
+        solids, holes = (
+            shapely.union_all([shapely.make_valid(shapely.Polygon(each["vertices"])) for each in content[kind]])
+            for kind in ("positive", "negative")
+        )
+        assert read(path, skip=True).area.area == pytest.approx(shapely.difference(solids, holes).area)
+
+
+def camelyon16(folder: Path) -> dict[str, Path]:
+    with tarfile.open(SHARED / "camelyon16" / "annotations_json.tar.xz") as tar:
+        tar.extractall(folder, filter="data")
+    return {path.stem: path for path in sorted((folder / "jsons").rglob("Tumor_*.json"))}

@@ -100,3 +100,13 @@ def test_a_pickle_bomb_in_a_cohort_does_not_go_off(tiny_cohort: Path, tmp_path: 
     assert not (tmp_path / "boom").exists()
     pickle.loads((cohort / name).read_bytes())  # it is a real one
     assert (tmp_path / "boom").is_dir()
+
+
+def test_a_shard_name_that_leads_out_of_the_cohort_is_refused(tiny_cohort: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "cohort"
+    shutil.copytree(tiny_cohort, strange)
+    info = json.loads((strange / "cohort.json").read_text(encoding="utf-8"))
+    info["shards"][3] = "../../bashrc"
+    (strange / "cohort.json").write_text(json.dumps(info), encoding="utf-8")
+    with pytest.raises(InputError, match=r"cohort\.json: '\.\./\.\./bashrc' is no plain file name"):
+        Cohort.open(strange)

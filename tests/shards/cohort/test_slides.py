@@ -1,11 +1,14 @@
+import os
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.cohort.slides import read_slides, slide_key
+from shards.cohort.same_slides import same_slide_warnings
+from shards.cohort.slides import label_column_warnings, read_slide_table, read_slides, slide_key
 from shards.errors import InputError
 
 
@@ -155,3 +158,112 @@ def test_an_unlabelled_table_needs_the_switch(tmp_path: Path, text: str) -> None
     with pytest.raises(InputError, match=r"tile\.allow_unlabelled=true"):
         read_slides(path)
     assert len(read_slides(path, allow_unlabelled=True)) == 1
+
+
+@pytest.mark.parametrize(
+    "header", ["Slide_ID,Path, Label ,MPP", "slide id,PATH,LABEL,mpp", "\u200bslide-id,path,label\u00a0,Mpp"]
+)
+def test_headers_in_other_case_or_with_spaces_are_read(tmp_path: Path, header: str) -> None:
+    first, second = read_slides(write_table(tmp_path, f"{header}\nA,a.png,1,0.25\nB,b.png,0,\n"))
+    assert (first.slide_id, first.labels, first.mpp, second.labels) == ("A", {"label": 1}, 0.25, {"label": 0})
+
+
+def test_the_genes_of_a_header_keep_their_case(tmp_path: Path) -> None:
+    (first, _) = read_slides(write_table(tmp_path, "slide_id,path,Label_EGFR,Split_Fold0\nA,a.png,1,train\nB,b.png,0,\n"))
+    assert (first.labels, first.splits) == ({"label_EGFR": 1}, {"split_Fold0": "train"})
+
+
+def test_a_header_twice_in_two_ways_is_refused(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "slide_id,path,label,Label\nA,a.png,1,0\nB,b.png,0,1\n")
+    with pytest.raises(InputError, match=r"the column 'label' is there twice .as 'Label' and 'label'"):
+        read_slides(path)
+
+
+@pytest.mark.parametrize(
+    ("cell", "part"),
+    [
+        *(("250", "0.25 if it is nanometres"), ("0.00025", "0.25 if it is millimetres"), ("2.5e-7", "0.25 if it is metres")),
+        *(("40", "0.25 if it is an objective's power"), ("-0.25", "above 0"), ("0", "above 0"), ("nan", "above 0")),
+        *(("inf", "above 0"), ('"0,25"', "with a point"), ("1_0", "above 0"), ("500", "0.5 if it is nanometres")),
+    ],
+)
+def test_an_mpp_in_another_unit_is_refused_with_the_remedy(tmp_path: Path, cell: str, part: str) -> None:
+    path = write_table(tmp_path, f"slide_id,path,label,mpp\nA,a.png,1,{cell}\nB,b.png,0,0.25\n")
+    with pytest.raises(InputError, match=re.escape(part)) as error:
+        read_slides(path)
+    assert "row 2, column mpp" in str(error.value)
+
+
+def test_home_and_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SLIDES_OF_TEST", "store")
+    text = "slide_id,path,label,annotation\nA,~/a.svs,1,$SLIDES_OF_TEST/a.xml\nB,${SLIDES_OF_TEST}/b.svs,0,\n"
+    first, second = read_slides(write_table(tmp_path, text))
+    assert (first.path, first.annotation) == (tmp_path / "home" / "a.svs", tmp_path / "store" / "a.xml")
+    assert second.path == tmp_path / "store" / "b.svs"
+    (tmp_path / "$5.svs").touch()  # a name that holds a dollar is that file
+    assert read_slides(write_table(tmp_path, "slide_id,path,label\nA,$5.svs,1\nB,b.png,0\n"))[0].path == tmp_path / "$5.svs"
+    with pytest.raises(InputError, match=r"row 2, column path: .*the variable \$NO_SUCH_VARIABLE is not set"):
+        read_slides(write_table(tmp_path, "slide_id,path,label\nA,$NO_SUCH_VARIABLE/a.svs,1\nB,b.png,0\n"))
+
+
+@pytest.mark.parametrize(("written", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_in_the_other_form_of_unicode_is_found(tmp_path: Path, written: str, on_disk: str) -> None:
+    folder = tmp_path / unicodedata.normalize(on_disk, "Präparate")
+    folder.mkdir()
+    image = folder / unicodedata.normalize(on_disk, "é1.svs")
+    image.touch()
+    cell = unicodedata.normalize(written, "Präparate/é1.svs")
+    first, second = read_slides(write_table(tmp_path, f"slide_id,path,label\nA,{cell},1\nB,Präparate/ö.svs,0\n"))
+    assert first.path == image
+    assert os.path.exists(first.path)
+    assert not second.path.exists()
+
+
+def test_two_ids_that_differ_by_form_only_are_one(tmp_path: Path) -> None:
+    ids = [unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD")]
+    path = write_table(tmp_path, f"slide_id,path,label,patient_id\n{ids[0]},a.png,1,P\n{ids[1]},b.png,0,P\n")
+    with pytest.raises(InputError, match=r"row 3, column slide_id: .*already in row 2"):
+        read_slides(path)
+    path = write_table(tmp_path, f"slide_id,path,label,patient_id,split\nA,a.png,1,{ids[0]},train\nB,b.png,0,{ids[1]},test\n")
+    with pytest.raises(InputError, match="is in two splits"):
+        read_slides(path)
+
+
+def test_a_column_of_splits_under_another_name_is_told(tmp_path: Path) -> None:
+    table = read_slide_table(write_table(tmp_path, "slide_id,path,label,set\nA,a.png,1,Training\nB,b.png,0,test\n"))
+    assert "the column 'set' holds splits, but is not looked at. Rename it to split" in table.warnings[0]
+
+
+def test_a_label_column_that_is_none_is_told(tmp_path: Path) -> None:
+    slides = read_slides(write_table(tmp_path, "slide_id,path,label_a,label_b\nA,a.png,1,0\nB,b.png,0,1\n"))
+    assert label_column_warnings(slides, "label_b") == []
+    (warning,) = label_column_warnings(slides, "label_c")
+    assert "data.label_column=label_c is no column of the table. Training will need one of: label_a, label_b" in warning
+    for several in ("a,b", "label_a,label_b", "label_a label_b"):
+        with pytest.raises(InputError, match=r"names several columns; a run learns one. Set it to one of: label_a, label_b"):
+            label_column_warnings(slides, several)
+
+
+CELLS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["slide_id", "path", "label", "split", "mpp", "patient_id", "case_id", "Slide ID", "0", "1", "train"]),
+    st.sampled_from(["~", "~x/a", "$", "${}", "$X", "\0", "/" * 300, "é" * 300, "TCGA-49-4506", "..", '"', "a,b", "\n"]),
+    st.sampled_from(["\ufeff", "nan", "1e999", "-0", "a/" * 2500]),
+)
+
+
+@given(st.lists(st.lists(CELLS, max_size=6), max_size=5), st.booleans())
+def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], quoted: bool) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.csv"
+    lines = [",".join('"' + cell.replace('"', '""') + '"' if quoted else cell for cell in row) for row in rows]
+    for header in ("", "slide_id,path,label\n", "slide_id,path,label,mpp,patient_id,split\n"):
+        path.write_bytes((header + "\n".join(lines)).encode())
+        for allow_unlabelled in (False, True):
+            try:
+                slides = read_slide_table(path, allow_unlabelled).slides
+                same_slide_warnings(slides)
+            except InputError as error:
+                assert str(error)  # noqa: PT017
+            else:
+                assert all(slide.slide_id and slide.path.is_absolute() for slide in slides)

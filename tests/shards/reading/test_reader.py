@@ -1,7 +1,6 @@
 """shards.reading.reader: the right pixels in the right order, read ahead, and errors that name the patch."""
 
 import os
-import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -134,9 +133,3 @@ def test_after_a_fork_the_child_opens_its_own_files(make_cohort: MakeCohort, ids
     if child == 0:
         os._exit(0 if ids_of(reader.read(np.array([4, 20]))) == [4, 20] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def test_a_pickled_copy_opens_its_own_files(make_cohort: MakeCohort, ids_of: IdsOf) -> None:
-    reader = PatchReader(make_cohort(), ReaderConfig())
-    reader.read(np.arange(21))
-    assert ids_of(pickle.loads(pickle.dumps(reader)).read(np.array([4, 20]))) == [4, 20]

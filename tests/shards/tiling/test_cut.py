@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from shards.tiling.cut import fail_slide, tile_slide
 from shards.tiling.pyramid import open_pyramid
 from shards.tiling.tile import plan_cohort, tile_cohort
 from shards.tiling.tile_config import TileConfig
+from tests import disks
 from tests.paths import CMU, FROZEN, needs_slides
 
 CONFIG = TileConfig(patch_px=32, mpp=0.5, background=["otsu_saturation"], max_failed=1.0)
@@ -154,15 +154,8 @@ def test_a_changed_annotation_makes_its_slide_stale(tmp_path: Path, drawn: Path)
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", folder], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"mounting a small tmpfs takes rights that this user hasn't: {done.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disks.small_disk(tmp_path / "disk", "900k") as folder:
+        yield folder
 
 
 def test_a_full_disk_fails_the_slide_and_not_the_others(tmp_path: Path, small_disk: Path, drawn: Path) -> None:

@@ -4,11 +4,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from shards.cohort.slides import Slide
 from shards.drawn.drawn_slides import make_whole_slides
 from shards.errors import InputError
+from shards.tiling.histogram import histogram
+from shards.tiling.page import write_page
 from shards.tiling.preview import preview_slides
 from shards.tiling.tile import plan_cohort, tile_cohort
 from shards.tiling.tile_config import TileConfig
+from shards.tiling.unit import Unit
+from tests.hostile import HOSTILE, require_escaped
 
 CONFIG = TileConfig(patch_px=32, mpp=0.5, background=["otsu_saturation"], max_failed=0.5)
 
@@ -74,3 +79,25 @@ def test_a_preview_counts_what_the_tiling_would_keep_and_cuts_nothing(
     for key in ("slide-000", "slide-003"):
         preview, tiled = (tmp_path / "looked/preview" / f"{key}.jpg", tmp_path / "cohort/thumbnails" / f"{key}.jpg")
         assert preview.read_bytes() == tiled.read_bytes()
+
+
+def test_words_of_strangers_stay_words(tmp_path: Path) -> None:
+    seen = Slide(f"seen {HOSTILE}", tmp_path / "a.svs", "p", {f"label_{HOSTILE}": 1}, {}, None)
+    lost = Slide(f"lost {HOSTILE}", tmp_path / "b.svs", "p", {f"label_{HOSTILE}": None}, {}, None, Path(HOSTILE))
+    (tmp_path / "thumbnails").mkdir()
+    Image.new("RGB", (300, 200)).save(tmp_path / "thumbnails" / f"{seen.key}.jpg")
+    reason = f"failed: {lost.annotation}: {HOSTILE}"
+    units = [Unit("", "done", 300, 200, 0.5, "header", num_patches=3), Unit("", reason)]
+    write_page(tmp_path, [seen, lost], units, {"points_file": HOSTILE, f"key {HOSTILE}": 1})
+    told = (seen.slide_id, lost.slide_id, reason, f"label_{HOSTILE} 1", HOSTILE, f"key {HOSTILE}")
+    parsed = require_escaped(tmp_path / "tiling.html", 0, *told)
+    assert f"overview of {seen.slide_id}" in parsed.values
+    assert f"thumbnails/{seen.key}.jpg" in parsed.values
+
+
+def test_the_words_at_the_median_stay_inside_the_picture() -> None:
+    drawn = {share: histogram([share] * 9 + [100]) for share in (2, 50, 99)}
+    anchors = [made.median.anchor for made in drawn.values() if made is not None]
+    assert anchors == ["start", "middle", "end"]
+    assert sum(bar.height for bar in drawn[50].bars) == pytest.approx(200 * (1 + 1 / 9))  # type: ignore[union-attr]
+    assert histogram([]) is None

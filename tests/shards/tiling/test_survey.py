@@ -79,13 +79,13 @@ def test_the_table_knows_the_mpp_better_than_the_file_and_both_than_the_assumpti
 def test_why_a_slide_is_empty() -> None:
     glass = PlainImage(np.full((64, 64, 3), GLASS, np.uint8))
     small = survey_slide(glass, job_of(), TileConfig(patch_px=65))
-    assert "no patch of 65 level-0 px lies wholly inside its 64 x 64" in why_empty(small, glass, CONFIG)
-    assert "no tissue on the thumbnail" in why_empty(survey_slide(glass, job_of(), CONFIG), glass, CONFIG)
+    assert "no patch of 65 level-0 px lies wholly inside its 64 x 64" in why_empty(small, glass)
+    assert "no tissue on the thumbnail" in why_empty(survey_slide(glass, job_of(), CONFIG), glass)
     flat = PlainImage(np.full((64, 64, 3), PINK, np.uint8))
     config = TileConfig(patch_px=32, background=["canny_std"])
     survey = survey_slide(flat, job_of(), config)
     assert list(kept_patches(flat, survey, config)) == []
-    assert why_empty(survey, flat, config) == "none of 4 patches read passed canny_std"
+    assert why_empty(survey, flat) == "none of 4 patches read passed canny_std"
 
 
 def test_stain_normalisation_brings_two_stains_together() -> None:

@@ -19,7 +19,7 @@ from shards.tiling.cut import tile_slide
 from shards.tiling.mpp import level0_px
 from shards.tiling.tile import merge_plan, plan_cohort, tile_cohort
 from shards.tiling.tile_config import TileConfig
-from tests.paths import SHARED
+from tests.paths import SHARED, needs_colon
 
 CONFIG = TileConfig(patch_px=16)
 
@@ -110,8 +110,8 @@ def test_a_second_run_cuts_only_what_is_missing_or_stale(slides_csv: Path, tmp_p
 
 
 def test_several_tars_per_slide_keep_their_rows(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (1024, 640, 3), dtype=np.uint8)
-    for name in ("a", "b"):
+    for seed, name in enumerate(("a", "b")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (1024, 640, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png", compress_level=0)
     (tmp_path / "slides.csv").write_text("slide_id,path,label\na,a.png,1\nb,b.png,0\n")
     tile_cohort(tmp_path / "slides.csv", tmp_path / "cohort", TileConfig(patch_px=128, shard_mb=1, jpeg_quality=95))
@@ -205,7 +205,8 @@ def test_the_split_of_the_table_is_kept(slides_csv: Path, tmp_path: Path) -> Non
 
 def test_mpp_scales_the_patch(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", 64, 64, 0)
-    text = "slide_id,path,label,mpp\nfine,a.png,1,0.25\nsame,a.png,0,0.5\ncoarse,a.png,0,2\nunknown,a.png,0,\n"
+    rows = ("fine,a.png,1,0.25,P", "same,a.png,0,0.5,P", "coarse,a.png,0,2,P", "unknown,a.png,0,,P")  # one file: one patient
+    text = "slide_id,path,label,mpp,patient_id\n" + "\n".join(rows)
     (tmp_path / "slides.csv").write_text(text)
     config = TileConfig(patch_px=16, mpp=0.5, max_failed=0.5)
     summary = tile_cohort(tmp_path / "slides.csv", tmp_path / "cohort", config)
@@ -251,7 +252,7 @@ def test_every_field_is_described() -> None:
     assert all(field.description for field in TileConfig.model_fields.values())
 
 
-@pytest.mark.skipif(not (SHARED / "colon").is_dir(), reason=f"the colon data is not at {SHARED / 'colon'}")
+@needs_colon
 def test_colon(tmp_path: Path) -> None:
     from benchmarks.prepare_colon import prepare
 
