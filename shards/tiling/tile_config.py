@@ -5,8 +5,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from shards.cohort.frame import FrameName
-
 BackgroundFilter = Literal["auto", "none", "edge_energy", "white_fraction", "canny_std", "otsu_saturation"]
 
 
@@ -65,7 +63,7 @@ class TileConfig(BaseModel):
     skip_bad_outlines: bool = Field(
         False, description="Leave out (and count) outlines of fewer than three vertices; false: their slide fails."
     )
-    annotation_frame: FrameName = Field(
+    annotation_frame: Literal["qupath", "level0"] = Field(
         "qupath",
         description="Where annotations and points count from on slides whose scan begins inside level 0 "
         "(openslide.bounds: MRXS, SCN, some BIF): qupath, the scan's corner; level0, level 0's (ASAP, HALO).",
