@@ -197,7 +197,7 @@ def _with_drawn_split(slides: list[Slide], config: TileConfig) -> list[Slide]:
 
 def _empty_splits(slides: Sequence[Slide]) -> list[str]:
     """Return the splits without a slide, a positive or a negative one, a line per split column: who trains will miss them."""
-    lines = []
+    lines: list[str] = []
     if not any(slide.labels for slide in slides):  # for prediction
         return lines
     for column in slides[0].splits:
