@@ -117,7 +117,8 @@ def test_bad_input_gets_its_reason_and_the_others_finish(tmp_path: Path, drawn: 
         "gone,gone.svs,0,",
         "glass,glass/slides/slide-000.tiff,0,",
     ]
-    table = write_table(tmp_path / "s.csv", [*bad, *outlines, *good])
+    rows = [f"{row},P" for row in (*bad, *outlines, *good)]  # some are one file: one patient's
+    table = write_table(tmp_path / "s.csv", rows, "slide_id,path,label,annotation,patient_id")
     summary = tile_cohort(table, tmp_path / "cohort", CONFIG, num_workers=2)
     slides = Cohort.open(tmp_path / "cohort").slides
     status = dict(zip(slides["slide_id"].to_pylist(), slides["status"].to_pylist(), strict=True))
