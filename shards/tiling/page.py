@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from shards.cohort.slides import Slide
 from shards.files import whole_file
 from shards.tiling import render
+from shards.tiling.annotated import summarise_annotations
 from shards.tiling.histogram import histogram
 from shards.tiling.outliers import find_outliers
 from shards.tiling.unit import Unit
@@ -24,6 +25,10 @@ from shards.tiling.unit import Unit
 MAX_PICTURES = 240  # 20 kB each: the page stays below 7 MB
 CELL_PX, CAPTION_PX, COLUMNS = 260, 36, 6
 
+FRAMES = {
+    "qupath": "scans begin inside level 0, and their outlines count from there, as in QuPath",
+    "level0": "scans begin inside level 0, and their outlines count from level 0's corner",
+}
 Cell = tuple[Slide, Unit, Image.Image]
 
 
@@ -73,6 +78,7 @@ def write_page(
         dropped=[(slide, unit) for slide, unit in zip(slides, units, strict=True) if unit.failed or unit.empty],
         lists=[
             ("Unusual numbers of patches", [str(outlier) for outlier in outliers.values()]),
+            ("Annotations", summarise_annotations(slides, units, settings).lines()),
             ("Worth knowing", _remarks(units)),
         ],
         histogram=histogram([unit.num_patches for unit in units if unit.num_patches]),
@@ -107,6 +113,7 @@ def _remarks(units: Sequence[Unit]) -> list[str]:
         (sum(unit.num_outlines_repaired for unit in units), "annotated outlines crossed themselves and were repaired"),
         (sum(unit.num_outlines_left_out for unit in units), "annotated outlines without an area were left out"),
         (sum(unit.num_points_outside for unit in units), "points without a patch of their own"),
+        *((sum(unit.annotation_frame == frame for unit in units), words) for frame, words in FRAMES.items()),
     ]
     return [f"{number:,} {text}" for number, text in remarks if number]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from shards.cohort.groups import Tally
 from shards.cohort.slides import Slide
 from shards.drawn.drawn_slides import make_whole_slides
 from shards.errors import InputError
@@ -50,6 +51,7 @@ def test_the_page_shows_counts_reasons_and_every_slide(tmp_path: Path, slides_cs
     assert f"{summary.num_patches:,}" in page.text
     assert "bad <slide>failed: " in page.text  # escaped in the source
     assert "Dropped slides (1)" in page.text
+    assert "annotations taken as positive: " in page.text
     assert len(page.sources) == 6
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)  # self-contained
     assert page.num_bars > 3
@@ -82,14 +84,15 @@ def test_a_preview_counts_what_the_tiling_would_keep_and_cuts_nothing(
 
 
 def test_words_of_strangers_stay_words(tmp_path: Path) -> None:
-    seen = Slide(f"seen {HOSTILE}", tmp_path / "a.svs", "p", {f"label_{HOSTILE}": 1}, {}, None)
+    seen = Slide(f"seen {HOSTILE}", tmp_path / "a.svs", "p", {f"label_{HOSTILE}": 1}, {}, None, Path("a.xml"))
     lost = Slide(f"lost {HOSTILE}", tmp_path / "b.svs", "p", {f"label_{HOSTILE}": None}, {}, None, Path(HOSTILE))
     (tmp_path / "thumbnails").mkdir()
     Image.new("RGB", (300, 200)).save(tmp_path / "thumbnails" / f"{seen.key}.jpg")
     reason = f"failed: {lost.annotation}: {HOSTILE}"
-    units = [Unit("", "done", 300, 200, 0.5, "header", num_patches=3), Unit("", reason)]
+    groups = {f"group {HOSTILE}": Tally("positive", 1, 0, 100.0)}
+    units = [Unit("", "done", 300, 200, 0.5, "header", num_patches=3, groups=groups), Unit("", reason)]
     write_page(tmp_path, [seen, lost], units, {"points_file": HOSTILE, f"key {HOSTILE}": 1})
-    told = (seen.slide_id, lost.slide_id, reason, f"label_{HOSTILE} 1", HOSTILE, f"key {HOSTILE}")
+    told = (seen.slide_id, lost.slide_id, reason, f"label_{HOSTILE} 1", HOSTILE, f"key {HOSTILE}", f"group {HOSTILE}")
     parsed = require_escaped(tmp_path / "tiling.html", 0, *told)
     assert f"overview of {seen.slide_id}" in parsed.values
     assert f"thumbnails/{seen.key}.jpg" in parsed.values
