@@ -4,6 +4,7 @@ Two pages are made from the program while the site is built, so that they cannot
 hnm.settings_reference, commands.md by docs/command_reference.py. Each has a line `<!-- generated -->`, which they replace.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def fill_in(app: Sphinx, name: str, source: list[str]) -> None:
     if name in GENERATED:
         before, place, after = source[0].partition(PLACE)
         assert place, f"docs/{name}.md has no line {PLACE}"
-        source[0] = before + GENERATED[name]() + after
+        source[0] = before + re.sub(r"\A# .*\n", "", GENERATED[name]()) + after  # the page has a title
 
 
 def setup(app: Sphinx) -> None:
