@@ -34,12 +34,12 @@ def test_good_slides_are_done_and_bad_ones_named(model: Path, tiny_slides: Path,
     damaged = tmp_path / "damaged.svs"
     damaged.write_bytes(b"II*\0 no slide")
     out = tmp_path / "out"
-    arguments = ("predict", model, images[0], damaged, tmp_path / "gone.svs", images[1], "--out", out, "--device", "cpu")
+    arguments = ("predict", model, images[0], damaged, tmp_path / "gone.png", images[1], "--out", out, "--device", "cpu")
     result = hnm(*arguments)
     assert result.exit_code == 1
     assert "2 slides scored" in result.output
     assert "2 failed" in result.output
-    assert f"gone: failed: {tmp_path / 'gone.svs'}: there is no such file" in result.output
+    assert f"gone: failed: {tmp_path / 'gone.png'}: there is no such file" in result.output
     assert "damaged: failed:" in result.output
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
     assert [row["status"].split(":")[0] for row in rows] == ["done", "failed", "failed", "done"]
@@ -57,7 +57,7 @@ def test_good_slides_are_done_and_bad_ones_named(model: Path, tiny_slides: Path,
     with Image.open(out / "heatmaps" / "slide-000.png") as picture:
         assert picture.width == 420
     stamps = {path: path.stat().st_mtime_ns for path in (out / "patches").iterdir()}
-    shutil.copy(images[1], tmp_path / "gone.svs")  # it has come
+    shutil.copy(images[1], tmp_path / "gone.png")  # it has come
     again = hnm(*arguments)
     assert again.output.count("(was there)") == 2
     assert "1 failed" in again.output
@@ -110,7 +110,7 @@ def test_a_table_with_annotations_gives_labels_and_overlaps(model: Path, tmp_pat
     assert negative["iou"] is None
     assert 0 <= positive["iou"] <= 1
     assert positive["mpp"] == pytest.approx(0.5)
-    assert positive["num_patches"] == 256
+    assert 0 < positive["num_patches"] < 256  # the tissue
     pixels = np.asarray(Image.open(out / "heatmaps" / "slide-001.png").convert("RGB"))
     assert ((pixels == (255, 214, 0)).all(axis=2)).sum() > 50  # the annotation's outline
     annotation = next((tmp_path / "whole").rglob("*001.xml"))

@@ -128,7 +128,8 @@ def test_what_is_doubtful_in_the_table_is_said_before_anything_is_cut(tmp_path: 
 @needs_slides
 def test_tissue_is_found_without_being_asked(tmp_path: Path) -> None:
     table, cohort = tmp_path / "slides.csv", tmp_path / "cohort"
-    table.write_text(f"slide_id,path,label\na,{CMU},1\n")
+    (tmp_path / "other.svs").write_bytes(CMU.read_bytes() + bytes(8))  # the same file twice would be refused
+    table.write_text(f"slide_id,path,label\na,{CMU},1\nb,other.svs,0\n")
 
     def cut(*more: str) -> str:
         result = CliRunner().invoke(app, ["tile", str(table), str(cohort), "--workers", "1", "tile.mpp=0.5", *more])
@@ -136,15 +137,15 @@ def test_tissue_is_found_without_being_asked(tmp_path: Path) -> None:
         return text_of(result)
 
     told = cut()
-    assert "background filter: otsu_saturation (1 whole slides); tile.background is auto" in told
-    assert "53 patches" in told
-    assert "1 tiled now" in told
+    assert "background filter: otsu_saturation (2 whole slides); tile.background is auto" in told
+    assert "106 patches" in told
+    assert "2 tiled now" in told
     assert "0 tiled now" in cut("tile.background=otsu_saturation")  # the same units by its name
     told = cut("tile.background=none")
     assert "background filter: none" in told
-    assert "117 patches" in told
+    assert "234 patches" in told
     told = cut("--preview", "1")
-    assert "otsu_saturation (1 whole slides)" in told
+    assert "otsu_saturation (2 whole slides)" in told
     assert "53 of 117 patches kept" in told
 
 

@@ -28,11 +28,13 @@ class Slides:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows = ["slide_id,path,label,mpp,annotation"]
-        Image.fromarray(np.full((SIDE, SIDE, 3), 200, np.uint8)).save(folder / "slide.png")
 
     def add(self, slide_id: str, label: int | str, features: list[dict[str, Any]] | None) -> None:
         name = "" if features is None else write_features(self.folder / f"{slide_id}.geojson", features).name
-        self.rows.append(f"{slide_id},slide.png,{label},0.5,{name}")
+        picture = np.full((SIDE, SIDE, 3), 200, np.uint8)
+        picture[0, 0] = len(self.rows)  # each its own file: the same one under two names is refused
+        Image.fromarray(picture).save(self.folder / f"{slide_id}.png")
+        self.rows.append(f"{slide_id},{slide_id}.png,{label},0.5,{name}")
 
     def tile(self, **changes: Any) -> tuple[TileSummary, dict[str, list[int]]]:
         """Return the summary, and each slide's truth."""
