@@ -11,6 +11,8 @@ from hnm.run.phase import read_state
 from tests.cluster.lab import ROOT
 from tests.tiny import TINY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("binding", [[], ["--gpus-per-task=1", "--gpu-bind=single:1"]])
 def test_four_tasks_on_two_nodes_are_one_run(binding: list[str], tiny_cohort: Path, tmp_path: Path) -> None:
