@@ -74,7 +74,7 @@ def evaluated(kept: Path, figures: dict[str, Any]) -> Path:
     again = hnm("train", kept / "cohort", run, "--preset", "hnm", "--ranks", "1", *SETTINGS)
     assert again.exit_code == 0, again.output
     after = results_of(run)
-    assert after.keys() == before.keys()
+    assert after.keys() == before.keys()  # what it has seen of the slides was not kept then, and is not made up now
     assert {name for name in before if after[name] != before[name]} <= {"config.yaml"}
     changed = difference(config, read_config(run / "config.yaml"))
     assert [line for line in changed if not line.startswith("tile.")] == []  # which a training does not look at

@@ -19,7 +19,9 @@ from typing import Any
 from hnm.config import Config, difference, dump_config, flatten, read_config
 from hnm.engine.checkpoint import settings_digest
 from hnm.run.heartbeat import Beat, read_beats
-from launch.process.distributed import slurm_job
+from hnm.run.seen import changes, leaked, read_seen, seen_of, write_seen
+from hnm.run.study import DataConfig
+from launch.process.distributed import rank_of_process, slurm_job
 from shards.claim import claimed, is_running, owner_of
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
@@ -53,7 +55,7 @@ def open_run(run: Path, cohort: Cohort, config: Config, settings: tuple[str, ...
         InputError: the directory holds another run, or is a folder of something else.
     """
     if (run / "state.json").is_file():
-        check_cohort(run, cohort)
+        check_cohort(run, cohort, config.data, is_training=True)
         changed = difference(read_config(run / "config.yaml"), config)
         free = (*FREE_SETTINGS, *WARNED_SETTINGS)
         changed = [line for line in changed if line.startswith(settings) and not line.startswith(free)]
@@ -68,6 +70,7 @@ def open_run(run: Path, cohort: Cohort, config: Config, settings: tuple[str, ...
     run.mkdir(parents=True, exist_ok=True)
     _write_config(run, config)
     write_json(run / "environment.json", describe_environment())
+    write_seen(run, seen_of(cohort, config.data))
     state = {"cohort": str(cohort.root.resolve()), "fingerprint": cohort.fingerprint, "phases": []}
     write_json(run / "state.json", state)
 
@@ -101,11 +104,16 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def check_cohort(run: Path, cohort: Cohort) -> None:
-    """Refuse a run of another cohort.
+def check_cohort(run: Path, cohort: Cohort, data: DataConfig, is_training: bool = False) -> None:
+    """Refuse a run of another cohort, or of one whose slides have got other parts to play.
+
+    Args:
+        data: the run's columns.
+        is_training: nothing may have changed; else other labels, patients and splits are only told (on rank 0), as long as
+            nothing is tested that the model has learned from or was chosen by.
 
     Raises:
-        InputError: naming both.
+        InputError: naming both cohorts, or the columns and slides.
     """
     state = json.loads((run / "state.json").read_text(encoding="utf-8"))
     if state["fingerprint"] != cohort.fingerprint:
@@ -113,6 +121,22 @@ def check_cohort(run: Path, cohort: Cohort) -> None:
             f"{run / 'state.json'}: this run was made with the cohort {state['cohort']} (fingerprint "
             f"{state['fingerprint']}); {cohort.root} has {cohort.fingerprint}. Give that cohort, or another run directory"
         )
+    then = read_seen(run)
+    if then is None:
+        return
+    now = seen_of(cohort, data)
+    changed, tested = changes(then, now), leaked(then, now)
+    if changed and (is_training or tested):
+        why = "" if is_training else (
+            f": {len(tested):,} slides would be tested that the model has learned from or was chosen by, or whose patient's "
+            f"others it has ({', '.join(tested[:3])}{' ...' if len(tested) > 3 else ''})"
+        )  # fmt: skip
+        raise InputError(
+            f"{cohort.root}: tiled again since {run} began, with other values{why}. Changed: {'; '.join(changed)}. Tile with the "
+            "table of then, or train another run"
+        )
+    if changed and rank_of_process() == 0:
+        print(f"warning: {cohort.root} was tiled again since {run} began: {'; '.join(changed)}", file=sys.stderr)
 
 
 @contextmanager

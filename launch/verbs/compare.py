@@ -120,7 +120,7 @@ def open_patches(tested: Tested, opened: dict[Path, Cohort], moved: Path | None)
         raise InputError(f"{run}: patch_scores.npy is missing, which hnm evaluate writes")
     if root not in opened:
         opened[root] = Cohort.open(root)
-    check_cohort(run, opened[root])
+    check_cohort(run, opened[root], config.data)
     study = open_study(opened[root], config.data, config.seed)
     return OpenedRun(run, study, np.load(run / "patch_scores.npy", mmap_mode="r"), tested.metrics)
 

@@ -20,6 +20,7 @@ from hnm.evidence.folds import draw_folds, splits_of_fold
 from hnm.report.page import REPORT_FILE
 from hnm.rounds import START_ENCODER
 from hnm.run.heartbeat import BEAT_EVERY_S
+from hnm.run.seen import changes
 from launch.process.local import stop_if_asked
 from launch.process.preemption import StopSignals
 from launch.process.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, SUBFOLDER, WAIT_FOR_CLAIM_S
@@ -83,6 +84,8 @@ def _require_same(request: Request, config: Config, cohort: Cohort) -> None:
     changed = [f"{name}: {known[name]} -> {asked[name]}" for name in ("fingerprint", "folds") if known[name] != asked[name]]
     lines = difference(read_config(request.out / "config.yaml"), config)
     changed += [line for line in lines if not line.startswith(FREE_SETTINGS)]
+    if not changed and (request.out / "cohort" / "cohort.json").is_file():
+        changed += changes(_drawn_by(Cohort.open(request.out / "cohort"), config), _drawn_by(cohort, config))
     if request.repeats < known["repeats"]:
         changed.append(f"repeats: {known['repeats']} -> {request.repeats}")
     if changed:
@@ -230,6 +233,12 @@ def _patients_and_labels(cohort: Cohort, config: Config) -> tuple[np.ndarray, np
     """Return whose each slide is, and its label, -1 if it takes no part; both (S,)."""
     labels = np.where(cohort.patches_per_slide > 0, cohort.labels(config.data.label_column), -1)
     return cohort.slides["patient_id"].to_numpy(), labels
+
+
+def _drawn_by(cohort: Cohort, config: Config) -> pa.Table:
+    """Return what the folds are drawn by, for `hnm.run.seen.changes`."""
+    patients, labels = _patients_and_labels(cohort, config)
+    return pa.table({"slide_id": cohort.slides["slide_id"], "patient_id": patients, "label": labels})
 
 
 def split_column(key: Fold) -> str:

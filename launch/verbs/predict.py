@@ -93,7 +93,7 @@ def open_record(run: Path, cohort_folder: Path | None) -> RunRecord:
     """
     config, recorded_folder = read_run(run)
     cohort = Cohort.open(cohort_folder or recorded_folder)
-    check_cohort(run, cohort)
+    check_cohort(run, cohort, config.data)
     return read_record(run, config, open_study(cohort, config.data, config.seed))
 
 

@@ -25,7 +25,7 @@ def report(run: Path, cohort_folder: Path | None, max_heatmaps: int | None = Non
     """Draw the pictures of a run and write run/report.html; finished or not, evaluated or not."""
     config, recorded_folder = read_run(run)
     cohort = Cohort.open(cohort_folder or recorded_folder)
-    check_cohort(run, cohort)
+    check_cohort(run, cohort, config.data)
     study, world = open_study(cohort, config.data, config.seed), join_world(config.device)
     journal = Journal(None, world)
     with PatchReader(study.cohort, config.reader, study.slide_groups) as reader:

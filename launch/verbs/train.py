@@ -114,7 +114,7 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
             print_metrics(read_metrics(run))
         return 0
     cohort = Cohort.open(cohort_folder or recorded_folder)
-    check_cohort(run, cohort)
+    check_cohort(run, cohort, config.data)
     if (code := _in_ranks(ranks, config)) is not None:
         return code
     with session_of(Opening("evaluate", config, cohort, run, lambda world: None)) as session:

@@ -39,7 +39,7 @@ def names(folder: Path) -> set[str]:
 def test_a_new_run_records_cohort_configuration_and_machine(tiny_cohort: Path, tmp_path: Path) -> None:
     cohort, config, run = Cohort.open(tiny_cohort), tiny_config("seed=9"), tmp_path / "runs" / "a"
     open_run(run, cohort, config)
-    assert names(run) == {"config.yaml", "environment.json", "state.json"}
+    assert names(run) == {"config.yaml", "environment.json", "slides.parquet", "state.json"}
     assert read_config(run / "config.yaml") == config
     assert read_run(run) == (config, tiny_cohort.resolve())
     state = json.loads((run / "state.json").read_text())
@@ -65,7 +65,7 @@ def test_opening_again_changes_nothing_and_allows_what_does_not_change_results(
 def test_a_moved_cohort_is_the_same_cohort(tiny_cohort: Path, tmp_path: Path) -> None:
     open_run(tmp_path / "run", Cohort.open(tiny_cohort), tiny_config())
     shutil.copytree(tiny_cohort, tmp_path / "moved")
-    check_cohort(tmp_path / "run", Cohort.open(tmp_path / "moved"))
+    check_cohort(tmp_path / "run", Cohort.open(tmp_path / "moved"), tiny_config().data)
 
 
 def test_another_cohort_or_other_settings_are_refused(tiny_cohort: Path, tmp_path: Path) -> None:

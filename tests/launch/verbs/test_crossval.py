@@ -27,6 +27,7 @@ from launch.verbs import train as verbs
 from launch.verbs.crossval_folder import Request, encoder_of_other, open_folder
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
+from tests.hnm.run.test_seen import with_values
 from tests.pages import require_self_contained
 from tests.paths import ROOT
 from tests.tiny import TINY
@@ -240,6 +241,10 @@ def test_what_leaks_or_does_not_fit_is_refused(
         crossval.run(request(tiny_cohort, finished, num_folds=4))
     with pytest.raises(InputError, match=r"other settings \(.*neg_ratio: 1.0 -> 0.5\)"):
         crossval.run(request(tiny_cohort, finished, "mining.neg_ratio=0.5"))
+    shutil.copytree(tiny_cohort, tmp_path / "tiled-again")
+    with_values(tmp_path / "tiled-again", "patient_id", {"slide-003": "somebody else"})
+    with pytest.raises(InputError, match=r"other settings \(patient_id of 1 of 10 slides \(slide-003: .* -> somebody else\)\)"):
+        crossval.run(request(tmp_path / "tiled-again", finished))
     with pytest.raises(InputError, match=r"--folds 6: there are only 5 patients with a positive slide.*Give --folds 5"):
         crossval.run(request(tiny_cohort, tmp_path / "b", num_folds=6))
     (tmp_path / "full").mkdir()
