@@ -11,7 +11,7 @@ import launch
 import shards
 from hnm.installed import COMMIT_FILE, commit_of_code, config_folder
 
-COPIED = {".py", ".yaml", ".json"}
+COMPILED = {".pyc", ".pyo"}  # all else is copied: modules, configurations, templates
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read_code() -> Code:
     roots = {Path(package.__name__): Path(package.__file__ or "").parent for package in (hnm, launch, shards)}
     roots[Path("hnm/configs")] = config_folder()
     files = {to / path.relative_to(root): path for to, root in roots.items() for path in root.rglob("*")}
-    contents = {to: path.read_bytes() for to, path in sorted(files.items()) if path.suffix in COPIED and path.is_file()}
+    contents = {to: path.read_bytes() for to, path in sorted(files.items()) if path.suffix not in COMPILED and path.is_file()}
     commit = commit_of_code()
     if commit is not None:
         contents[Path(COMMIT_FILE)] = f"{commit}\n".encode()

@@ -31,5 +31,7 @@ def test_a_copy_is_the_whole_program_and_is_made_once(tmp_path: Path) -> None:
         "hnm/configs/camelyon16.yaml",
         "hnm/configs/presets/hnm.yaml",
     } <= copied
+    ours = {path for package in ("hnm", "launch", "shards") for path in (ROOT / package).rglob("*") if path.is_file()}
+    assert {str(path.relative_to(ROOT)) for path in ours if path.suffix != ".pyc"} <= copied  # the pages' templates, too
     assert not any("__pycache__" in name for name in copied)
     assert (folder / "launch" / "cluster" / "job.py").read_bytes() == (ROOT / "launch" / "cluster" / "job.py").read_bytes()
