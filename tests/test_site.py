@@ -34,6 +34,7 @@ def test_the_site_has_every_page_and_what_the_program_says_of_itself(site: Path)
     assert "--shard-of" in (site / "commands.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("width", [1280, 400])
 def test_no_page_scrolls_sideways_complains_or_asks_the_network(site: Path, width: int) -> None:

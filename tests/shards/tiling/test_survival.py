@@ -24,6 +24,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, slides_csv: Path) -> d
     return digests(cohort)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_killed_and_resumed_is_undisturbed(
     tmp_path: Path, slides_csv: Path, undisturbed: dict[str, str], num_workers: int

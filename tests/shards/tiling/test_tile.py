@@ -252,6 +252,7 @@ def test_every_field_is_described() -> None:
     assert all(field.description for field in TileConfig.model_fields.values())
 
 
+@pytest.mark.slow
 @needs_colon
 def test_colon(tmp_path: Path) -> None:
     from benchmarks.prepare_colon import prepare
