@@ -65,7 +65,7 @@ def test_the_demo_starts_from_whole_slides_with_outlined_tumours(demo: tuple[Pat
     slides = read_slides(folder / "slides" / "slides.csv")
     assert [slide.annotation is not None for slide in slides] == [slide.labels["label"] == 1 for slide in slides]
     with open_pyramid(slides[0].path) as pyramid:
-        assert pyramid.mpp == pytest.approx(0.5)
+        assert pyramid.told.mpp == pytest.approx(0.5)
     page = (folder / "cohort" / "tiling.html").read_text(encoding="utf-8")
     assert page.count("<figure") == len(slides)
     truth = Cohort.open(folder / "cohort").patches.truth
