@@ -43,6 +43,7 @@ def test_train_writes_the_files_of_the_design(finished_run: Path) -> None:
     files = {
         "config.yaml",
         "environment.json",
+        "slides.parquet",
         "state.json",
         "events.jsonl",
         "log/rank-000.log",
