@@ -32,12 +32,6 @@ ENCODER_KEY = re.compile(r"(conv1|bn1|layer\d+)\.")
 NORM_KEY = re.compile(r"(bn\d|downsample\.1)\.(weight|bias|running_mean|running_var|num_batches_tracked)$")
 
 
-
-
-
-
-
-
 def load_encoder(path: Path, config: EncoderConfig) -> Encoder:
     """Build the encoder of `config` and fill it from our weights or a foreign checkpoint; what is ignored is logged.
 

@@ -22,7 +22,6 @@ from hnm.engine.ranks import World
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
-
 class EngineConfig(BaseModel):
     """The section `engine`: how training is spread over the ranks, and in which precision it computes."""
 
@@ -98,8 +97,6 @@ class Engine(Protocol):
         """Return the whole state dict on every rank; it may share memory with the module being trained."""
 
 
-
-
 class Forward(nn.Module):
     """A module's forward pass in the configured precision and memory layout.
 
@@ -132,13 +129,5 @@ def on_device(module: nn.Module, config: EngineConfig, world: World) -> nn.Modul
 def for_inference(module: nn.Module, config: EngineConfig, world: World) -> Forward:
     """Return a module's forward pass as it is trained, in evaluation mode; without torch.compile, which would take longer."""
     return Forward(on_device(module, config, world), config.model_copy(update={"compile": False}), world.device).eval()
-
-
-
-
-
-
-
-
 
 

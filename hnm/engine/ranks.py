@@ -225,7 +225,6 @@ def _listed(folder: Path) -> set[str]:
         return set()
 
 
-
 class TimeoutConfig(BaseModel):
     """How long a collective may wait for the slowest rank before the run ends with a message."""
 

@@ -82,7 +82,6 @@ def _explain(computed: Computed, losses: Tensor, norm: float, bad_ranks: Tensor,
     return f"{what} at {where} ({'; '.join(ranks)}); lower the learning rate, raise tau, or set engine.clip_norm"
 
 
-
 @dataclass
 class Progress:
     """How far a phase has come.

@@ -23,6 +23,10 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
         lines.append(
             "warning: native pixels of slides with different microns per pixel: set tile.mpp to make them alike"
         )
+    if against := summary.contradicted_mpp:
+        some = "; ".join(f"{slide_id}: {text}" for slide_id, text in list(against.items())[:3])
+        more = " ..." if len(against) > 3 else ""
+        lines.append(f"warning: microns per pixel: of {len(against):,} slides the table's were taken ({some}{more})")
     lines += [f"warning: {outlier}. Look at it in tiling.html" for outlier in summary.outliers]
     if summary.split_drawn:
         how = "by patient" if summary.patients_known else "slide by slide, for the table names no patients"

@@ -12,7 +12,7 @@ from launch.verbs.tables import tile_lines
 from shards.cohort.slides import label_column_warnings
 from shards.tiling.mpp import mpp_of_magnification
 from shards.tiling.preview import preview_slides
-from shards.tiling.tile import Plan, merge_plan, owners, plan_cohort, share_of, tile_cohort, tile_jobs
+from shards.tiling.tile import Plan, merge_plan, owners, plan_cohort, share_of, tile_jobs, tile_plan
 from shards.tiling.tile_config import TileConfig
 
 
@@ -53,7 +53,7 @@ def tile(request: TileRequest) -> int:
         _say_warnings(plan, label_column, journal)
     if not (request.shard_of or request.merge or request.preview):
         _warn(plan, request.cohort, journal)
-        summary = tile_cohort(request.slides_csv, request.cohort, config, journal.progress, num_workers)
+        summary = tile_plan(plan, request.cohort, config, journal.progress, num_workers)
         for line in tile_lines(summary, request.cohort):
             journal.say(line)
         return 0

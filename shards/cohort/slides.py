@@ -24,8 +24,9 @@ LABELS = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas writes 1.0 whe
 REQUIRED_COLUMNS = ("slide_id", "path")
 OPTIONAL_COLUMNS = ("patient_id", "split", "mpp", "annotation")
 MAX_LISTED = 10  # complaints shown at once
-# Below and above: a cell in millimetres or metres, in nanometres, or an objective's power.
-PLAUSIBLE_MPP = (0.02, 10.0)
+# An objective of 1x has 10 um/px. Below and above: a cell in millimetres or metres, in nanometres, an objective's power; or a
+# printer's dots in a header: 2400 dpi are 10.6, 1200 dpi 21.2, 72 dpi 353, 1/1 10,000 or 25,400.
+PLAUSIBLE_MPP = (0.02, 10.5)
 # A ustar header holds 100 characters of a member's name: 64 + a hash of 13 + "_<x>_<y>.jpg" fit.
 MAX_KEY_STEM = 64
 

@@ -26,7 +26,7 @@ from shards.errors import InputError
 from shards.files import whole_file, write_json
 from shards.tiling.annotated import AnnotationSummary, summarise_annotations
 from shards.tiling.outliers import Outlier, find_outliers
-from shards.tiling.unit import SlideJob, Unit, finished_unit, read_unit_rows, unit_path
+from shards.tiling.unit import AGAINST, SlideJob, Unit, finished_unit, read_unit_rows, unit_path
 
 MAX_LISTED = 20  # failed slides that the error names
 # Their versions can change a patch or a table.
@@ -57,6 +57,7 @@ class TileSummary:
         failures: reason by slide id.
         empties: reason by slide id.
         outliers: slides whose number of patches stands out.
+        contradicted_mpp: by slide id what the table and the file say of its microns per pixel, where they disagree.
         mixed_mpp: whether native pixels were cut from slides of different microns per pixel.
         num_tiled: slides cut by this run; the others were there already.
         num_points_unmatched: points whose image is none of the slides.
@@ -82,6 +83,7 @@ class TileSummary:
     outliers: list[Outlier]
     mixed_mpp: bool
     num_tiled: int = 0
+    contradicted_mpp: dict[str, str] = field(default_factory=dict)
     num_in_qupath_frame: int = 0
     num_in_level0_frame: int = 0
     num_points_unmatched: int = 0
@@ -176,6 +178,11 @@ def _summary(
         outliers=find_outliers({slide_id: unit.num_patches for slide_id, unit in by_id.items() if unit.num_patches}),
         num_in_qupath_frame=sum(unit.annotation_frame == "qupath" for unit in units),
         num_in_level0_frame=sum(unit.annotation_frame == "level0" for unit in units),
+        contradicted_mpp={
+            slide.slide_id: f"{unit.source_mpp:g} of the {unit.mpp_from}"
+            for slide, unit in zip(slides, units, strict=True)
+            if AGAINST in unit.mpp_from
+        },
         mixed_mpp=settings.get("mpp") is None and bool(mpps) and max(mpps) > MPP_SPREAD * min(mpps),
         annotations=summarise_annotations(slides, units, settings),
     )

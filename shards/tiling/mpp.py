@@ -12,6 +12,7 @@ import xml.etree.ElementTree
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from shards.cohort.slides import PLAUSIBLE_MPP
 from shards.errors import InputError
 
 UM_PER_UNIT = {"centimeter": 10_000.0, "inch": 25_400.0}  # of tiff.ResolutionUnit
@@ -20,8 +21,6 @@ UM_PER_OME_UNIT = {
     "pm": 1e-6, "Å": 1e-4, "\N{ANGSTROM SIGN}": 1e-4, "nm": 1e-3, "µm": 1.0, "\N{GREEK SMALL LETTER MU}m": 1.0, "um": 1.0,
     "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6, "thou": 25.4, "in": 25_400.0,
 }  # fmt: skip
-# An objective of 1x has 10 um/px; a printer's dots: 2400 dpi 10.6, 1200 dpi 21.2, 72 dpi 353, 1/1 10,000 or 25,400.
-PLAUSIBLE_MPP = (0.02, 10.5)
 MAX_ANISOTROPY = 0.05
 TOLD_ANISOTROPY = 0.01  # from here on `source` says both: 0.2522 by 0.2521 is square to anybody
 MAX_UPSAMPLING = 1.25  # 0.27 um/px scanners serve 0.25; 0.5 um/px slides do not

@@ -23,9 +23,10 @@ from shards.tiling.slide_reader import SlideReader
 from shards.tiling.stain import STAINS
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.tissue import PATCH_FILTERS, glass_free, otsu_saturation, shares
-from shards.tiling.unit import SlideJob
+from shards.tiling.unit import AGAINST, SlideJob
 
 THUMBNAIL_PX = 2048  # longest side; a patch of 448 level-0 px on a slide 100,000 px wide is 9 px of it
+MAX_DISAGREEMENT = 1.1  # of the table's microns per pixel and the file's: more is told
 MAX_PATCH_PX = 64  # of the thumbnail: more tells nothing of how much of a patch is tissue, and is read in vain
 
 
@@ -35,7 +36,8 @@ class Survey:
 
     Attributes:
         source_mpp: microns per pixel at level 0, None if unknown.
-        mpp_from: who says so: "table", "header", "tags", "ome-xml", "assumed", or "" (see shards.tiling.mpp).
+        mpp_from: who says so: "table", "header", "tags", "ome-xml", "assumed", or "" (see shards.tiling.mpp), and what
+            speaks against it.
         patch_level0: side of a patch, level-0 pixels.
         sites: all patches of the grid, or of the points, with their truth.
         candidates: (c,) numbers of the sites that are to be read; the others are background.
@@ -148,7 +150,7 @@ def told_frame(job: SlideJob, survey: Survey) -> dict[str, Any]:
 
 def _known_mpp(slide: SlideReader, job: SlideJob, config: TileConfig) -> tuple[float | None, str]:
     if job.slide.mpp is not None:
-        return job.slide.mpp, "table"
+        return job.slide.mpp, "table" + _contradiction(slide, job.slide.mpp)
     told = slide.told
     if config.assume_mpp is not None and (told.disbelieved or told.mpp is None):
         return config.assume_mpp, "assumed"
@@ -161,6 +163,17 @@ def _known_mpp(slide: SlideReader, job: SlideJob, config: TileConfig) -> tuple[f
             f"are: slides.csv, column mpp, or --assume-mpp 0.5 for all slides that don't tell"
         )
     return told.mpp, told.source
+
+
+def _contradiction(slide: SlideReader, mpp: float) -> str:
+    """Return what the file says, if that is not what the table says, else ""."""
+    try:
+        told = slide.told
+    except InputError:  # pixels that are not square: the table's cell is the remedy
+        return ""
+    if told.mpp is None or max(mpp, told.mpp) <= MAX_DISAGREEMENT * min(mpp, told.mpp):
+        return ""
+    return f"{AGAINST}{told.mpp:.3g} of the file ({told.source})"
 
 
 def _annotation(slide: SlideReader, job: SlideJob, config: TileConfig, frame: Frame) -> Annotation | None:

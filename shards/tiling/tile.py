@@ -135,7 +135,11 @@ def tile_cohort(
     Raises:
         InputError: the tables have a mistake, more slides failed than allowed, or there is no patch.
     """
-    plan = plan_cohort(slides_csv, config)
+    return tile_plan(plan_cohort(slides_csv, config), cohort, config, progress, num_workers)
+
+
+def tile_plan(plan: Plan, cohort: Path, config: TileConfig, progress: Progress, num_workers: int) -> TileSummary:
+    """Do what `tile_cohort` does, of tables that are read already: to read them looks into every slide's file."""
     done = tile_jobs(plan.jobs, cohort, config, progress, num_workers)
     unsaved = {slide_id: outcome.unit for slide_id, outcome in done.items() if not outcome.is_saved}
     summary = merge_plan(plan, cohort, config, unsaved)

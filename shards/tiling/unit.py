@@ -30,6 +30,7 @@ BOUNDED_SUFFIXES = (".mrxs", ".scn", ".bif", ".czi")  # whose scan may begin ins
 METADATA_KEY = b"hnm.unit"
 # Names the way that annotations are read: since "2" islands in holes count, so annotated slides of before are cut anew.
 READING = b"annotation 2"
+AGAINST = ", against "  # in mpp_from: the table's microns per pixel are not the file's
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import tifffile
 
+from launch.verbs.tables import tile_lines
 from shards.cohort.slides import Slide
 from shards.errors import InputError
 from shards.tiling.slide_reader import open_slide
 from shards.tiling.survey import Survey, survey_slide
+from shards.tiling.tile import tile_cohort
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob
 
@@ -63,3 +65,16 @@ def test_the_order_of_those_who_tell(tmp_path: Path) -> None:
     assert (told.source_mpp, told.mpp_from) == (0.4, "assumed")
     silent = survey_of(write(tmp_path / "c.tif", 1, "NONE", 0.5), assume_mpp=0.4)
     assert (silent.source_mpp, silent.mpp_from) == (0.5, "ome-xml")
+
+
+def test_a_table_that_contradicts_the_file_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", 20_000, "CENTIMETER")  # 0.5 um/px
+    assert survey_of(path, table_mpp=0.52).mpp_from == "table"
+    told = survey_of(path, table_mpp=0.25)
+    assert (told.source_mpp, told.mpp_from) == (0.25, "table, against 0.5 of the file (header)")
+    (tmp_path / "slides.csv").write_text("slide_id,path,label,mpp\na,a.tif,1,0.25\nb,b.tif,0,\n")
+    write(tmp_path / "b.tif", 20_000, "CENTIMETER", tiled=True).open("ab").write(b"\0")  # another file than a.tif
+    config = TileConfig(patch_px=32, mpp=0.5, background="none")
+    summary = tile_cohort(tmp_path / "slides.csv", tmp_path / "cohort", config)
+    (line,) = [line for line in tile_lines(summary, tmp_path / "cohort") if "microns per pixel" in line]
+    assert line.startswith("warning: microns per pixel: of 1 slides the table's were taken (a: 0.25 of the table, against 0.5")

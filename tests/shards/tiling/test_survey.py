@@ -68,7 +68,7 @@ def test_points_replace_the_grid(image: PlainImage) -> None:
 def test_the_table_knows_the_mpp_better_than_the_file_and_both_than_the_assumption() -> None:
     pixels = np.full((64, 64, 3), PINK, np.uint8)
     config = TileConfig(patch_px=16, mpp=1.0, assume_mpp=1.0)
-    cases = [(0.25, 0.5, (0.25, "table", 64)), (None, 0.5, (0.5, "header", 32)), (None, None, (1.0, "assumed", 16))]
+    cases = [(0.25, 0.26, (0.25, "table", 64)), (None, 0.5, (0.5, "header", 32)), (None, None, (1.0, "assumed", 16))]
     for table, header, expected in cases:
         survey = survey_slide(PlainImage(pixels, header), job_of(mpp=table), config)
         assert (survey.source_mpp, survey.mpp_from, survey.patch_level0) == expected
