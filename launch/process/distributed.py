@@ -67,7 +67,9 @@ def variables_of_launcher(environment: Mapping[str, str]) -> dict[str, str]:
             local = environment.get(local_rank, environment[rank])
             found = {"RANK": environment[rank], "WORLD_SIZE": environment[size], "LOCAL_RANK": local}
             if environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == environment[size]:  # one machine
+                port = str(meeting_port(environment.get("PMIX_NAMESPACE", ""), 0))  # the job's, the same for its ranks
                 found["MASTER_ADDR"] = environment.get("MASTER_ADDR", "127.0.0.1")
+                found["MASTER_PORT"] = environment.get("MASTER_PORT", port)
             return found
     return {}
 

@@ -39,6 +39,7 @@ def test_a_batch_script_of_a_job_of_four_tasks_is_alone() -> None:
 def test_a_process_of_mpirun_is_a_rank() -> None:
     ours = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
     found = variables_of_launcher({**ours, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"})
+    assert found.pop("MASTER_PORT").isdecimal()
     assert found == {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
     assert variables_of_launcher({"PMI_RANK": "1", "PMI_SIZE": "2"})["RANK"] == "1"
     with pytest.raises(InputError, match="MASTER_ADDR is not set"):
