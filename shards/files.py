@@ -42,6 +42,10 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:  # write(2) does not know the name
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

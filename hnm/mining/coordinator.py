@@ -1,13 +1,12 @@
 """The coordinator: the ranks' patch scores become one ranking of the whole cohort, and every rank is told what to sample.
 
-    rank r: scores of its ids ──tensors──▶ rank 0: scores.npy (memory map) ▶ choose ▶ label
+    rank r: scores of its ids ──tensors──▶ rank 0: scores.npy ▶ choose ▶ label
     rank 0: pseudo_labels.npy, weights.npy, candidates.npy ──tensors──▶ every rank
 
 10^8 patches on 2 ranks take seconds and 2.5 GB on rank 0: see benchmarks/coordinator.py.
 """
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from hnm.engine.ranks import World, broadcast_array
 from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
 from hnm.run.study import Study
 from hnm.statistics.metrics import auc, witness_rate
-from shards.files import whole_file, write_array, write_json
+from shards.files import write_array, write_json
 
 MINED_ARRAYS = ("pseudo_labels", "weights", "candidates", "candidate_scores")
 
@@ -40,12 +39,12 @@ def rank_cohort(
     """
     old = read_scores(previous)[part.ids] if previous and config.score_memory else None
     part = Part(smooth_scores(old, part.scores, config.score_memory), part.bounds, part.ids)
-    with whole_file(folder / "scores.npy") if world.is_main else nullcontext() as temporary:
-        out = np.lib.format.open_memmap(temporary, "w+", np.float32, (int(part.bounds[-1]),)) if temporary else None
-        gather_scores(part, out, world)
-        if out is not None:
-            out.flush()
-    return choose(read_scores(folder), study.kinds, study.cohort.patch_bounds, config) if world.is_main else None
+    scores = np.empty(int(part.bounds[-1]), np.float32) if world.is_main else None
+    gather_scores(part, scores, world)
+    if scores is None:
+        return None
+    write_array(folder / "scores.npy", scores)  # no memory map of the new file: on a full disk that is a bus error
+    return choose(scores, study.kinds, study.cohort.patch_bounds, config)
 
 
 def decide(

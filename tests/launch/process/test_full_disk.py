@@ -1,0 +1,53 @@
+"""A disk that is full in the middle of a run: a sentence that names the file, nothing half left, and the run goes on when there is room."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.launch.process.test_local import hnm
+from tests.tiny import TINY, results_of
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, whose size can be changed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root, to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def give(folder: Path, kilobytes: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(folder)], check=True)
+
+
+def test_every_file_that_does_not_fit_is_named_and_the_run_goes_on(
+    small_disk: Path, finished_run: Path, tiny_cohort: Path
+) -> None:
+    run = small_disk / "run"
+    train = ("train", tiny_cohort, run, "--preset", "hnm", "--ranks", "1", *TINY)
+    named = set()
+    for kilobytes in (400, 700, 1000, 1400, 1800):  # full in one phase after the other
+        give(small_disk, kilobytes)
+        done = hnm(*train, cwd=small_disk.parent)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert "No space left on device" in error
+        assert f"error: {run}/" in error  # the file, not "a file of the run"
+        named.add(error.split(":")[1])
+        assert list(run.rglob(".*.tmp")) == []
+    assert len(named) > 1
+    give(small_disk, 64_000)
+    done = hnm(*train, cwd=small_disk.parent)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = results_of(run), results_of(finished_run)
+    assert ours.keys() == theirs.keys()
+    shutil.rmtree(run)
