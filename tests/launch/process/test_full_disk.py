@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a run: a sentence that names the file, nothing half left, and the run goes on when there is room."""
+"""A disk that is full in the middle of a run: a sentence that names the file, nothing half left; with room the run goes on."""
 
 import os
 import shutil
