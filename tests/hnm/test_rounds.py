@@ -52,7 +52,7 @@ class CutJournal(Journal):
 
 def started(finished_run: Path, run: Path) -> Path:
     """Make `run` as it is before round 0."""
-    for name in ("config.yaml", START_ENCODER):
+    for name in ("config.yaml", SEEN_FILE, START_ENCODER):
         run.mkdir(exist_ok=True)
         shutil.copy(finished_run / name, run / name)
     write_json(run / "state.json", {**read_state(finished_run), "phases": []})
