@@ -12,6 +12,7 @@ from hnm.engine.ranks import single_world
 from hnm.rounds import START_ENCODER, choose_round, encoder_of_round, round_folder, train
 from hnm.run.journal import Journal
 from hnm.run.phase import phase, read_state
+from hnm.run.seen import SEEN_FILE
 from shards.errors import InputError
 from shards.files import write_json
 from tests.tiny import results_of, tiny_config, tiny_session
