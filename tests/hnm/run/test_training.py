@@ -124,6 +124,7 @@ def check(results: list[dict[str, bool]], engines: list[str]) -> None:
         assert all(result.values()), result
 
 
+@pytest.mark.slow
 def test_a_training_stopped_twice_ends_with_the_same_bits(tiny_cohort: Path, tmp_path: Path) -> None:
     check(on_ranks(2, stop_twice, str(tiny_cohort), str(tmp_path), list(ENGINES)), list(ENGINES))
 

@@ -28,6 +28,7 @@ def give(folder: Path, kilobytes: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_every_file_that_does_not_fit_is_named_and_the_run_goes_on(
     small_disk: Path, finished_run: Path, tiny_cohort: Path
 ) -> None:

@@ -82,6 +82,7 @@ def hung(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path, tracking_d
     return hung
 
 
+@pytest.mark.slow
 def test_the_others_end_in_time_and_say_who_last_reported_what(hung: Hung) -> None:
     assert hung.code == 1, hung.output
     assert hung.seconds < STEP_S + 5
@@ -96,6 +97,7 @@ def test_the_others_end_in_time_and_say_who_last_reported_what(hung: Hung) -> No
     assert (status.word, status.attempts[-1]["how"]) == ("failed", "failed (another rank was gone or did not answer)")
 
 
+@pytest.mark.slow
 def test_nothing_logs_the_environment(hung: Hung) -> None:
     """The secret is in no file: events, logs, heartbeats, state, checkpoints, and MLflow's database and artifacts."""
     files = [path for path in hung.folder.rglob("*") if path.is_file()]
@@ -104,6 +106,7 @@ def test_nothing_logs_the_environment(hung: Hung) -> None:
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.slow
 def test_all_files_have_the_users_umask(hung: Hung) -> None:
     paths = [hung.run, *hung.run.rglob("*")]
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o750}

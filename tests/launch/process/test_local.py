@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from hnm.engine.state import load_weights
@@ -45,6 +46,7 @@ def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command(*arguments), cwd=cwd, env=environment, stdout=both[0], stderr=both[1], text=True)
 
 
+@pytest.mark.slow
 def test_stopped_then_killed_then_finished_is_undisturbed(
     run_on_2_ranks: Path, tiny_cohort: Path, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def state_of(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "state.json").read_text()))
 
 
+@pytest.mark.slow
 def test_smaller_pieces_in_the_middle_of_a_phase_give_the_same_run(
     undisturbed: Path, tiny_cohort: Path, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def test_test_tars_of_a_fold_are_never_read_before_its_evaluation(finished: Path
         np.testing.assert_array_equal(np.load(run / "round-001" / f"{name}.npy"), before)
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_fold_of_one(
     finished: Path, tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +190,7 @@ def test_in_one_process_it_stops_alike(
     assert ours.read_bytes() == undisturbed.read_bytes()
 
 
+@pytest.mark.slow
 def test_encoders_are_shared_with_another_method_on_the_same_folds(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "dsmil"
     overrides = [*(text for text in SHORT if not text.startswith("rounds.num")), "tracking.enabled=true"]
