@@ -123,7 +123,8 @@ class Forward(nn.Module):
 def on_device(module: nn.Module, config: EngineConfig, world: World) -> nn.Module:
     """Move `module` to the world's device, in the configured memory layout, and return it in training mode."""
     layout = torch.channels_last if config.channels_last else torch.preserve_format
-    return module.to(world.device, memory_format=layout).train()  # type: ignore[call-overload]
+    with torch.inference_mode(False):  # parameters that are moved while features are computed must stay trainable
+        return module.to(world.device, memory_format=layout).train()  # type: ignore[call-overload]
 
 
 def for_inference(module: nn.Module, config: EngineConfig, world: World) -> Forward:

@@ -12,7 +12,7 @@ from hnm.config import ConfigError, check_config
 from hnm.encoder.contrastive_model import start_training
 from hnm.encoder.losses import PairMode, nt_xent, supcon
 from hnm.encoder.resnet import ProjectionHead
-from hnm.engine.engine import Engine, EngineConfig
+from hnm.engine.engine import Engine, EngineConfig, for_inference
 from hnm.engine.engines import wrap
 from hnm.engine.ranks import World, barrier, single_world
 from hnm.engine.state import OPTIMIZER_FILE, WEIGHTS_FILE
@@ -262,3 +262,11 @@ class Bomb:
 def test_a_deepspeed_configuration_that_cannot_be_is_refused(deepspeed: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_config({"engine": {"deepspeed": deepspeed}}, {})
+
+
+def test_what_was_laid_out_for_embedding_can_still_be_trained() -> None:
+    encoder = nn.Conv2d(3, 2, 3)
+    with torch.inference_mode():
+        for_inference(encoder, EngineConfig(channels_last=True), single_world())(torch.rand(2, 3, 8, 8))
+    encoder(torch.rand(2, 3, 8, 8)).sum().backward()  # raised "Inference tensors cannot be saved for backward"
+    assert encoder.weight.grad is not None
