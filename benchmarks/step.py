@@ -24,7 +24,7 @@ import torch
 from benchmarks.about import about
 from benchmarks.processes import on_ranks
 from hnm.encoder.augment import AugmentConfig
-from hnm.encoder.contrastive_model import forward_backward, fresh_model, start_training, two_views
+from hnm.encoder.contrastive_model import forward_backward, fresh_model, start_training, draw_views
 from hnm.encoder.finetune import FinetuneConfig, make_optimizer
 from hnm.encoder.losses import supcon
 from hnm.encoder.resnet import EncoderConfig
@@ -50,7 +50,7 @@ def take(engine: Engine, images: torch.Tensor, sizes: list[int], world: World, c
     """Take one step on this rank's images (local, 3, h, w) uint8. Every rank must call it."""
     ids = np.arange(len(images))
     positive = torch.from_numpy(ids % 5 == 0)
-    views = two_views(images, sizes, AUGMENT, torch_generator(0), world)
+    views = draw_views(images, sizes, AUGMENT, torch_generator(0), world)
 
     def loss_of(features: torch.Tensor) -> torch.Tensor:
         return supcon(features, positive, positive, sizes, CONFIG.tau, "negative", world)

@@ -82,10 +82,15 @@ def split_batch(row: np.ndarray, world: World) -> list[int]:
     return [share.stop - share.start for share in shares]
 
 
-def two_views(
-    images: Tensor, sizes: list[int], config: AugmentConfig, generator: torch.Generator, world: World
+def draw_views(
+    images: Tensor,
+    sizes: list[int],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    world: World,
+    num_views: int = 2,
 ) -> Tensor:
-    """Return two augmented views of this rank's patches, (2 * local patches, 3, h, w): all first views, then all second ones.
+    """Return augmented views of this rank's patches, (views * local patches, 3, h, w): all first ones, then all second ones.
 
     The augmentations of the whole global batch are drawn on every rank, which takes its own rows: a patch is augmented the
     same way whichever rank it lands on.
@@ -96,12 +101,12 @@ def two_views(
         generator: CPU generator in the same state on all ranks.
     """
     num_patches, first = sum(sizes), sum(sizes[: world.rank])
-    parameters = draw(config, 2 * num_patches, images.shape[-1], generator)
+    parameters = draw(config, num_views * num_patches, images.shape[-1], generator)
     local = torch.arange(first, first + sizes[world.rank])
-    rows = torch.cat([local, local + num_patches])  # both views of each local patch
+    rows = torch.cat([local + view * num_patches for view in range(num_views)])  # all views of each local patch
     images = images.to(world.device, non_blocking=True)
     return augment(
-        images.repeat(2, 1, 1, 1), {name: value[rows].to(world.device) for name, value in parameters.items()}
+        images.repeat(num_views, 1, 1, 1), {name: value[rows].to(world.device) for name, value in parameters.items()}
     )
 
 
@@ -117,7 +122,7 @@ def forward_backward(
 
     Args:
         engine: trains a ContrastiveModel.
-        views: (2 * local patches, 3, h, w), as `two_views` returns them.
+        views: (2 * local patches, 3, h, w), as `draw_views` returns them.
         ids: (local patches,) their ids.
         sizes: patches on every rank.
         chunk_size: patches in a forward pass; 0 = all at once.

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hnm.encoder.augment import AugmentConfig
-from hnm.encoder.contrastive_model import ContrastiveModel, forward_backward, split_batch, start_training, two_views
+from hnm.encoder.contrastive_model import ContrastiveModel, forward_backward, split_batch, start_training, draw_views
 from hnm.encoder.losses import PairMode, supcon
 from hnm.encoder.step_curve import StepCurve
 from hnm.engine.engine import Engine
@@ -180,7 +180,7 @@ def compute_step(
     """Do forward and backward of step `number` of an epoch. Every rank must call it."""
     world, study, step, (ids, images) = session.world, session.study, steps[number], batch
     sizes = split_batch(step.row, world)
-    views = two_views(images, sizes, config.augment, torch_generator(session.seed, "views", epoch, number), world)
+    views = draw_views(images, sizes, config.augment, torch_generator(session.seed, "views", epoch, number), world)
     positive_patch = torch.from_numpy(mined.pseudo_labels[ids] == 1)
     positive_slide = torch.from_numpy(study.labels[study.cohort.patches.slide[ids]] == 1)
 

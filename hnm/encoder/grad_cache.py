@@ -34,18 +34,28 @@ def backward_in_chunks(
     Returns:
         The loss, and the features (local patches, 2, dim), both without gradient.
     """
-    chunks = views.tensor_split(num_chunks)
     seed = torch.initial_seed()  # of this step: a chunk draws the same (dropout) in both its passes
-    with torch.no_grad():
-        projections = torch.cat([_forward(engine, chunk, seed, number) for number, chunk in enumerate(chunks)])
-    projections.requires_grad_()
+    projections = outputs_of_chunks(engine, views, num_chunks, seed).requires_grad_()
     features = torch.stack(projections.chunk(2), dim=1)
     loss = loss_of(features)
     (gradient,) = torch.autograd.grad(loss, projections)
-    for number, (chunk, part) in enumerate(zip(chunks, gradient.tensor_split(num_chunks), strict=True)):
+    replay(engine, views, num_chunks, gradient, seed)
+    return loss.detach(), features.detach()
+
+
+def outputs_of_chunks(engine: Engine, images: Tensor, num_chunks: int, seed: int) -> Tensor:
+    """Return what the engine's model says of images (n, 3, h, w), (n, dim), without gradient (pass 1)."""
+    chunks = enumerate(images.tensor_split(num_chunks))
+    with torch.no_grad():
+        return torch.cat([_forward(engine, chunk, seed, number) for number, chunk in chunks])
+
+
+def replay(engine: Engine, images: Tensor, num_chunks: int, gradient: Tensor, seed: int) -> None:
+    """Send the gradient (n, dim) of what the model said of the images backward, chunk by chunk (pass 3)."""
+    chunks = zip(images.tensor_split(num_chunks), gradient.tensor_split(num_chunks), strict=True)
+    for number, (chunk, part) in enumerate(chunks):
         with engine.accumulate() if number + 1 < num_chunks else nullcontext():
             engine.backward((_forward(engine, chunk, seed, number) * part).sum())
-    return loss.detach(), features.detach()
 
 
 def count_chunks(sizes: list[int], chunk_size: int) -> int:

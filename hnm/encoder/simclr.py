@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hnm.encoder.augment import AugmentConfig
-from hnm.encoder.contrastive_model import forward_backward, fresh_model, split_batch, start_training, two_views
+from hnm.encoder.contrastive_model import forward_backward, fresh_model, split_batch, start_training, draw_views
 from hnm.encoder.losses import nt_xent
 from hnm.encoder.resnet import EncoderConfig
 from hnm.encoder.step_curve import StepCurve
@@ -142,7 +142,7 @@ def compute_step(
     engine.set_rate(learning_rate(epoch * len(plan) + step, config.epochs * len(plan), config))
     sizes = split_batch(plan[step], world)
     generator = torch_generator(session.seed, "pretrain views", epoch, step)
-    views = two_views(images, sizes, config.augment, generator, world)
+    views = draw_views(images, sizes, config.augment, generator, world)
 
     def loss_of(features: torch.Tensor) -> torch.Tensor:
         return nt_xent(features, sizes, config.tau, world)

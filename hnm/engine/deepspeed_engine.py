@@ -77,17 +77,17 @@ class DeepSpeedEngine:
             torch._foreach_mul_(self._gradients(), scale)
         self.model.step()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, prefix: str = "") -> None:
         """See `Engine`."""
         weights, state = self.full_weights(), self._full_state()
         if self.world.is_main:
-            write_state(folder, weights, state)
+            write_state(folder, weights, state, prefix)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, prefix: str = "") -> None:
         """See `Engine`."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
         shapes |= {name: _shape(parameter) for name, parameter in self.parameters.items()}
-        weights, state = read_state(folder, shapes)
+        weights, state = read_state(folder, shapes, prefix)
         with torch.no_grad():
             for name, buffer in self.module.named_buffers():
                 if name in weights:

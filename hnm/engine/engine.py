@@ -83,10 +83,10 @@ class Engine(Protocol):
     def step(self, scale: float = 1.0) -> None:
         """Multiply the gradients by `scale`, let the optimizer take its step, and forget the gradients."""
 
-    def save(self, folder: Path) -> None:
-        """Write weights and optimizer state into `folder`."""
+    def save(self, folder: Path, prefix: str = "") -> None:
+        """Write weights and optimizer state into `folder`, in files whose names begin with `prefix`."""
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, prefix: str = "") -> None:
         """Read what `save` wrote, on any number of ranks.
 
         Raises:

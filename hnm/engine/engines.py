@@ -68,17 +68,17 @@ class DDPEngine:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, prefix: str = "") -> None:
         """See `Engine`."""
         if self.world.is_main:
             names = [name for name, _ in self.module.named_parameters()]
             state = self.optimizer.state_dict()["state"]
-            write_state(folder, self.module.state_dict(), {names[index]: entry for index, entry in state.items()})
+            write_state(folder, self.module.state_dict(), {names[index]: entry for index, entry in state.items()}, prefix)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, prefix: str = "") -> None:
         """See `Engine`."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
-        weights, state = read_state(folder, shapes)
+        weights, state = read_state(folder, shapes, prefix)
         self.module.load_state_dict(weights)
         numbers = {name: index for index, (name, _) in enumerate(self.module.named_parameters())}
         groups = self.optimizer.state_dict()["param_groups"]

@@ -82,38 +82,45 @@ def require_file(path: Path) -> None:
         raise InputError(NO_FILE.format(path))
 
 
-def write_state(folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write weights and optimizer state, {parameter: {"exp_avg": tensor, ...}}, as safetensors. Call it on rank 0 only."""
+def write_state(
+    folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Any]], prefix: str = ""
+) -> None:
+    """Write weights and optimizer state, {parameter: {"exp_avg": tensor, ...}}, as safetensors. Call it on rank 0 only.
+
+    The names of the two files begin with `prefix`.
+    """
     moments = {
         f"{name}/{key}": torch.as_tensor(value)
         for name, entry in state.items()
         for key, value in entry.items()
         if value is not None
     }
-    save_weights(folder / WEIGHTS_FILE, weights, {"holds": "weights"})
-    save_weights(folder / OPTIMIZER_FILE, moments, {"holds": "optimizer state"})
+    save_weights(folder / f"{prefix}{WEIGHTS_FILE}", weights, {"holds": "weights"})
+    save_weights(folder / f"{prefix}{OPTIMIZER_FILE}", moments, {"holds": "optimizer state"})
 
 
 def read_state(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]]
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], prefix: str = ""
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
     """Read what `write_state` wrote.
 
     Args:
         shapes: of all tensors of the module, by name.
+        prefix: as it was written with.
 
     Raises:
         InputError: a file is not whole, or has other names or shapes.
     """
-    weights = load_weights(folder / WEIGHTS_FILE)[0]
+    weights_file, optimizer_file = folder / f"{prefix}{WEIGHTS_FILE}", folder / f"{prefix}{OPTIMIZER_FILE}"
+    weights = load_weights(weights_file)[0]
     if {name: tuple(tensor.shape) for name, tensor in weights.items()} != dict(shapes):
         raise InputError(
-            f"{folder / WEIGHTS_FILE}: of another network than the configuration's. Set encoder.* as it was"
+            f"{weights_file}: of another network than the configuration's. Set encoder.* as it was"
         )
     state: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_weights(folder / OPTIMIZER_FILE)[0].items():
+    for key, tensor in load_weights(optimizer_file)[0].items():
         name, _, entry = key.rpartition("/")
         if name not in shapes or tuple(tensor.shape) not in ((), shapes[name]):
-            raise InputError(f"{folder / OPTIMIZER_FILE}: {key} belongs to another network. Set encoder.* as it was")
+            raise InputError(f"{optimizer_file}: {key} belongs to another network. Set encoder.* as it was")
         state.setdefault(name, {})[entry] = tensor
     return weights, state

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnm.encoder.augment import AugmentConfig
-from hnm.encoder.contrastive_model import fresh_model, load_model, save_model, split_batch, two_views
+from hnm.encoder.contrastive_model import fresh_model, load_model, save_model, split_batch, draw_views
 from hnm.encoder.resnet import EncoderConfig
 from hnm.engine.state import save_weights
 from shards.reading.plan import PADDING, ids_of_rank
@@ -28,9 +28,9 @@ def test_ranks_hold_what_the_plan_gives_them(num_patches: int, num_padding: int,
 def test_views_do_not_depend_on_the_rank() -> None:
     images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     augmentation = AugmentConfig(recipe="simclr")
-    expected = two_views(images, [7], augmentation, torch_generator(0), world_of(0, 1)).unflatten(0, (2, 7))
+    expected = draw_views(images, [7], augmentation, torch_generator(0), world_of(0, 1)).unflatten(0, (2, 7))
     shares = [
-        two_views(part, [3, 0, 4], augmentation, torch_generator(0), world_of(rank, 3)).unflatten(0, (2, len(part)))
+        draw_views(part, [3, 0, 4], augmentation, torch_generator(0), world_of(rank, 3)).unflatten(0, (2, len(part)))
         for rank, part in ((0, images[:3]), (2, images[3:]))
     ]
     torch.testing.assert_close(torch.cat(shares, dim=1), expected, atol=1e-6, rtol=0)
