@@ -24,7 +24,7 @@ import torch
 from benchmarks.about import about
 from benchmarks.processes import on_ranks
 from hnm.encoder.augment import AugmentConfig
-from hnm.encoder.contrastive_model import forward_backward, fresh_model, start_training, draw_views
+from hnm.encoder.contrastive_model import draw_views, forward_backward, fresh_model, start_training
 from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.finetune import FinetuneConfig, make_optimizer
 from hnm.encoder.losses import supcon

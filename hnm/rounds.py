@@ -25,6 +25,7 @@ from hnm.encoder.embed import embed
 from hnm.encoder.finetune import finetune
 from hnm.encoder.networks import metadata_of
 from hnm.encoder.simclr import require_batch
+from hnm.encoder.slide_loss import RoundSettings, finetune_on_slides
 from hnm.encoder.suits import tell_encoder
 from hnm.engine.ranks import World, barrier, main_says, seen
 from hnm.engine.state import load_weights, save_weights
@@ -119,14 +120,20 @@ def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session:
 
 
 def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Path, session: Session) -> None:
-    """Fine-tune the encoder on the round's mined patches and write it. Every rank must call it."""
+    """Fine-tune the encoder on what the round mined and write it. Every rank must call it."""
     folder = round_folder(run, round_)
     with phase("finetune", round_, run, session) as record:
         mined = share_mined(folder, session.world)
         about = {**metadata_of(model.encoder), "round": str(round_)}
         num_rounds = config.rounds.num_rounds
         before = steps_of_finetuning(run, round_) if session.world.is_main else 0  # rank 0 tells them
-        weights, num_steps = finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session, before)
+        if config.finetune.objective == "supcon":
+            tuning, mining = config.finetune, config.mining
+            weights, num_steps = finetune(model, mined, tuning, mining, round_, num_rounds, session, before)
+        else:
+            settings = RoundSettings(config.finetune, config.mining, config.aggregate, num_rounds)
+            start = load_aggregator(folder / "aggregator.safetensors", model.encoder.feature_dim, session)
+            weights, num_steps = finetune_on_slides(model, start, mined, settings, round_, session, before)
         record.keep(steps=num_steps)
         if session.world.is_main:
             save_weights(folder / "encoder.safetensors", weights, about)
@@ -189,7 +196,7 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     Raises:
         InputError: naming the config key and the remedy.
     """
-    if config.rounds.num_rounds == 0:
+    if config.rounds.num_rounds == 0 or config.finetune.objective == "slide":
         return
     num_negatives = study.num_patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
     mined = count_of_share(config.mining.neg_ratio, num_negatives)

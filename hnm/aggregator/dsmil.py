@@ -13,6 +13,7 @@ of once a patch, which saves 45 % of the arithmetic of training.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -45,6 +46,12 @@ def pack(bags: list[torch.Tensor]) -> Packed:
     """Lay bags of shape (patches, dim) one after another."""
     sizes = torch.tensor([len(bag) for bag in bags], device=bags[0].device)
     return Packed(torch.cat(bags), torch.repeat_interleave(sizes), sizes)
+
+
+def pack_rows(sizes: np.ndarray, features: torch.Tensor) -> Packed:
+    """Take features (n, dim) that lie one bag after another as bags of `sizes` (bags,) patches."""
+    sizes_of = torch.from_numpy(sizes).to(features.device)
+    return Packed(features, torch.repeat_interleave(sizes_of), sizes_of)
 
 
 def segment_sum(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> torch.Tensor:

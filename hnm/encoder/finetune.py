@@ -8,9 +8,10 @@ algorithm step 6 (HNM-WSI, ItS2CLR eqs. 3 to 5); the easy ones are ours.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from torch import nn
 
 from hnm.encoder.augment import AugmentConfig
 from hnm.encoder.batch_norm import refuse_chunks
-from hnm.encoder.contrastive_model import ContrastiveModel, forward_backward, split_batch, start_training, draw_views
+from hnm.encoder.contrastive_model import ContrastiveModel, draw_views, forward_backward, split_batch, start_training
 from hnm.encoder.losses import PairMode, supcon
+from hnm.encoder.slide_plan import SlideLossConfig
 from hnm.encoder.step_curve import StepCurve
 from hnm.engine.engine import Engine
 from hnm.engine.step import Computed, Progress
@@ -35,6 +37,11 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    objective: Literal["supcon", "slide", "both"] = Field(
+        "supcon",
+        description="what the encoder learns from: mined patches by a supervised contrastive loss (the method), the slides' "
+        "labels through an aggregator that is trained with it (finetune.slide.*), or both in each step",
+    )
     epochs_per_round: int = Field(
         5, ge=1, description="epochs between two minings; an epoch passes over as many negatives as are hard"
     )
@@ -57,6 +64,7 @@ class FinetuneConfig(BaseModel):
         0.05, ge=0, lt=1, description="share of self-paced positives in a positive-anchored batch"
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="how views are made")
+    slide: SlideLossConfig = Field(default_factory=SlideLossConfig, description="the slide loss")
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,24 @@ def compute_step(
     batch: PatchBatch,
 ) -> tuple[str, Computed]:
     """Do forward and backward of step `number` of an epoch. Every rank must call it."""
-    world, study, step, (ids, images) = session.world, session.study, steps[number], batch
+    step, (ids, images) = steps[number], batch
+    loss_of, sizes, views = supcon_of_step(step, ids, images, mined, config, mining, session, epoch, number)
+    return step.pairs, forward_backward(engine, views, ids, sizes, config.chunk_size, loss_of)
+
+
+def supcon_of_step(
+    step: Step,
+    ids: np.ndarray,
+    images: torch.Tensor,
+    mined: Mined,
+    config: FinetuneConfig,
+    mining: MiningConfig,
+    session: Session,
+    epoch: int,
+    number: int,
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], list[int], torch.Tensor]:
+    """Return a step's loss of projections (local patches, 2, dim), the patches on every rank, and this rank's views."""
+    world, study = session.world, session.study
     sizes = split_batch(step.row, world)
     views = draw_views(images, sizes, config.augment, torch_generator(session.seed, "views", epoch, number), world)
     positive_patch = torch.from_numpy(mined.pseudo_labels[ids] == 1)
@@ -198,4 +223,4 @@ def compute_step(
             mining.mask_uncertain_negatives,
         )
 
-    return step.pairs, forward_backward(engine, views, ids, sizes, config.chunk_size, loss_of)
+    return loss_of, sizes, views

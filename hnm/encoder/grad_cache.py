@@ -50,11 +50,15 @@ def outputs_of_chunks(engine: Engine, images: Tensor, num_chunks: int, seed: int
         return torch.cat([_forward(engine, chunk, seed, number) for number, chunk in chunks])
 
 
-def replay(engine: Engine, images: Tensor, num_chunks: int, gradient: Tensor, seed: int) -> None:
-    """Send the gradient (n, dim) of what the model said of the images backward, chunk by chunk (pass 3)."""
+def replay(engine: Engine, images: Tensor, num_chunks: int, gradient: Tensor, seed: int, is_last: bool = True) -> None:
+    """Send the gradient (n, dim) of what the model said of the images backward, chunk by chunk (pass 3).
+
+    Args:
+        is_last: the step has no other backward pass after this one.
+    """
     chunks = zip(images.tensor_split(num_chunks), gradient.tensor_split(num_chunks), strict=True)
     for number, (chunk, part) in enumerate(chunks):
-        with engine.accumulate() if number + 1 < num_chunks else nullcontext():
+        with engine.accumulate() if number + 1 < num_chunks or not is_last else nullcontext():
             engine.backward((_forward(engine, chunk, seed, number) * part).sum())
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from hnm.encoder.augment import AugmentConfig
 from hnm.encoder.batch_norm import refuse_chunks
-from hnm.encoder.contrastive_model import forward_backward, fresh_model, split_batch, start_training, draw_views
+from hnm.encoder.contrastive_model import draw_views, forward_backward, fresh_model, split_batch, start_training
 from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.losses import nt_xent
 from hnm.encoder.networks import metadata_of

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from hnm.aggregator.aggregate import AggregateConfig, pair_losses, pair_slides
 from hnm.aggregator.aggregate import make_optimizer as make_aggregator_optimizer
 from hnm.aggregator.aggregators import Aggregator
-from hnm.aggregator.dsmil import Packed
-from hnm.encoder.contrastive_model import ContrastiveModel, contrast, draw_views, split_batch
+from hnm.aggregator.dsmil import pack_rows
+from hnm.encoder.batch_norm import refuse_chunks, use_global_batch_norm
+from hnm.encoder.contrastive_model import ContrastiveModel, draw_views, forward_backward, split_batch
 from hnm.encoder.finetune import FinetuneConfig, Step, learning_rate, make_optimizer, plan_steps, supcon_of_step
 from hnm.encoder.grad_cache import count_chunks, outputs_of_chunks, replay
-from hnm.encoder.resnet import use_global_batch_norm
+from hnm.encoder.resnet import at_least_float32
 from hnm.encoder.slide_plan import SlideStep, plan_slide_steps
 from hnm.encoder.slide_validation import SlideValidation
 from hnm.encoder.step_curve import StepCurve
@@ -36,6 +37,43 @@ from hnm.mining.mining import Mined, MiningConfig
 from hnm.run.session import PatchBatch, Session, train_epoch
 from shards.reading.plan import ids_of_rank
 from shards.seeding import numpy_generator, torch_generator
+
+
+class RoundSettings(NamedTuple):
+    """The sections that a round of fine-tuning on slide labels looks at, and the rounds of the run, for its schedules."""
+
+    finetune: FinetuneConfig
+    mining: MiningConfig
+    aggregate: AggregateConfig
+    num_rounds: int
+
+
+def finetune_on_slides(
+    model: ContrastiveModel,
+    aggregator: Aggregator,
+    mined: Mined,
+    settings: RoundSettings,
+    round_: int,
+    session: Session,
+    steps_before: int = 0,
+) -> tuple[dict[str, Tensor], int]:
+    """Fine-tune `model` for one round with objective `slide` or `both`. Every rank must call it.
+
+    Args:
+        model: encoder and head; not to be used afterwards (ZeRO 3 cuts it up).
+        aggregator: the round's own; a copy of it is trained along.
+        mined: the round's decision, the same on all ranks.
+        round_: 0-based round; the epochs of the run go on from round to round.
+        steps_before: optimizer steps of earlier rounds, for the step axis of what is told.
+
+    Returns:
+        The weights of the epoch with the lowest validation loss, the same on all ranks, and the optimizer steps taken.
+
+    Raises:
+        FloatingPointError: loss or gradient is not finite on some rank; no rank takes that step.
+    """
+    training = SlideTraining(model, aggregator, mined, settings, session, round_)
+    return training.train(steps_before)
 
 
 class FeaturesAndProjection(nn.Module):
@@ -76,7 +114,6 @@ class SlideTraining:
         aggregator: the round's own, on the world's device; a copy is trained.
         mined: the round's decision.
         round_: 0-based round.
-        num_rounds: rounds of the run, for the schedules.
     """
 
     def __init__(
@@ -84,18 +121,17 @@ class SlideTraining:
         model: ContrastiveModel,
         aggregator: Aggregator,
         mined: Mined,
-        config: FinetuneConfig,
-        mining: MiningConfig,
-        aggregate: AggregateConfig,
+        settings: RoundSettings,
         session: Session,
         round_: int,
-        num_rounds: int,
     ) -> None:
-        world = session.world
-        self.mined, self.config, self.mining, self.aggregate, self.session = mined, config, mining, aggregate, session
+        world, config = session.world, settings.finetune
+        refuse_chunks(model.encoder, config.chunk_size, "finetune.chunk_size")
+        self.mined, self.config, self.session, self.round = mined, config, session, round_
+        self.mining, self.aggregate = settings.mining, settings.aggregate
         self.dim = model.encoder.feature_dim
-        self.first, self.num_epochs = round_ * config.epochs_per_round, num_rounds * config.epochs_per_round
-        self.round = round_
+        self.first = round_ * config.epochs_per_round
+        self.num_epochs = settings.num_rounds * config.epochs_per_round
         self.untrained = {} if config.objective == "both" else model.projection.state_dict(prefix="projection.")
         self.validation = SlideValidation(model.encoder, aggregator, config, session)
         model.to(world.device)
@@ -103,7 +139,7 @@ class SlideTraining:
         module = FeaturesAndProjection(model, project=config.objective == "both")
         # Bags differ in size, and the aggregator is small: as in aggregate.py it is neither compiled nor in bf16.
         plain = session.engine.model_copy(update={"compile": False, "precision": "fp32", "channels_last": False})
-        of_aggregator = aggregate.model_copy(update={"lr": config.slide.aggregator_lr})
+        of_aggregator = settings.aggregate.model_copy(update={"lr": config.slide.aggregator_lr})
         self.engine = PairedEngine(
             wrap(module, partial(make_optimizer, config), session.engine, world),
             wrap(copy.deepcopy(aggregator), partial(make_aggregator_optimizer, of_aggregator), plain, world),
@@ -183,8 +219,8 @@ class SlideTraining:
         views = draw_views(images, sizes, config.augment, generator, world, num_views=1)
         num_chunks, seed = count_chunks(sizes, config.chunk_size), torch.initial_seed()
         outputs = engine.model(views) if num_chunks == 1 else outputs_of_chunks(engine, views, num_chunks, seed)
-        features = outputs.detach()[:, : self.dim].float().requires_grad_()
-        bags = bags_of(step, gather_rows(features, sizes, world))
+        features = at_least_float32(outputs.detach()[:, : self.dim]).clone().requires_grad_()
+        bags = pack_rows(step.sizes, gather_rows(features, sizes, world))
         losses = pair_losses(engine.head.model, bags, len(self.negatives) / len(self.positives), self.aggregate)
         loss = losses.mean()
         engine.head.backward(loss)
@@ -209,7 +245,7 @@ class SlideTraining:
         """Add the gradients of the weighted contrastive loss; the projections are the last columns of what the model says."""
         config, session = self.config, self.session
         loss_of, sizes, views = supcon_of_step(step, ids, images, self.mined, config, self.mining, session, epoch, number)
-        return contrast(
+        return forward_backward(
             self.engine,
             views,
             ids,
@@ -241,9 +277,3 @@ class SlideTraining:
 
     def _rate_of(self, taken: Progress) -> float:
         return learning_rate(taken.epoch, self.num_epochs, self.config)
-
-
-def bags_of(step: SlideStep, features: Tensor) -> Packed:
-    """Lay the features (n, d) of a step's patches, in the order of its row, out as the bags of its slides."""
-    sizes = torch.from_numpy(step.sizes).to(features.device)
-    return Packed(features, torch.repeat_interleave(sizes), sizes)

@@ -33,7 +33,7 @@ class SlideLossConfig(BaseModel):
         2e-4, gt=0, description="Adam's rate for the aggregator; it follows the encoder's schedule"
     )
     ema: float = Field(
-        0.0, ge=0, lt=1, description="decay of the moving average of the encoder's weights that is kept; 0 = the weights themselves"
+        0.0, ge=0, lt=1, description="decay of the moving average of the encoder's weights, which is then what is kept; 0 = none"
     )
     patience: int = Field(
         0, ge=0, description="epochs without a lower validation loss after which a round stops; 0 = never. The best epoch is kept"

@@ -4,13 +4,15 @@ import copy
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from hnm.aggregator.aggregators import Aggregator
-from hnm.aggregator.dsmil import Packed
+from hnm.aggregator.dsmil import Packed, pack_rows
+from hnm.encoder.augment import to_float
 from hnm.encoder.contrastive_model import split_batch
 from hnm.encoder.finetune import FinetuneConfig
+from hnm.encoder.resnet import at_least_float32
 from hnm.encoder.slide_plan import plan_slide_steps
 from hnm.engine.engine import for_inference
 from hnm.engine.pair import PairedEngine
@@ -18,7 +20,6 @@ from hnm.engine.ranks import gather_rows
 from hnm.engine.step import Progress
 from hnm.run.session import Session
 from shards.reading.plan import ids_of_rank
-from torch import nn
 
 
 class SlideValidation:
@@ -66,13 +67,12 @@ class SlideValidation:
         logits = []
         for step, (_, images) in zip(self.steps, batches, strict=True):
             parts = images.split(self.chunk_size or max(len(images), 1))
-            features = [forward(part.to(world.device).float() / 255).float() for part in parts if len(part)]
+            features = [at_least_float32(forward(to_float(part.to(world.device)))) for part in parts if len(part)]
             mine = torch.cat(features) if features else torch.empty(0, self._dim(), device=world.device)
             everyone = gather_rows(mine, split_batch(step.row, world), world)
-            sizes = torch.from_numpy(step.sizes).to(everyone.device)
-            logits.append(self._bag_logits(Packed(everyone, torch.repeat_interleave(sizes), sizes)))
+            logits.append(self._bag_logits(pack_rows(step.sizes, everyone)))
         targets = torch.from_numpy(study.labels[study.validation].astype(np.float32))
-        return float(functional.binary_cross_entropy_with_logits(torch.cat(logits).cpu(), targets))
+        return float(functional.binary_cross_entropy_with_logits(torch.cat(logits).float().cpu(), targets))
 
     def _dim(self) -> int:
         return int(self.encoder.feature_dim)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
     run/round-000/encoder/step-000400/        beside the file that the phase ends with, encoder.safetensors
         weights.safetensors ...               what engine.save wrote
-        best.safetensors                      the best weights so far, where a phase looks for them
+        best.safetensors ...                  the best weights so far, or their moving average, where a phase has them
         progress.json                         epoch, step, running sums
         manifest.json                         whose it is; size and SHA-256 of every other file
 
@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from shards.errors import InputError
 from shards.files import fsync_folder, write_json
 
 FORMAT = 1
-MANIFEST, PROGRESS, BEST = "manifest.json", "progress.json", "best.safetensors"
+MANIFEST, PROGRESS = "manifest.json", "progress.json"
+WEIGHTS = {"best": "best.safetensors", "average": "average.safetensors"}  # of Progress: where a phase has them
 OURS = ("step-", ".step-", "refused-step-")  # what a folder of checkpoints holds
 
 Identity = dict[str, Any]
@@ -84,9 +85,10 @@ def latest_whole(folder: Path, identity: Identity, warn: Callable[[str], None]) 
 
 def write_progress(folder: Path, progress: Progress) -> None:
     """Write the counters of a checkpoint. Call it on rank 0 only."""
-    counters = {key: value for key, value in asdict(progress).items() if key != "best"}
-    if progress.best:
-        save_weights(folder / BEST, progress.best, {})
+    counters = {entry.name: getattr(progress, entry.name) for entry in fields(Progress) if entry.name not in WEIGHTS}
+    for name, file in WEIGHTS.items():
+        if weights := getattr(progress, name):
+            save_weights(folder / file, weights, {})
     write_json(folder / PROGRESS, counters)
 
 
@@ -99,13 +101,16 @@ def read_progress(folder: Path, progress: Progress) -> None:
     try:
         counters = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         counters["losses"] = {kind: (total, number) for kind, (total, number) in counters["losses"].items()}
-        known = {entry.name for entry in fields(Progress)} - {"best"}
+        known = {entry.name for entry in fields(Progress)} - WEIGHTS.keys()
+        counters = {"best_epoch": None, **counters}  # older than that
         if counters.keys() != known:
             raise ValueError(f"has {sorted(counters)}, not {sorted(known)}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder / PROGRESS}: refused, not the counters of a training ({error})") from error
     vars(progress).update(counters)
-    progress.best = load_weights(folder / BEST)[0] if BEST in os.listdir(folder) else {}
+    there = os.listdir(folder)
+    for name, file in WEIGHTS.items():
+        setattr(progress, name, load_weights(folder / file)[0] if file in there else {})
 
 
 def seal(temporary: Path, final: Path, identity: Identity, keep: int) -> None:

@@ -95,6 +95,8 @@ class Progress:
         losses: sum and number of this epoch's losses, by kind.
         best_loss: the lowest validation loss so far, if the phase looks at one.
         best: the weights that had it.
+        best_epoch: the 0-based epoch that they are of, where a phase may stop early.
+        average: a moving average of the weights, where a phase keeps one.
     """
 
     phase: str
@@ -105,6 +107,8 @@ class Progress:
     losses: dict[str, tuple[float, int]] = field(default_factory=dict)
     best_loss: float | None = None
     best: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_epoch: int | None = None
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def count_step(self, kind: str, loss: float) -> None:
         """Note that a step was taken."""

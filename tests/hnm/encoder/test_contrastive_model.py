@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnm.encoder.augment import AugmentConfig
-from hnm.encoder.contrastive_model import fresh_model, load_model, save_model, split_batch, draw_views
+from hnm.encoder.contrastive_model import draw_views, fresh_model, load_model, save_model, split_batch
 from hnm.encoder.encoder_config import EncoderConfig
 from hnm.engine.state import save_weights
 from shards.reading.plan import PADDING, ids_of_rank

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from hnm.engine.checkpoint import (
-    BEST,
     MANIFEST,
     PROGRESS,
+    WEIGHTS,
     BadCheckpoint,
     check,
     digest,
@@ -48,7 +48,7 @@ def written(folder: Path, num_steps: int, keep: int = 2) -> Path:
 
 def test_progress_comes_back_to_the_bit(tmp_path: Path) -> None:
     folder = written(tmp_path, 15)
-    assert {path.name for path in folder.iterdir()} == {"weights.safetensors", PROGRESS, BEST, MANIFEST}
+    assert {path.name for path in folder.iterdir()} == {"weights.safetensors", PROGRESS, WEIGHTS["best"], MANIFEST}
     progress = Progress("finetune", 1)
     read_progress(folder, progress)
     best, expected = progress.best.pop("a.weight"), {**vars(PROGRESSED), "best": {}}
