@@ -14,7 +14,7 @@ from shards.tiling.page import write_page
 from shards.tiling.picture import draw_survey
 from shards.tiling.pool import Died, run_jobs
 from shards.tiling.slide_reader import open_slide
-from shards.tiling.survey import kept_patches, survey_slide, told_frame, why_empty
+from shards.tiling.survey import kept_patches, survey_slide, told_frame, told_tissue, why_empty
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob, Unit, annotation_fields
 
@@ -63,4 +63,5 @@ def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
         num_background=len(survey.sites) - len(kept),
         **annotation_fields(survey.annotation),
         **told_frame(job, survey),
+        **told_tissue(survey),
     )
