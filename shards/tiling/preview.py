@@ -42,6 +42,8 @@ def preview_slides(
 
 def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
     """Draw one slide, and return what tiling it would give."""
+    picture = folder / f"{job.slide.key}.jpg"
+    picture.unlink(missing_ok=True)  # of an earlier preview, with other settings
     try:
         with open_slide(job.slide.path) as slide:
             survey = survey_slide(slide, job, config)
@@ -50,7 +52,7 @@ def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
             width, height = slide.width, slide.height
     except InputError as error:
         return Unit("", f"failed: {error}")
-    with whole_file(folder / f"{job.slide.key}.jpg") as temporary:
+    with whole_file(picture) as temporary:
         temporary.write_bytes(simplejpeg.encode_jpeg(draw_survey(survey, kept), PICTURE_QUALITY, "RGB", "420"))
     return Unit(
         fingerprint="",
