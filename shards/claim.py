@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -79,6 +80,29 @@ def claimed(path: Path, remote_timeout_s: float = REMOTE_TIMEOUT_S) -> Iterator[
     finally:
         if owner_of(path) == this_process():  # not if this machine slept and another one has taken over
             path.unlink(missing_ok=True)
+
+
+class Waiting:
+    """Says, once for each owner, that another process holds what this one needs: nobody waits without a word.
+
+    Args:
+        what: that is waited for.
+        until: how long, if not until the other is done.
+    """
+
+    def __init__(self, what: str, until: str = "") -> None:
+        self.what, self.until = what, until
+        self._told: set[Owner] = set()
+
+    def tell(self, *paths: Path) -> None:
+        """Print to stderr who holds these claims, if anybody holds them and that was not told yet."""
+        owners = {owner for path in paths if (owner := owner_of(path)) is not None} - self._told
+        if owners:
+            self._told |= owners
+            first, more = min(map(str, owners)), len(owners) - 1
+            others = f" and {more} other{'s' if more > 1 else ''}" if more else ""
+            verb = "are" if more else "is"
+            print(f"{self.what}: {first}{others} {verb} at work on that; waiting{self.until}", file=sys.stderr, flush=True)
 
 
 def owner_of(path: Path) -> Owner | None:

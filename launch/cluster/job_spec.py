@@ -1,7 +1,8 @@
 """A job before it is submitted, and its translation for submitit: the one place where the settings become `#SBATCH` lines."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,26 @@ def graph_lines(specs: Sequence[JobSpec]) -> list[str]:
 
 def script_of(spec: JobSpec, config: SlurmConfig, code: str) -> str:
     """Return the batch script as submitit writes it; the number of a job that is not queued yet is left open."""
-    executor = executor_of(spec, config, code, "slurm")._executor
+    with _srun_or_not():
+        executor = executor_of(spec, config, code, "slurm")._executor
     if len(spec.commands) > 1:
         executor.parameters["map_count"] = len(spec.commands)
     text = str(executor._make_submission_file_text(executor._submitit_command_str, ""))
     waits = f"##SBATCH --dependency={spec.condition}:<job of {spec.after}>\n" if spec.after else ""
     return text.replace("# Parameters\n", f"# hnm {shlex.join(spec.commands[0])}\n{waits}", 1)
+
+
+@contextmanager
+def _srun_or_not() -> Iterator[None]:
+    """Let submitit write batch scripts also on a machine without srun, where they are only looked at."""
+    from submitit import SlurmExecutor
+
+    own = SlurmExecutor.__dict__["affinity"]
+    setattr(SlurmExecutor, "affinity", classmethod(lambda _: 1))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(SlurmExecutor, "affinity", own)  # noqa: B010
 
 
 def executor_of(spec: JobSpec, config: SlurmConfig, code: str, cluster: str, after_job: str | None = None) -> Any:

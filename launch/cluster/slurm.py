@@ -26,6 +26,10 @@ LIVE = (
     "SIGNALING",
     "STOPPED",
 )
+# What its commands say when they find no controller, or it does not answer.
+NO_CONTROLLER = re.compile(
+    "configuration source|failed to fetch config|contact slurm|connection (failure|refused)|timed out|zero bytes|no route", re.I
+)
 REASONS = {
     "Resources": "for free nodes",
     "Priority": "other jobs come first",
@@ -53,6 +57,10 @@ ENDINGS = {
     "BOOT_FAIL": "its nodes did not start",
     "REVOKED": "moved to another cluster",
 }
+
+
+class NoAnswerError(InputError):
+    """SLURM cannot be asked from here: its commands are missing, or its controller does not answer."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +126,20 @@ def _run(command: Sequence[str], text: str | None = None) -> subprocess.Complete
     """Run one of SLURM's commands, with `text` as its input.
 
     Raises:
-        InputError: the command is missing, or does not answer.
+        NoAnswerError: the command is missing, or does not answer.
     """
     try:
-        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except FileNotFoundError:
-        raise InputError(
+        raise NoAnswerError(
             f"no SLURM on this machine ({command[0]} is not found). Log in to a machine that submits jobs, or try the "
             "same with --cluster local"
         ) from None
     except subprocess.TimeoutExpired:
-        raise InputError(f"SLURM does not answer: {command[0]} took more than {TIMEOUT_S} s. Try again later") from None
+        raise NoAnswerError(f"SLURM does not answer: {command[0]} took more than {TIMEOUT_S} s. Try again later") from None
+    if done.returncode != 0 and NO_CONTROLLER.search(done.stderr):
+        raise NoAnswerError(f"SLURM does not answer: {command[0]}: {_first_line(done.stderr)}. Try again later")
+    return done
 
 
 def states_of(job_ids: Sequence[str]) -> dict[str, JobState]:

@@ -42,7 +42,7 @@ def submit(
         config: the resolved configuration; it is written to each folder.
         cluster: slurm; local: processes of this machine; debug: this process.
         app: the command line that the jobs run, "module:name".
-        dry_run: only print the graph and the batch scripts.
+        dry_run: only print the graph and the batch scripts; also where there is no SLURM to check them.
         say: prints a line.
         before: called when all is checked, just before the first job is queued.
 
@@ -53,7 +53,12 @@ def submit(
         InputError: a job is at work on a folder already, there is no SLURM, or it would refuse a job.
     """
     code = read_code()
-    _require_possible(specs, config, cluster, code.name)
+    try:
+        _require_possible(specs, config, cluster, code.name)
+    except slurm.NoAnswerError as error:
+        if not dry_run:
+            raise
+        say(f"note: the jobs are not checked. {error}")
     for line in graph_lines(specs):
         say(line)
     if dry_run:
@@ -101,7 +106,7 @@ def _require_possible(specs: Sequence[JobSpec], config: Config, cluster: str, co
 def _ask_slurm(specs: Sequence[JobSpec], config: Config, code: str) -> None:
     """Refuse what SLURM would refuse."""
     if not slurm.has_slurm():
-        raise InputError(
+        raise slurm.NoAnswerError(
             "no SLURM on this machine: sbatch is not found. Log in to a machine that submits jobs, or run the command "
             "here: leave out 'submit', or give --cluster local"
         )

@@ -22,7 +22,7 @@ from hnm.run.heartbeat import Beat, read_beats
 from hnm.run.seen import changes, leaked, read_seen, seen_of, write_seen
 from hnm.run.study import DataConfig
 from launch.process.distributed import rank_of_process, slurm_job
-from shards.claim import claimed, is_running, owner_of
+from shards.claim import Waiting, claimed, is_running, owner_of
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.files import whole_file, write_json
@@ -152,7 +152,7 @@ def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
         InputError: another process works there.
     """
     path = run / CLAIM_FILE
-    give_up = time.monotonic() + wait_s
+    give_up, waiting = time.monotonic() + wait_s, Waiting(str(run), f" up to {wait_s:.0f} s for its end")
     while True:
         with claimed(path, REMOTE_TIMEOUT_S) as claim:
             if claim is not None:
@@ -161,6 +161,7 @@ def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
             owner = owner_of(path)
         if time.monotonic() > give_up:
             raise InputError(f"{run}: {owner} works there. Wait for its end, end it, or use another run directory")
+        waiting.tell(path)
         time.sleep(0.5)
 
 

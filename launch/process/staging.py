@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from hnm.engine.ranks import World, barrier
-from shards.claim import claimed
+from shards.claim import Waiting, claimed
 from shards.cohort.cohort import Cohort
 from shards.files import whole_file
 
@@ -73,10 +73,12 @@ def copy_shards(sources: Sequence[Path], folder: Path) -> Staged:
         OSError: there is no room, or a copy is not what was read.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    lock, waiting = folder / "locks" / "stage.lock", Waiting(f"{folder}: copies of shards")
     while True:
-        with claimed(folder / "locks" / "stage.lock") as claim:
+        with claimed(lock) as claim:
             if claim is not None:
                 return _copy_missing(sources, folder)
+        waiting.tell(lock)
         time.sleep(POLL_S)
 
 

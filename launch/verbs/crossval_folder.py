@@ -24,7 +24,7 @@ from hnm.run.seen import changes
 from launch.process.local import stop_if_asked
 from launch.process.preemption import StopSignals
 from launch.process.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, SUBFOLDER, WAIT_FOR_CLAIM_S
-from shards.claim import claimed
+from shards.claim import Waiting, claimed
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.files import whole_file, write_json
@@ -125,12 +125,14 @@ def share_of_folds(request: Request) -> list[Fold]:
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Wait until no other process of the same cross-validation opens the folder; then this one may."""
+    waiting = Waiting(str(out))
     while True:
         with claimed(out / "locks" / "open.json", REMOTE_TIMEOUT_S) as claim:
             if claim is not None:
                 with _touched(out / "locks" / "open.json"):
                     yield
                 return
+        waiting.tell(out / "locks" / "open.json")
         time.sleep(POLL_S)
 
 
@@ -145,7 +147,8 @@ def claim_of_fold(request: Request, key: Fold, signals: StopSignals) -> Iterator
         Preempted: asked to stop while it waits.
     """
     path = request.out / "locks" / f"repeat-{key[0]}-fold-{key[1]}.json"
-    give_up = time.monotonic() + (WAIT_FOR_CLAIM_S if request.share else 0.0)
+    wait_s = WAIT_FOR_CLAIM_S if request.share else 0.0
+    give_up, waiting = time.monotonic() + wait_s, Waiting(f"{path.stem} of {request.out}", f" up to {wait_s:.0f} s for its end")
     while True:
         with claimed(path, REMOTE_TIMEOUT_S) as claim:
             if claim is not None:
@@ -155,6 +158,7 @@ def claim_of_fold(request: Request, key: Fold, signals: StopSignals) -> Iterator
         if time.monotonic() >= give_up:
             yield False
             return
+        waiting.tell(path)
         stop_if_asked(signals)
         time.sleep(POLL_S)
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hnm.statistics.zero_width import warnings_told
+from shards.cohort.split_counts import split_lines, split_warnings
 from shards.tiling.merge import TileSummary
 
 
@@ -18,6 +19,7 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
         f"{summary.num_patches:,} patches, {summary.num_positive_patches:,} of them known to be positive",
     ]
     lines += [f"{number:,} {text}" for number, text in _left_out(summary) if number]
+    lines += summary.tissue
     lines += summary.annotations.lines()
     if summary.mixed_mpp:
         lines.append(
@@ -31,6 +33,7 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
     if summary.split_drawn:
         how = "by patient" if summary.patients_known else "slide by slide, for the table names no patients"
         lines.append(f"the table has no split column: train, validation and test were drawn {how} (tile.split_seed)")
+    lines += [*split_lines(summary.splits), *(f"warning: {text}" for text in split_warnings(summary.splits))]
     lines += [f"  {slide_id}: {reason}" for slide_id, reason in (summary.failures | summary.empties).items()]
     return [*lines, f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort} pretrained/"]
 

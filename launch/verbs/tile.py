@@ -10,6 +10,7 @@ from hnm.engine.ranks import single_world
 from hnm.run.journal import Journal
 from launch.verbs.tables import tile_lines
 from shards.cohort.slides import label_column_warnings
+from shards.cohort.split_counts import count_splits, split_lines
 from shards.tiling.mpp import mpp_of_magnification
 from shards.tiling.preview import preview_slides
 from shards.tiling.tile import Plan, merge_plan, owners, plan_cohort, share_of, tile_jobs, tile_plan
@@ -54,8 +55,10 @@ def tile(request: TileRequest) -> int:
     if not (request.shard_of or request.merge or request.preview):
         _warn(plan, request.cohort, journal)
         summary = tile_plan(plan, request.cohort, config, journal.progress, num_workers)
+        said = {f"warning: {warning}" for warning in plan.warnings}
         for line in tile_lines(summary, request.cohort):
-            journal.say(line)
+            if line not in said:
+                journal.say(line)
         return 0
     if request.preview:
         return _preview(plan, request, config, num_workers, journal)
@@ -123,9 +126,23 @@ def _parse_share(text: str) -> tuple[int, int]:
 
 
 def _preview(plan: Plan, request: TileRequest, config: TileConfig, num_workers: int, journal: Journal) -> int:
-    for job, unit in preview_slides(plan.jobs, request.cohort, config, request.preview, num_workers):
+    """Draw some slides; the exit code is that of a tiling of these slides."""
+    slides = [job.slide for job in plan.jobs]
+    for line in split_lines(count_splits(slides)):
+        journal.say(line)
+    shown = preview_slides(plan.jobs, request.cohort, config, request.preview, num_workers)
+    for job, unit in shown:
         kept, total = unit.num_patches, unit.num_patches + unit.num_background
         figures = f"{kept:,} of {total:,} patches kept" if kept else unit.status
         journal.say(f"  {job.slide.slide_id}: {figures}")
+        if unit.tissue_from:
+            journal.say(f"    tissue above saturation {unit.tissue_saturation:.0f}: {unit.tissue_from}")
+    num_failed, num_with_patches = sum(unit.failed for _, unit in shown), sum(unit.num_patches > 0 for _, unit in shown)
     journal.say(f"Look at {request.cohort / 'preview.html'}; nothing was cut. The same command without --preview cuts")
+    if num_failed > config.max_failed * len(shown) or not num_with_patches:
+        journal.say(
+            f"{num_failed} of {len(shown)} slides failed (tile.max_failed is {config.max_failed:g}), {num_with_patches} gave "
+            f"patches: hnm tile would write no cohort of these"
+        )
+        return 1
     return 0

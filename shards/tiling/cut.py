@@ -22,7 +22,7 @@ from shards.files import fsync_folder
 from shards.tiling.picture import draw_survey
 from shards.tiling.sites import UNKNOWN, Sites
 from shards.tiling.slide_reader import SlideReader, open_slide
-from shards.tiling.survey import Survey, kept_patches, survey_slide, told_frame, why_empty
+from shards.tiling.survey import Survey, kept_patches, survey_slide, told_frame, told_tissue, why_empty
 from shards.tiling.tar import remove_tars, write_tars
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob, Unit, annotation_fields, is_fresh, read_unit, unit_path, write_unit
@@ -121,6 +121,7 @@ def _cut(job: SlideJob, folder: Path, config: TileConfig, claim: Claim) -> Unit:
             num_background=len(survey.sites) - len(kept),
             **annotation_fields(survey.annotation),
             **told_frame(job, survey),
+            **told_tissue(survey),
             tars={name: (folder / name).stat().st_size for name in dict.fromkeys(e.tar_name for e in entries)},
         )
     (folder / "picture.jpg").write_bytes(simplejpeg.encode_jpeg(picture, PICTURE_QUALITY, "RGB", "420"))

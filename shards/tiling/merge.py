@@ -19,13 +19,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.claim import claimed
+from shards.claim import Waiting, claimed
 from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA
 from shards.cohort.slides import Slide
+from shards.cohort.split_counts import SplitCount, count_splits
 from shards.errors import InputError
 from shards.files import whole_file, write_json
 from shards.tiling.annotated import AnnotationSummary, summarise_annotations
 from shards.tiling.outliers import Outlier, find_outliers
+from shards.tiling.tissue_told import tissue_lines
 from shards.tiling.unit import AGAINST, SlideJob, Unit, finished_unit, read_unit_rows, unit_path
 
 MAX_LISTED = 20  # failed slides that the error names
@@ -64,6 +66,8 @@ class TileSummary:
         split_drawn: whether the split was drawn, as the table has no split column.
         annotations: what the annotations were taken as, and what contradicts them.
         patients_known: whether it was drawn by patient: the table says whose slides they are.
+        splits: what each split holds, of slides with patches.
+        tissue: how tissue was found, in words.
     """
 
     num_slides: int
@@ -90,6 +94,8 @@ class TileSummary:
     split_drawn: bool = False
     annotations: AnnotationSummary = field(default_factory=AnnotationSummary)
     patients_known: bool = False
+    splits: list[SplitCount] = field(default_factory=list)
+    tissue: list[str] = field(default_factory=list)
 
 
 def merge_cohort(
@@ -127,6 +133,7 @@ def merge_cohort(
 @contextmanager
 def alone(cohort: Path) -> Iterator[None]:
     """Wait until no other process merges, and remove what a crashed one has left; then this one may."""
+    waiting = Waiting(f"{cohort}: its tables")
     while True:
         with claimed(cohort / "locks" / "merge.lock") as claim:
             if claim is not None:
@@ -134,6 +141,7 @@ def alone(cohort: Path) -> Iterator[None]:
                     leftover.unlink(missing_ok=True)
                 yield
                 return
+            waiting.tell(cohort / "locks" / "merge.lock")
         time.sleep(POLL_S)
 
 
@@ -185,7 +193,15 @@ def _summary(
         },
         mixed_mpp=settings.get("mpp") is None and bool(mpps) and max(mpps) > MPP_SPREAD * min(mpps),
         annotations=summarise_annotations(slides, units, settings),
+        splits=splits_of(slides, units),
+        tissue=tissue_lines(slides, units),
     )
+
+
+def splits_of(slides: Sequence[Slide], units: Sequence[Unit]) -> list[SplitCount]:
+    """Return what each split holds, of slides with patches: the others train and test nothing."""
+    with_patches = [(slide, unit.num_patches) for slide, unit in zip(slides, units, strict=True) if unit.num_patches]
+    return count_splits([slide for slide, _ in with_patches], [number for _, number in with_patches])
 
 
 def _no_patch(cohort: Path, slides: Sequence[Slide], units: Sequence[Unit], num_failed: int) -> str:
@@ -254,6 +270,9 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
         "mpp_from": pa.array([unit.mpp_from for unit in units], pa.string()),
         "annotation": pa.array([str(slide.annotation) if slide.annotation else None for slide in slides], pa.string()),
     }
+    if any(unit.tissue_from for unit in units):
+        columns["tissue_saturation"] = pa.array([unit.tissue_saturation for unit in units], pa.float64())
+        columns["tissue_from"] = pa.array([unit.tissue_from for unit in units], pa.string())
     if any(unit.annotation_frame for unit in units):
         columns["annotation_frame"] = pa.array([unit.annotation_frame for unit in units], pa.string())
         columns["frame_x_level0"] = pa.array([unit.frame_x_level0 for unit in units], pa.int32())

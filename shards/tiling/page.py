@@ -15,11 +15,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from shards.cohort.slides import Slide
+from shards.cohort.split_counts import SplitCount, split_warnings
 from shards.files import whole_file
 from shards.tiling import render
 from shards.tiling.annotated import summarise_annotations
 from shards.tiling.histogram import histogram
 from shards.tiling.outliers import find_outliers
+from shards.tiling.tissue_told import tissue_lines
 from shards.tiling.unit import Unit
 
 MAX_PICTURES = 240  # 20 kB each: the page stays below 7 MB
@@ -50,6 +52,7 @@ def write_page(
     settings: Mapping[str, Any],
     name: str = "tiling",
     pictures: str = "thumbnails",
+    splits: Sequence[SplitCount] = (),
 ) -> None:
     """Write cohort/<name>.html and cohort/<name>_contact_sheet.jpg.
 
@@ -60,15 +63,20 @@ def write_page(
         settings: of the tiling.
         name: of the page.
         pictures: the folder in `cohort` where each slide's <key>.jpg lies.
+        splits: what each split holds, to be drawn.
     """
     outliers = {outlier.slide_id: outlier for outlier in find_outliers(_counts(slides, units))}
     order = sorted(range(len(slides)), key=lambda index: (slides[index].slide_id not in outliers, index))
-    shown = sorted(index for index in order if (cohort / pictures / f"{slides[index].key}.jpg").is_file())
+    # A slide that failed may have a picture of an earlier time, which shows nothing of this one.
+    paths = [cohort / pictures / f"{slide.key}.jpg" for slide in slides]
+    shown = sorted(index for index in order if paths[index].is_file() and not units[index].failed)
     shown = [index for index in shown if index in set(order[:MAX_PICTURES])] if len(shown) > MAX_PICTURES else shown
-    cells = [(slides[index], units[index], _small(cohort / pictures / f"{slides[index].key}.jpg")) for index in shown]
+    cells = [(slides[index], units[index], _small(paths[index])) for index in shown]
     if cells:
         with whole_file(cohort / f"{name}_contact_sheet.jpg") as temporary:
             _contact_sheet(cells).save(temporary, format="JPEG", quality=85)
+    else:
+        (cohort / f"{name}_contact_sheet.jpg").unlink(missing_ok=True)
     render.write_page(
         cohort / f"{name}.html",
         render.environment(),
@@ -79,8 +87,11 @@ def write_page(
         lists=[
             ("Unusual numbers of patches", [str(outlier) for outlier in outliers.values()]),
             ("Annotations", summarise_annotations(slides, units, settings).lines()),
-            ("Worth knowing", _remarks(units)),
+            ("Worth knowing", [*_remarks(units), *tissue_lines(slides, units)]),
         ],
+        splits=splits,
+        split_warnings=split_warnings(splits),
+        most_in_a_split=max((split.num_slides for split in splits), default=0),
         histogram=histogram([unit.num_patches for unit in units if unit.num_patches]),
         cards=[_card(cell, pictures, cell[0].slide_id in outliers) for cell in cells],
         num_without_picture=len(slides) - len(cells),
@@ -125,6 +136,8 @@ def _card(cell: Cell, pictures: str, is_outlier: bool) -> Card:
     labels = ", ".join(f"{column} {'?' if value is None else value}" for column, value in slide.labels.items())
     mpp = f"{unit.source_mpp:.3g} um/px ({unit.mpp_from})" if unit.source_mpp else "um/px unknown"
     text = f"{_caption(unit)} · {labels} · {unit.width:,} x {unit.height:,} · {mpp}"
+    if unit.tissue_from:
+        text += f" · tissue above saturation {unit.tissue_saturation:.0f}: {unit.tissue_from}"
     source = render.data_url(jpeg.getvalue(), ".jpg")
     return Card(slide.slide_id, source, f"{pictures}/{slide.key}.jpg", text, is_outlier)
 

@@ -14,7 +14,7 @@ from shards.tiling.page import write_page
 from shards.tiling.picture import draw_survey
 from shards.tiling.pool import Died, run_jobs
 from shards.tiling.slide_reader import open_slide
-from shards.tiling.survey import kept_patches, survey_slide, told_frame, why_empty
+from shards.tiling.survey import kept_patches, survey_slide, told_frame, told_tissue, why_empty
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob, Unit, annotation_fields
 
@@ -42,6 +42,8 @@ def preview_slides(
 
 def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
     """Draw one slide, and return what tiling it would give."""
+    picture = folder / f"{job.slide.key}.jpg"
+    picture.unlink(missing_ok=True)  # of an earlier preview, with other settings
     try:
         with open_slide(job.slide.path) as slide:
             survey = survey_slide(slide, job, config)
@@ -50,7 +52,7 @@ def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
             width, height = slide.width, slide.height
     except InputError as error:
         return Unit("", f"failed: {error}")
-    with whole_file(folder / f"{job.slide.key}.jpg") as temporary:
+    with whole_file(picture) as temporary:
         temporary.write_bytes(simplejpeg.encode_jpeg(draw_survey(survey, kept), PICTURE_QUALITY, "RGB", "420"))
     return Unit(
         fingerprint="",
@@ -63,4 +65,5 @@ def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
         num_background=len(survey.sites) - len(kept),
         **annotation_fields(survey.annotation),
         **told_frame(job, survey),
+        **told_tissue(survey),
     )

@@ -22,7 +22,7 @@ from shards.tiling.sites import UNKNOWN, Sites, grid_sites, point_sites
 from shards.tiling.slide_reader import SlideReader
 from shards.tiling.stain import STAINS
 from shards.tiling.tile_config import TileConfig
-from shards.tiling.tissue import PATCH_FILTERS, glass_free, otsu_saturation, shares
+from shards.tiling.tissue import PATCH_FILTERS, Threshold, glass_free, otsu_saturation, shares
 from shards.tiling.unit import AGAINST, SlideJob
 
 THUMBNAIL_PX = 2048  # longest side; a patch of 448 level-0 px on a slide 100,000 px wide is 9 px of it
@@ -47,6 +47,7 @@ class Survey:
         annotation: of the slide, if it has one, in level-0 pixels.
         filters: the background filters that a patch has to pass.
         frame: where (0, 0) of its annotation, of its points and of what is written for QuPath lies.
+        threshold: what the mask was made with, if it is of otsu_saturation.
     """
 
     source_mpp: float | None
@@ -60,6 +61,7 @@ class Survey:
     annotation: Annotation | None
     filters: tuple[str, ...] = ()
     frame: Frame = NO_FRAME
+    threshold: Threshold | None = None
 
 
 def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Survey:
@@ -83,12 +85,13 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
         sites = replace(sites, truth=_truth(sites, annotation, patch_level0, job, config))
     thumbnail, level0_per_px = slide.thumbnail(thumbnail_px(max(slide.width, slide.height), patch_level0))
     filters = tuple(config.filters_of(isinstance(slide, Pyramid), job.points is not None))
-    mask, least_share = _tissue_mask(thumbnail, filters, config)
+    mask, least_share, threshold = _tissue_mask(thumbnail, filters, config)
     share = shares(mask, level0_per_px, sites.x_level0, sites.y_level0, patch_level0)
     candidates = np.flatnonzero(share >= least_share)
     return Survey(
-        source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation, filters, frame
-    )
+        source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation, filters, frame,
+        threshold,
+    )  # fmt: skip
 
 
 def thumbnail_px(longest_level0: int, patch_level0: int) -> int:
@@ -138,6 +141,12 @@ def why_empty(survey: Survey, slide: SlideReader) -> str:
     if not len(survey.candidates):
         return f"no tissue on the thumbnail (background: {', '.join(survey.filters)})"
     return f"none of {len(survey.candidates)} patches read passed {', '.join(survey.filters)}"
+
+
+def told_tissue(survey: Survey) -> dict[str, Any]:
+    """Return what a `Unit` says of the threshold that parted tissue from glass, if one did."""
+    threshold = survey.threshold
+    return {} if threshold is None else {"tissue_saturation": threshold.saturation, "tissue_from": threshold.source}
 
 
 def told_frame(job: SlideJob, survey: Survey) -> dict[str, Any]:
@@ -196,13 +205,16 @@ def _truth(
     return np.full(len(sites), 0 if job.is_negative else UNKNOWN, np.int8)
 
 
-def _tissue_mask(thumbnail: np.ndarray, filters: tuple[str, ...], config: TileConfig) -> tuple[np.ndarray, float]:
-    """Return the mask, and the least share of it that makes a patch a candidate."""
+def _tissue_mask(
+    thumbnail: np.ndarray, filters: tuple[str, ...], config: TileConfig
+) -> tuple[np.ndarray, float, Threshold | None]:
+    """Return the mask, the least share of it that makes a patch a candidate, and what parted it."""
     if not filters:
-        return np.ones(thumbnail.shape[:2], bool), 0.0
+        return np.ones(thumbnail.shape[:2], bool), 0.0, None
     if "otsu_saturation" in filters:
-        return otsu_saturation(thumbnail), config.min_tissue_share
-    return glass_free(thumbnail), 1e-9  # any trace: the patch filters decide
+        mask, threshold = otsu_saturation(thumbnail)
+        return mask, config.min_tissue_share, threshold
+    return glass_free(thumbnail), 1e-9, None  # any trace: the patch filters decide
 
 
 def _normaliser(survey: Survey, config: TileConfig) -> Callable[[np.ndarray], np.ndarray]:

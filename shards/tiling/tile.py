@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from shards.claim import owner_of
+from shards.claim import Waiting, owner_of
 from shards.cohort.same_slides import same_slide_warnings
-from shards.cohort.slides import SPLITS, Slide, read_slide_table
+from shards.cohort.slides import Slide, read_slide_table
+from shards.cohort.split_counts import count_splits, split_warnings
 from shards.errors import InputError
 from shards.progress import Progress
 from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
-from shards.tiling.merge import TileSummary, alone, finished_units, merge_cohort
+from shards.tiling.merge import TileSummary, alone, finished_units, merge_cohort, splits_of
 from shards.tiling.page import write_page
 from shards.tiling.pool import Died, run_jobs
 from shards.tiling.pyramid import vendor_of
@@ -76,7 +77,7 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     split_drawn = "split" not in slides[0].splits
     if split_drawn:
         slides = _with_drawn_split(slides, config)
-    warnings += _empty_splits(slides)
+    warnings += split_warnings(count_splits(slides))
     settings = config.model_dump(mode="json", exclude=NOT_OF_A_SLIDE)
     if config.points_file is None:
         # In an annotated cohort a slide labelled 0 needs no file to say that none of its patches is positive.
@@ -176,7 +177,7 @@ def merge_plan(plan: Plan, cohort: Path, config: TileConfig, unsaved: Mapping[st
     try:
         with alone(cohort):
             units = finished_units(plan.jobs, cohort, unsaved or {})
-            write_page(cohort, slides, units, settings)
+            write_page(cohort, slides, units, settings, splits=splits_of(slides, units))
             summary = merge_cohort(slides, units, cohort, settings, config.max_failed)
     except OSError as error:
         raise InputError(f"{cohort}: {error.strerror or error}. Make room and run the same command again") from None
@@ -202,6 +203,7 @@ def _outcomes(
     jobs: Sequence[SlideJob], cohort: Path, config: TileConfig, num_workers: int
 ) -> Iterator[tuple[SlideJob, Outcome]]:
     work = partial(tile_slide, cohort=cohort, config=config)
+    waiting = Waiting(f"{cohort}: slides that are left")
     while jobs:
         elsewhere: list[SlideJob] = []
         for job, result in run_jobs(jobs, work, num_workers):
@@ -212,6 +214,7 @@ def _outcomes(
                 yield job, outcome
         jobs = elsewhere
         if elsewhere:
+            waiting.tell(*(lock_path(cohort, job) for job in elsewhere))
             time.sleep(POLL_S)
 
 
@@ -231,22 +234,3 @@ def _with_drawn_split(slides: list[Slide], config: TileConfig) -> list[Slide]:
         seed=config.split_seed,
     )
     return [replace(slide, splits={"split": split} | slide.splits) for slide, split in zip(slides, splits, strict=True)]
-
-
-def _empty_splits(slides: Sequence[Slide]) -> list[str]:
-    """Return the splits without a slide, a positive or a negative one, a line per split column: who trains will miss them."""
-    lines: list[str] = []
-    if not any(slide.labels for slide in slides):  # for prediction
-        return lines
-    for column in slides[0].splits:
-        lacking = []
-        for split in SPLITS:
-            labels = [first_label(slide) for slide in slides if slide.splits[column] == split]
-            kinds = [word for value, word in ((1, "positive"), (0, "negative")) if value not in labels]
-            if kinds:
-                lacking.append(f"{split} has no {'slide' if not labels else ' and no '.join(kinds) + ' slide'}")
-        if len(lacking) == len(SPLITS) and not any(slide.splits[column] for slide in slides):
-            lines.append(f"the column {column!r} is empty. Fill it in, or remove it: without a column split it is drawn")
-        elif lacking:
-            lines.append(f"{column}: {'; '.join(lacking)}")
-    return lines

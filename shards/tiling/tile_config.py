@@ -1,9 +1,10 @@
 """The settings of `hnm tile`: section `tile` of the configuration."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 BackgroundFilter = Literal["auto", "none", "edge_energy", "white_fraction", "canny_std", "otsu_saturation"]
 
@@ -96,6 +97,19 @@ class TileConfig(BaseModel):
     def _one_name_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
+    @field_validator("positive_groups", "negative_groups", mode="before")
+    @classmethod
+    def _groups_are_texts(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what YAML does not take for the name that was meant: `Tumor: Positive` is a mapping, 2 a number."""
+        names = value if isinstance(value, list) else [] if value is None else [value]
+        if all(isinstance(name, str) for name in names):
+            return value if value is None else names
+        meant = [text for name in names for text in _texts(name)]
+        raise ValueError(
+            "YAML does not take this for names: a colon and a space make a mapping, and a number is none. Quote it: "
+            f"'tile.{info.field_name}={json.dumps(meant, ensure_ascii=False)}'"
+        )
+
     @model_validator(mode="after")
     def _fields_fit_together(self) -> "TileConfig":
         if self.validation_share + self.test_share >= 1:
@@ -118,3 +132,8 @@ class TileConfig(BaseModel):
         if self.background == ["auto"]:
             return ["otsu_saturation"] if is_whole_slide and not is_at_points else []
         return [name for name in self.background if name != "none"]
+
+
+def _texts(name: Any) -> list[str]:
+    """Return the names that were meant by what YAML made of them."""
+    return [f"{key}: {its}" for key, its in name.items()] if isinstance(name, dict) else [str(name)]

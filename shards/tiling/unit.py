@@ -30,6 +30,8 @@ BOUNDED_SUFFIXES = (".mrxs", ".scn", ".bif", ".czi")  # whose scan may begin ins
 METADATA_KEY = b"hnm.unit"
 # Names the way that annotations are read: since "2" islands in holes count, so annotated slides of before are cut anew.
 READING = b"annotation 2"
+# Likewise of slides whose tissue otsu_saturation finds: since "2" its threshold has limits.
+TISSUE = b"tissue 2"
 AGAINST = ", against "  # in mpp_from: the table's microns per pixel are not the file's
 
 
@@ -72,6 +74,8 @@ class Unit:
         annotation_frame: "qupath" or "level0" where the scan begins inside the slide and has an annotation or points.
         frame_x_level0: where (0, 0) of these lies, level-0 pixels.
         frame_y_level0: likewise.
+        tissue_saturation: of otsu_saturation: above it, of 255, was tissue.
+        tissue_from: which threshold that is (see shards.tiling.tissue).
         tars: size in bytes by file name, in order.
     """
 
@@ -92,6 +96,8 @@ class Unit:
     annotation_frame: str = ""
     frame_x_level0: int = 0
     frame_y_level0: int = 0
+    tissue_saturation: float | None = None
+    tissue_from: str = ""
     tars: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -116,6 +122,8 @@ def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_
     settings = {name: value for name, value in settings.items() if name != "annotation_frame"}
     identity = [FORMAT_VERSION, slide.slide_id, str(slide.path), *_size_and_time(slide.path), slide.mpp, settings]
     digest = hashlib.sha256(json.dumps([*identity, is_negative], sort_keys=True).encode())
+    if "otsu_saturation" in settings.get("background", []):
+        digest.update(TISSUE)
     if points is not None:
         digest.update(b"points" + points.xy_level0.tobytes() + points.truth.tobytes())
     if slide.annotation is not None:

@@ -181,6 +181,9 @@ def test_difference_names_key_and_both_values() -> None:
         ("=3", ("section.key=value",)),
         ("seed=[1", ("not readable as YAML",)),
         ("tile.positive_class=tumour", ("positive_class needs points_file",)),
+        ("tile.positive_groups=[Tumor: Positive]", ("Quote it: 'tile.positive_groups=[\"Tumor: Positive\"]'",)),
+        ("tile.negative_groups=Normal: Necrosis", ("Quote it: 'tile.negative_groups=[\"Normal: Necrosis\"]'",)),
+        ("tile.negative_groups=[2, fat]", ("Quote it: 'tile.negative_groups=[\"2\", \"fat\"]'",)),
     ],
 )
 def test_a_wrong_override_is_named_with_its_remedy(override: str, parts: tuple[str, ...]) -> None:

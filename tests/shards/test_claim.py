@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.claim import Owner, claimed, owner_of, this_process
+from shards.claim import Owner, Waiting, claimed, owner_of, this_process
 
 
 def hold(path: Path, ready: Path, seconds: float) -> None:
@@ -88,6 +88,18 @@ def test_a_beat_shows_that_the_owner_lives(tmp_path: Path, monkeypatch: pytest.M
         os.utime(path, (1, 1))
         claim.beat()
         assert path.stat().st_mtime > 1
+
+
+def test_who_waits_says_so_once_with_the_owner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    for path, host in zip(paths[:2], ("node17", "node18"), strict=True):
+        path.write_text(json.dumps({"host": host, "pid": 1, "started": "x"}))
+    waiting = Waiting("run", " up to 75 s")
+    for _ in range(2):
+        waiting.tell(paths[0], paths[2])  # nobody holds the last
+    assert capsys.readouterr().err == "run: process 1 on node17 is at work on that; waiting up to 75 s\n"
+    Waiting("run").tell(*paths)
+    assert capsys.readouterr().err == "run: process 1 on node17 and 1 other are at work on that; waiting\n"
 
 
 def count_up(folder: Path, num_rounds: int) -> None:

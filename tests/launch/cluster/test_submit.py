@@ -68,6 +68,27 @@ def test_a_local_job_goes_on_behind_the_command(tiny_cohort: Path, tmp_path: Pat
     assert "no job is queued or at work" in said("cancel", out)
 
 
+@pytest.mark.parametrize("sbatch", ["", "echo 'sbatch: error: Unable to contact slurm controller (connect failure)' >&2; exit 1"])
+def test_a_dry_run_needs_no_controller_and_says_that_nothing_was_checked(
+    sbatch: str, tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    if sbatch:
+        (commands / "sbatch").write_text(f"#!/bin/sh\n{sbatch}\n")
+        (commands / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(commands))
+    submit = ["submit", "pipeline", tiny_slides, tmp_path / "p", "--nodes", "2", "--array-size", "2"]
+    result = hnm(*submit, "--dry-run")
+    assert result.exit_code == 0, result.output
+    note, *lines = result.output.splitlines()
+    assert note.startswith("note: the jobs are not checked. ")
+    assert ("SLURM does not answer" if sbatch else "no SLURM on this machine: sbatch is not found") in note
+    assert sum(line.startswith("#SBATCH --nodes=2") for line in lines) == 3  # pretrain, train, evaluate
+    assert_refused(hnm(*submit), 1, note.removeprefix("note: the jobs are not checked. ")[:20])
+    assert not (tmp_path / "p").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "options"),
     [

@@ -73,6 +73,39 @@ def test_a_preview_cuts_nothing(slides_csv: Path, tmp_path: Path) -> None:
     assert "slide-000:" in text_of(result)
     assert "patches kept" in text_of(result)
     assert not (tmp_path / "c" / "shards").exists()
+    assert "split, train: " in text_of(result)
+
+
+def test_a_preview_in_which_slides_fail_ends_as_the_tiling_would(slides_csv: Path, tmp_path: Path) -> None:
+    table = tmp_path / "s.csv"
+    table.write_text("slide_id,path,label\na,gone.svs,1\nb,gone-too.svs,0\n")
+    result = tile(table, tmp_path / "c", "--preview", "2")
+    assert result.exit_code == 1
+    assert "2 of 2 slides failed (tile.max_failed is 0), 0 gave patches" in text_of(result)
+    assert tile(slides_csv, tmp_path / "c", "--preview", "2", "tile.patch_px=600").exit_code == 1  # no patch on any slide
+    assert tile(slides_csv, tmp_path / "c", "--preview", "2").exit_code == 0
+
+
+def test_a_list_of_label_columns_is_refused(slides_csv: Path, tmp_path: Path) -> None:
+    result = tile(slides_csv, tmp_path / "c", "data.label_column=a,b")
+    assert result.exit_code == 1
+    assert "data.label_column=a,b names several columns; a run learns one. Set it to one of: label" in text_of(result)
+    assert not (tmp_path / "c").exists()
+
+
+def test_splits_and_thresholds_are_told_and_drawn(slides_csv: Path, tmp_path: Path) -> None:
+    result = tile(slides_csv, tmp_path / "c")
+    told = result.output
+    assert "split, train: " in told
+    assert told.count("Figures from fewer than 5 patients of a kind say little") == 1  # said before, and not again
+    slides = Cohort.open(tmp_path / "c").slides
+    assert slides["tissue_saturation"].null_count == 0
+    assert {text.split()[0] for text in slides["tissue_from"].to_pylist()} <= {"otsu", "ceiling", "floor", "fixed,"}
+    assert "tissue by saturation (of 255; each slide's in slides.parquet): 6 " in told
+    page = (tmp_path / "c" / "tiling.html").read_text(encoding="utf-8")
+    assert "<h2>Splits</h2>" in page
+    assert 'class="positive"' in page
+    assert "tissue above saturation " in page
 
 
 @pytest.mark.parametrize(
@@ -138,7 +171,7 @@ def test_tissue_is_found_without_being_asked(tmp_path: Path) -> None:
 
     told = cut()
     assert "background filter: otsu_saturation (2 whole slides); tile.background is auto" in told
-    assert "106 patches" in told
+    assert "108 patches" in told
     assert "2 tiled now" in told
     assert "0 tiled now" in cut("tile.background=otsu_saturation")  # the same units by its name
     told = cut("tile.background=none")
@@ -146,7 +179,7 @@ def test_tissue_is_found_without_being_asked(tmp_path: Path) -> None:
     assert "234 patches" in told
     told = cut("--preview", "1")
     assert "otsu_saturation (2 whole slides)" in told
-    assert "53 of 117 patches kept" in told
+    assert "54 of 117 patches kept" in told
 
 
 def test_plain_images_and_points_have_no_filter_of_their_own_accord(tiny_slides: Path, tmp_path: Path) -> None:

@@ -50,3 +50,16 @@ def test_slides_are_spread_over_the_table(jobs: list[SlideJob], tmp_path: Path, 
     shown = preview_slides(jobs, tmp_path / "cohort", CONFIG, asked)
     assert [job.slide.slide_id for job, _ in shown] == chosen
     assert len(list((tmp_path / "cohort" / "preview").iterdir())) == len(set(chosen) - {"s3"})
+
+
+def test_a_slide_that_fails_now_shows_no_picture_of_an_earlier_preview(jobs: list[SlideJob], tmp_path: Path) -> None:
+    cohort, chosen = tmp_path / "cohort", [jobs[2], jobs[4]]
+    preview_slides(chosen, cohort, CONFIG, 2)
+    assert (cohort / "preview_contact_sheet.jpg").is_file()
+    shown = preview_slides(chosen, cohort, CONFIG.model_copy(update={"mpp": 0.5}), 2)  # nobody tells the mpp
+    assert all("microns per pixel are unknown" in unit.status for _, unit in shown)
+    page = (cohort / "preview.html").read_text()
+    assert "Dropped slides (2)" in page
+    assert "data:image/jpeg" not in page
+    assert not list((cohort / "preview").iterdir())
+    assert not (cohort / "preview_contact_sheet.jpg").exists()

@@ -46,6 +46,8 @@ def test_whatever_changes_the_patches_changes_the_fingerprint(slide: Slide) -> N
     assert fingerprint(replace(slide, labels={"label": 0}, splits={"split": "test"})) == fingerprint()
     others = [
         fingerprint(patch_px=32),
+        fingerprint(background=["none"]),
+        fingerprint(background=["otsu_saturation"]),
         fingerprint(replace(slide, mpp=0.25)),
         fingerprint(points=points_at(20)),
         fingerprint(points=points_at(21)),
