@@ -215,6 +215,13 @@ def _patients_and_labels(cohort: Cohort, config: Config) -> tuple[np.ndarray, np
     return cohort.slides["patient_id"].to_numpy(), labels
 
 
+def count_without_patch(request: Request, config: Config) -> dict[str, int]:
+    """Return how many slides have a label and gave no patch, and how many of them are positive: they are in no fold."""
+    cohort = Cohort.open(request.out / "cohort")
+    labels = cohort.labels(config.data.label_column)[cohort.patches_per_slide == 0]
+    return {"slides": int((labels >= 0).sum()), "positive": int((labels == 1).sum())}
+
+
 def _drawn_by(cohort: Cohort, config: Config) -> pa.Table:
     """Return what the folds are drawn by, for `hnm.run.seen.changes`."""
     patients, labels = _patients_and_labels(cohort, config)
