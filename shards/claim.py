@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -103,6 +104,23 @@ class Waiting:
             others = f" and {more} other{'s' if more > 1 else ''}" if more else ""
             verb = "are" if more else "is"
             print(f"{self.what}: {first}{others} {verb} at work on that; waiting{self.until}", file=sys.stderr, flush=True)
+@contextmanager
+def touched(path: Path, every_s: float) -> Iterator[None]:
+    """Show other machines, during the block, that the owner of a claim lives: touch it every so many seconds."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(every_s):
+            with suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, daemon=True, name="owner of a claim")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def owner_of(path: Path) -> Owner | None:
@@ -117,12 +135,12 @@ def _take(path: Path, remote_timeout_s: float) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     me = this_process()
     mine = path.with_name(f".{path.name}.{me.host}.{me.pid}")
-    guard_path = path.with_name(".takeover")
-    guard_path.touch()
     mine.write_text(json.dumps(asdict(me)) + "\n", encoding="utf-8")
     try:
         if _link(mine, path):
             return True
+        guard_path = path.with_name(".takeover")  # only where a claim was in the way: it stays
+        guard_path.touch()
         with open(guard_path, "r+") as guard:  # one at a time, or the second would remove the first's new claim
             with suppress(
                 OSError

@@ -70,7 +70,7 @@ def read_test_scores(run: Path) -> Tested:
     slide_ids, patients, splits, labels, scores = (
         table[name].to_numpy() for name in ("slide_id", "patient_id", "split", "label", "score")
     )
-    rows = np.flatnonzero((splits == "test") & (labels >= 0))
+    rows = np.flatnonzero((splits == "test") & (labels >= 0) & table["score"].is_valid().to_numpy())
     if len(rows) == 0:
         raise InputError(f"{run / 'predictions.parquet'}: no test slide with a label, so there is nothing to compare")
     rows = rows[np.argsort(slide_ids[rows])]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hnm.evidence.evaluate import read_metrics
@@ -17,6 +18,7 @@ from hnm.statistics.metrics import Figures, auc
 from hnm.statistics.zero_width import zero_width_warning
 from shards.files import whole_file
 
+PREDICTED = ["slide_id", "patient_id", "label", "score", "predicted"]  # runs of before 2026-11-28 have no other columns
 SECTIONS = ("slide", "instance", "froc")
 
 
@@ -69,7 +71,8 @@ def out_of_fold(runs: dict[tuple[int, int], Path], thresholds: dict[tuple[int, i
     """Return each slide's prediction by the model that neither trained nor chose by it: a row per repeat and slide."""
     tables = []
     for (repeat, fold), run in runs.items():
-        table = pq.read_table(run / "predictions.parquet", filters=[("split", "==", "test")]).drop_columns(["split"])
+        scored = (pc.field("split") == "test") & pc.field("score").is_valid()
+        table = pq.read_table(run / "predictions.parquet", columns=PREDICTED, filters=scored)
         constants = {
             "repeat": np.full(len(table), repeat, np.int32),
             "fold": np.full(len(table), fold, np.int32),

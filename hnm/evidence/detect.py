@@ -40,7 +40,7 @@ def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] |
     slides = np.array(list(known))
     told = {
         "num_slides": len(slides),
-        "num_slides_left_out": len(study.test) - len(slides),
+        "num_slides_left_out": len(study.judged) - len(slides),
         "num_isolated_left_out": sum(int((~its).sum()) for its in counted),
         "lesions_from": sources,
     }
@@ -51,7 +51,7 @@ def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] |
 
 def known_lesions(study: Study) -> tuple[dict[int, Lesions], list[str]]:
     """Return the lesions of the test slides where they are known, by slide, and where they come from."""
-    found = [(slide, *lesions_of_slide(study, slide)) for slide in study.test.tolist()]
+    found = [(slide, *lesions_of_slide(study, slide)) for slide in study.judged.tolist()]
     known = {slide: lesions for slide, lesions, _ in found if lesions is not None}
     return known, sorted({source for _, _, source in found if source})
 
@@ -85,7 +85,10 @@ def lesions_of_slide(study: Study, slide: int) -> tuple[Lesions | None, str]:
 
 def hits_of_slide(study: Study, slide: int, by_patch: np.ndarray, lesions: Lesions) -> Hits:
     """Return what the local maxima of a slide's patch scores, at the patches' centres, meet."""
-    own, side = _patches(study, slide), patch_side(study, slide)
+    own = _patches(study, slide)
+    if own.start == own.stop:  # its lesions are missed, all of them
+        return hits_of(*np.empty((3, 0)), lesions)
+    side = patch_side(study, slide)
     x, y, scores = study.cohort.patches.x_level0[own], study.cohort.patches.y_level0[own], by_patch[own]
     peaks = local_maxima(x, y, scores, side)
     return hits_of(x[peaks] + side / 2, y[peaks] + side / 2, scores[peaks], lesions)

@@ -19,7 +19,9 @@ from hnm.encoder.contrastive_model import load_model
 from hnm.encoder.embed import embed
 from hnm.engine.ranks import barrier
 from hnm.evidence.detect import froc_part
-from hnm.evidence.measure import instance_part, require_scores, round_rows, slide_part, warnings_of
+from hnm.evidence.measure import count_patients, instance_part, require_scores, round_rows, slide_part, warnings_of
+from hnm.evidence.patch_threshold import patch_threshold_part
+from hnm.evidence.without_patch import explain_without_patch, without_patch_part
 from hnm.mining.coordinator import read_decision
 from hnm.rounds import choose_round, encoder_of_round, load_aggregator, round_folder
 from hnm.run.broken import count_broken, explain_broken, read_broken
@@ -27,6 +29,7 @@ from hnm.run.phase import phase, read_state
 from hnm.run.session import Session
 from hnm.run.study import Study
 from hnm.statistics.zero_width import zero_width_warning
+from shards.cohort.slides import SPLITS
 from shards.errors import InputError
 from shards.files import whole_file, write_array, write_json
 
@@ -67,7 +70,8 @@ def score_test_slides(
     """Score the test slides with the chosen round's model; every rank must call it.
 
     Returns:
-        On rank 0 the (S,) slide scores and (N,) patch scores of all embedded slides, NaN elsewhere; None on other ranks.
+        On rank 0 the (S,) slide scores and (N,) patch scores of all embedded slides, NaN elsewhere, but for `Study.missed`
+        slides, whose score is 0; None on other ranks.
     """
     study, world, folder = session.study, session.world, run / "test-features"
     model = load_model(encoder_of_round(run, chosen), config.encoder, session.seed)
@@ -80,7 +84,7 @@ def score_test_slides(
     if scores is None:
         return None, None
     by_slide = np.load(round_folder(run, chosen) / "slide_scores.npy")
-    by_slide[study.test] = slide_scores(logits)
+    by_slide[study.test], by_slide[study.missed] = slide_scores(logits), 0.0
     by_patch = np.load(round_folder(run, chosen) / "scores.npy")
     test_patches = study.patches_of(study.test)
     by_patch[test_patches] = scores[test_patches]
@@ -105,14 +109,19 @@ def measure(
     folders = [round_folder(run, r) for r in range(config.rounds.num_rounds + 1)]
     decisions = [read_decision(folder) for folder in folders]
     validation = decisions[chosen]["validation"]
-    of_test = study.labels[study.test], by_slide[study.test], study.patients_of(study.test), validation["threshold"]
+    judged, threshold = study.judged, validation["threshold"]
+    of_test = study.labels[judged], by_slide[judged], study.patients_of(judged), threshold
+    slide = slide_part(*of_test, seed)
+    without_patch = without_patch_part(study, by_slide, threshold)
     froc = froc_part(by_patch, study, seed)
     phases, broken = read_state(run)["phases"], read_broken(run)
     return {
         "chosen_round": chosen,
         "threshold": validation["threshold"],
-        "num_test_slides": len(study.test),
-        **slide_part(*of_test, seed),
+        "num_test_slides": len(judged),
+        "patients": count_patients(study.labels[judged], study.patients_of(judged)),
+        **slide,
+        **without_patch,
         "instance": instance_part(by_patch, study, seed),
         "froc": froc,
         "validation": validation,
@@ -120,25 +129,37 @@ def measure(
         "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
         "broken_patches": count_broken(broken, study, study.test),
-        "warnings": warnings_of(study, froc) + explain_broken(broken, study, study.test, "test"),
+        "patch_threshold": patch_threshold_part(by_patch, study, config.rounds.patch_false_positive_rate),
+        "warnings": explain_without_patch({**slide, **without_patch})
+        + warnings_of(study, froc)
+        + explain_broken(broken, study, study.test, "test"),
         "interval_warnings": zero_width_warning(*of_test),
     }
 
 
 def write_predictions(path: Path, by_slide: np.ndarray, threshold: float, session: Session) -> None:
-    """Write a row per scored slide: slide_id, patient_id, split, label, score, predicted."""
+    """Write a row per slide with a label: slide_id, patient_id, split, label, score, predicted, status.
+
+    A slide that gave no patch has no score, and `status` says why; a positive test slide without tissue has the score 0.
+    """
     study = session.study
-    slides = np.sort(np.concatenate([study.train, study.validation, study.test]))
-    split = np.full(study.cohort.num_slides, "train", dtype=object)
-    split[study.validation], split[study.test] = "validation", "test"
+    split = np.full(study.cohort.num_slides, "", dtype=object)
+    for name in SPLITS:
+        split[getattr(study, name)] = name
+        split[study.without_patch.get(name, [])] = name
+    slides = np.flatnonzero(split != "")
+    unknown = np.isnan(by_slide[slides])
+    has_patch = study.cohort.patches_per_slide[slides] > 0
+    status = ["done" if is_cut else study.status_of(slide) for slide, is_cut in zip(slides, has_patch, strict=True)]
     table = pa.table(
         {
             "slide_id": study.cohort.slide_ids[slides],
             "patient_id": study.patients_of(slides),
             "split": split[slides],
             "label": study.labels[slides],
-            "score": by_slide[slides],
-            "predicted": (by_slide[slides] >= threshold).astype(np.int8),
+            "score": pa.array(by_slide[slides], mask=unknown),
+            "predicted": pa.array((by_slide[slides] >= threshold).astype(np.int8), mask=unknown),
+            "status": status,
         }
     )
     with whole_file(path) as temporary:

@@ -47,6 +47,12 @@ def slide_part(
     }
 
 
+def count_patients(labels: np.ndarray, patients: np.ndarray) -> dict[str, int]:
+    """Return how many patients the slides (n,) are of, and how many have a positive and a negative one."""
+    kinds = {"all": labels >= 0, "positive": labels == 1, "negative": labels == 0}
+    return {name: len(np.unique(patients[rows])) for name, rows in kinds.items()}
+
+
 def instance_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] | None:
     """Return the instance metrics of the test patches and their 95 % bootstrap intervals; None where no truth is known.
 
@@ -168,7 +174,7 @@ def warnings_of(study: Study, froc: dict[str, Any] | None) -> list[str]:
         study: the cohort and its parts.
         froc: what `hnm.evidence.detect.froc_part` returned.
     """
-    labels, found = study.labels[study.test], []
+    labels, found = study.labels[study.judged], []
     for label, word in ((1, "positive"), (0, "negative")):
         if not np.any(labels == label):
             found.append(

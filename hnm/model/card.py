@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from hnm.config import Config, flatten
+from hnm.evidence.patch_threshold import OF_TRUTH
 from hnm.model.model import Description
+from hnm.statistics.zero_width import few_patients
 from shards.files import whole_file
 
 FEW_SLIDES = 20  # of a class in the test split
@@ -30,7 +32,8 @@ def _data(about: Description) -> str:
     data, rows = about.data, []
     for name, split in data["splits"].items():
         rows.append(
-            f"| {name} | {split['slides']:,} | {split['positive']:,} | {split['patients']:,} | {split['patches']:,} |"
+            f"| {name} | {split['slides']:,} | {split['positive']:,} | {split['patients']:,} | {split['patches']:,} | "
+            f"{split.get('without_patch', 0):,} |"  # an older export does not say
         )
     mpp = data["source_mpp"]
     scanned = (
@@ -40,9 +43,20 @@ def _data(about: Description) -> str:
         "## Data\n\n"
         f"Label: column `{data['label_column']}`, 1 = positive. Cohort fingerprint `{data['fingerprint']}`, "
         f"{data['slides']:,} slides; {scanned}.\n\n"
-        "| split | slides | positive | patients | patches |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+        "| split | slides | positive | patients | patches | further slides, which gave no patch |\n|---|---|---|---|---|---|\n"
+        + "\n".join(rows) + "\n\n"
         "No patient is in two splits. Training slides taught the networks; validation slides chose the aggregator's epoch, "
         "the round and the thresholds; test slides were read once."
+        + _known(about.known)
+    )
+
+
+def _known(known: dict[str, Any]) -> str:
+    if not known:
+        return ""
+    return (
+        f" `seen.parquet` holds hashes of the names and patients of the {known['slides']:,} training and validation slides, and "
+        f"of {known['by_content']:,} of their files: `hnm predict` says so if it meets one again, and counts it in no figure."
     )
 
 
@@ -60,10 +74,16 @@ def _method(about: Description, config: Config) -> str:
         f"* Patches: {patches['patch_px']} x {patches['patch_px']} pixels, {scale}, cut {patches['cut']}; background "
         f"filter: {', '.join(patches['background'])}; stain normalisation: {patches['stain']}.\n"
         f"* A slide is called positive from {about.slide_threshold:.4f} on (chosen on validation slides), a patch from "
-        f"{about.patch_threshold:.4f} on (from {about.patch_threshold_from}).\n"
+        f"{about.patch_threshold:.4f} on (chosen on {about.patch_threshold_from}{_reached(about)}).\n"
         f"* Settings that are not the default: {', '.join(changed) or 'none'}. All: `config.yaml`.\n"
         f"* Made with {made}."
     )
+
+
+def _reached(about: Description) -> str:
+    """Return what the patch threshold does on negative test slides, as far as that is known."""
+    share = ((about.test or {}).get("patch_threshold") or {}).get("share_of_negative_test_patches")
+    return "" if share is None else f"; {share:.1%} of the patches of negative test slides reach it"
 
 
 def _figures(about: Description) -> str:
@@ -76,15 +96,18 @@ def _figures(about: Description) -> str:
         return "\n".join(lines)
     lines += [f"{about.test['num_test_slides']} test slides, read once."]
     of_patches = (about.test.get("instance") or {}).get("intervals", {})
-    told = {
+    intervals = {
         "Slide AUC": about.test.get("slide_auc_interval") or {},
         "Patch AUC": of_patches.get("auc", {}),
         "Patch AUC in positive slides": of_patches.get("in_positive_auc", {}),
     }
-    for name, interval in told.items():
+    for name, interval in intervals.items():
         if interval.get("low") is not None:
-            lines += [f"{name}, 95 % bootstrap interval by patient: {interval['low']:.3f} to {interval['high']:.3f}."]
+            few = f" ({told})" if (told := few_patients(about.test)) else ""
+            lines += [f"{name}, 95 % bootstrap interval by patient: {interval['low']:.3f} to {interval['high']:.3f}{few}."]
     lines += ["", "| figure, slides | test |", "|---|---|", *_rows(about.test["slide"])]
+    if "slide_without_missed" in about.test:
+        lines += ["", "| figure, slides with tissue only | test |", "|---|---|", *_rows(about.test["slide_without_missed"])]
     if about.test.get("instance"):
         lines += ["", "| figure, patches | test |", "|---|---|", *_rows(about.test["instance"])]
     return "\n".join(lines)
@@ -130,7 +153,7 @@ def _limits(about: Description) -> str:
         limits.append(
             "It saw patches centred on annotated points (nuclei); patches of a grid are another distribution."
         )
-    if about.patch_threshold_from == "mining.positive_threshold":
+    if about.patch_threshold_from != OF_TRUTH:
         limits.append(
             "The patch threshold was not chosen on annotated patches: areas in heatmaps are a ranking, no segmentation."
         )
@@ -140,6 +163,6 @@ def _limits(about: Description) -> str:
 def _use(about: Description) -> str:
     return (
         "## Use\n\n```bash\nhnm predict FOLDER slides/*.svs --out predictions/\n```\n\n"
-        "Files: `encoder.safetensors` and `aggregator.safetensors` (SHA-256 in `model.json`), `config.yaml`, `model.json` "
-        "(thresholds, preprocessing, figures)."
+        "Files: `encoder.safetensors` and `aggregator.safetensors` (SHA-256 in `model.json`), `config.yaml`, `seen.parquet`, "
+        "`model.json` (thresholds, preprocessing, figures)."
     )

@@ -1,6 +1,6 @@
 """A run's model as a folder for others: weights, configuration, description, and a card for people.
 
-    FOLDER/ encoder.safetensors  aggregator.safetensors  config.yaml  model.json  MODEL.md
+    FOLDER/ encoder.safetensors  aggregator.safetensors  config.yaml  seen.parquet  model.json  MODEL.md
 
 model.json is written last: with it the folder is a model.
 """
@@ -13,13 +13,14 @@ from hnm.encoder.networks import describe, metadata_of
 from hnm.encoder.weights import load_encoder
 from hnm.engine.state import load_weights, save_weights
 from hnm.model.card import write_card
+from hnm.model.known import SEEN_FILE, known_slides, write_known
 from hnm.model.model import AGGREGATOR_FILE, ENCODER_FILE, MODEL_FILE, as_json, describe_run, file_digest, weight_files
 from hnm.report.record import RunRecord
 from shards.errors import InputError
 from shards.files import whole_file, write_json
 
 CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
-OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE)
+OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, SEEN_FILE, CARD_FILE, MODEL_FILE)
 
 
 def export(record: RunRecord, folder: Path) -> None:
@@ -30,8 +31,7 @@ def export(record: RunRecord, folder: Path) -> None:
     """
     if not record.is_finished:
         raise InputError(f"{record.run}: training is not finished. Run the same hnm train again, then export")
-    if folder.exists() and not _may_be_written(folder):
-        raise InputError(f"{folder}: exists and is no exported model. Choose another name or remove it")
+    require_writable(folder)
     (folder / MODEL_FILE).unlink(missing_ok=True)
     files, note = weight_files(record.run, record.chosen), {"round": str(record.chosen)}
     # the projection head served the contrastive loss only, and a foreign start encoder may be a pickle
@@ -43,17 +43,28 @@ def export(record: RunRecord, folder: Path) -> None:
     with whole_file(folder / CONFIG_FILE) as temporary:
         temporary.write_text(dump_config(portable(record.config)), encoding="utf-8")
     about = describe_run(record)
-    digests = {name: file_digest(folder / name) for name in (ENCODER_FILE, AGGREGATOR_FILE)}
-    about = replace(about, weights=digests, encoder=describe(encoder))
+    known = known_slides(record)
+    write_known(folder / SEEN_FILE, known)
+    about = replace(
+        about,
+        weights={name: file_digest(folder / name) for name in (ENCODER_FILE, AGGREGATOR_FILE)},
+        encoder=describe(encoder),
+        known={"sha256": file_digest(folder / SEEN_FILE), **known.counts},
+    )
     write_card(folder / CARD_FILE, about, record.config)
     write_json(folder / MODEL_FILE, as_json(about))
 
 
-def _may_be_written(folder: Path) -> bool:
-    """Return whether the folder is a model, or what a killed export has left of one."""
-    if (folder / MODEL_FILE).is_file():
-        return True
-    return folder.is_dir() and all(path.name in OURS or path.suffix == ".tmp" for path in folder.iterdir())
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that is there and is neither a model, nor what a killed export has left of one, nor empty.
+
+    Raises:
+        InputError: saying so.
+    """
+    if not folder.exists() or (folder / MODEL_FILE).is_file():
+        return
+    if not folder.is_dir() or any(path.name not in OURS and not path.name.startswith(".") for path in folder.iterdir()):
+        raise InputError(f"{folder}: exists and is no exported model. Choose another name or remove it")
 
 
 def portable(config: Config) -> Config:

@@ -24,7 +24,9 @@ from hnm.encoder.networks import Encoder
 from hnm.encoder.weights import load_encoder
 from hnm.engine.state import load_weights
 from hnm.evidence.measure import warnings_of
+from hnm.evidence.without_patch import explain_without_patch
 from hnm.installed import commit_of_code
+from hnm.model.known import SEEN_FILE, KnownSlides, known_of_run, read_known
 from hnm.report.record import RunRecord
 from hnm.rounds import encoder_of_round, round_folder
 from hnm.run.broken import count_broken
@@ -51,6 +53,8 @@ class Description:
         made_with: versions and commit.
         weights: SHA-256 of the weight files by name.
         encoder: what the network is and does to its input first; an older export has none.
+        known: SHA-256 of seen.parquet, the slides that the model was trained on or chosen by, and how many they are; an export of
+            before 2026-11-28 does not say.
         format_version: of this file.
     """
 
@@ -66,6 +70,7 @@ class Description:
     made_with: dict[str, str]
     weights: dict[str, str] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 
@@ -78,6 +83,7 @@ class Model:
     config: Config
     about: Description
     device: torch.device
+    known: KnownSlides | None = None  # None: the export does not say
 
     @property
     def identity(self) -> str:
@@ -94,20 +100,20 @@ def is_exported(folder: Path) -> bool:
 
 def describe_run(record: RunRecord) -> Description:
     """Return what there is to say about a run's model."""
-    instance = (record.metrics or {}).get("instance")
-    test = None
+    test, threshold = None, record.chosen_patch_threshold
     if record.metrics is not None:
-        kept = ("num_test_slides", "slide", "slide_auc_interval", "slide_intervals", "instance", "froc")
+        kept = ("num_test_slides", "patients", "slide", "slide_without_missed", "slide_auc_interval", "slide_intervals")
+        kept += ("without_patch", "instance", "froc", "patch_threshold")
         test = {name: record.metrics[name] for name in kept if record.metrics.get(name) is not None}
         # not the "warnings" of metrics.json: of unreadable patches they name slides, and an export goes to strangers
-        limits = warnings_of(record.study, record.metrics.get("froc"))
+        limits = explain_without_patch(record.metrics) + warnings_of(record.study, record.metrics.get("froc"))
         test["warnings"] = limits + record.metrics.get("interval_warnings", [])
     return Description(
         name=f"{record.run.resolve().parent.name}/{record.run.resolve().name}",
         chosen_round=record.chosen,
         slide_threshold=record.threshold,
-        patch_threshold=record.patch_threshold,
-        patch_threshold_from="validation patches of known truth" if instance else "mining.positive_threshold",
+        patch_threshold=threshold.value,
+        patch_threshold_from=threshold.source,
         preprocessing=preprocessing_of(record.config),
         data=data_of(record),
         validation=record.decisions[record.chosen]["validation"],
@@ -147,6 +153,7 @@ def data_of(record: RunRecord) -> dict[str, Any]:
             "patients": len(set(record.patients[slides].tolist())),
             "patches": study.num_patches_of(slides),
             "broken_patches": count_broken(record.broken, study, slides)["num"],
+            "without_patch": len(study.without_patch.get(name, ())),
         }
     return {
         "fingerprint": record.state["fingerprint"],
@@ -175,13 +182,18 @@ def open_exported(folder: Path, device: torch.device) -> Model:
     for name, digest in about.weights.items():
         if (folder / name).is_file() and file_digest(folder / name) != digest:
             raise InputError(f"{folder / name}: not the weights that {MODEL_FILE} names. Copy the whole folder again")
+    if about.known and file_digest(folder / SEEN_FILE) != about.known["sha256"]:
+        raise InputError(f"{folder / SEEN_FILE}: not the slides that {MODEL_FILE} names. Copy the whole folder again")
+    known = read_known(folder / SEEN_FILE) if about.known else None
     config = read_config(folder / "config.yaml")
-    return load_networks({name: folder / name for name in (ENCODER_FILE, AGGREGATOR_FILE)}, config, about, device)
+    files = {name: folder / name for name in (ENCODER_FILE, AGGREGATOR_FILE)}
+    return replace(load_networks(files, config, about, device), known=known)
 
 
 def open_recorded(record: RunRecord, device: torch.device) -> Model:
     """Open the model of a run."""
-    return load_networks(weight_files(record.run, record.chosen), record.config, describe_run(record), device)
+    model = load_networks(weight_files(record.run, record.chosen), record.config, describe_run(record), device)
+    return replace(model, known=known_of_run(record))
 
 
 def load_networks(files: dict[str, Path], config: Config, about: Description, device: torch.device) -> Model:

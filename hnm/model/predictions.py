@@ -8,7 +8,7 @@ OUT/ predictions.parquet         a row per slide, failed ones with the reason
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hnm.model.model import Model
 from hnm.model.predict import PredictedSlide
 from hnm.report.heatmap import draw_heatmap, geojson, overlap, positive_area
 from shards.cohort.annotations import Annotation
+from shards.cohort.content import content_of
 from shards.cohort.frame import Frame
 from shards.cohort.slides import Slide
 from shards.errors import InputError
@@ -30,6 +31,7 @@ from shards.resample import resize
 HEATMAP_PX, LEAST_HEATMAP_PX = 1600, 420
 METADATA_KEY = b"hnm.prediction"
 MPP_SLACK = 1.05
+MAX_TAKEN = 3  # names that an error lists
 NOT_USED = "its annotation is not used"  # begins the remark on a slide
 
 
@@ -53,6 +55,8 @@ class Row:
         status: "done", "empty: reason" or "failed: reason".
         remark: what one should know.
         fingerprint: of slide, settings and model.
+        seen: why this slide is no test of the model, as it was trained on it or chosen by it; else "".
+        content: of its file, see `shards.cohort.content`; "" where it could not be read.
     """
 
     slide_id: str
@@ -70,10 +74,17 @@ class Row:
     status: str
     remark: str
     fingerprint: str
+    seen: str = ""
+    content: str = ""
 
     @property
     def failed(self) -> bool:
         return self.status.startswith("failed")
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether it is a positive slide that gave no patch: nothing of it was called positive."""
+        return self.label == 1 and self.status.startswith("empty")
 
 
 def row_of(slide: Slide, label: int | None, result: PredictedSlide, model: Model, fingerprint: str) -> Row:
@@ -178,12 +189,48 @@ def patches_path(out: Path, slide: Slide) -> Path:
 
 def done_row(out: Path, slide: Slide, label: int | None, fingerprint: str) -> Row | None:
     """Return the row of a slide that an earlier run has done with the same model and settings, else None."""
+    row = _written_row(out, slide)
+    return replace(row, label=label) if row is not None and row.fingerprint == fingerprint else None
+
+
+def _written_row(out: Path, slide: Slide) -> Row | None:
     try:
         content: dict[str, Any] = json.loads(pq.read_schema(patches_path(out, slide)).metadata[METADATA_KEY])
-        row = Row(**{**content, "label": label})
+        return Row(**content)
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):  # none, cut short, or of an older version
         return None
-    return row if row.fingerprint == fingerprint else None
+
+
+def refuse_taken_names(out: Path, slides: Sequence[Slide], contents: Sequence[str]) -> None:
+    """Refuse slides that have the name of another slide whose prediction is there: it would be replaced.
+
+    Args:
+        out: the folder.
+        slides: that are to be predicted.
+        contents: of their files, see `shards.cohort.content`; a slide that was moved is the same slide.
+
+    Raises:
+        InputError: the slides and those of their names, or the table is damaged.
+    """
+    by_name = {row.slide_id.casefold(): row for row in rows_of_others(out, set())}
+    taken = []
+    for slide, content in zip(slides, contents, strict=True):
+        there = by_name.get(slide.slide_id.casefold()) or _written_row(out, slide)
+        if there is not None and not _is_same(there, slide, content):
+            taken.append(f"{slide.slide_id!r} is {there.path} there, {slide.path} here")
+    if taken:
+        shown = "; ".join(taken[:MAX_TAKEN]) + (" ..." if len(taken) > MAX_TAKEN else "")
+        raise InputError(
+            f"{out}: {len(taken)} slides have the name of another slide, whose prediction there would be replaced: {shown}. "
+            "Give a table slides.csv with another slide_id for each, or another --out"
+        )
+
+
+def _is_same(there: Row, slide: Slide, content: str) -> bool:
+    if there.path == str(slide.path):
+        return True
+    its = there.content or content_of(Path(there.path))
+    return its == content if its else there.failed  # of a file that could not be read at all nothing is lost
 
 
 SCHEMA = pa.schema(
@@ -192,6 +239,7 @@ SCHEMA = pa.schema(
         ("predicted", pa.int8()), ("threshold", pa.float64()), ("num_patches", pa.int64()),
         ("num_positive_patches", pa.int64()), ("patch_threshold", pa.float64()), ("patch_level0", pa.int32()),
         ("mpp", pa.float64()), ("iou", pa.float64()), ("status", pa.string()), ("remark", pa.string()),
+        ("seen", pa.string()), ("content", pa.string()),
     ]
 )  # fmt: skip
 
@@ -209,6 +257,8 @@ def rows_of_others(out: Path, slide_ids: set[str]) -> list[Row]:
         rows = pq.read_table(path, schema=SCHEMA).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a table of hnm predict ({error}). Remove it, or give another --out") from error
+    for row in rows:  # tables of before 2026-11-28 have neither
+        row |= {name: row[name] or "" for name in ("seen", "content")}
     return [Row(**row, fingerprint="") for row in rows if row["slide_id"] not in slide_ids]
 
 

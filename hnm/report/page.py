@@ -56,11 +56,11 @@ def digits(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def interval_lines(interval: Mapping[str, Any] | None) -> list[str]:
-    """Return a line with the 95 % interval, none where there is no interval."""
+def interval_lines(interval: Mapping[str, Any] | None, few: str = "") -> list[str]:
+    """Return a line with the 95 % interval, none where there is no interval, and one with `few`: see `few_patients`."""
     if not interval or interval["low"] is None:
         return []
-    return [f"95 %: {interval['low']:.3f} to {interval['high']:.3f}"]
+    return [f"95 %: {interval['low']:.3f} to {interval['high']:.3f}", *([few] if few else [])]
 
 
 def duration(seconds: float) -> str:

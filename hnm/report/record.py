@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from hnm.config import Config
 from hnm.evidence.evaluate import read_metrics
+from hnm.evidence.patch_threshold import PatchThreshold, patch_threshold_of
 from hnm.mining.coordinator import read_decision, read_scores
 from hnm.rounds import choose_round, round_folder
 from hnm.run.broken import read_broken
@@ -66,8 +67,14 @@ class RunRecord:
 
     @property
     def patch_threshold(self) -> float:
-        """The patch threshold: chosen on validation patches of known truth, else the one that mining takes."""
-        return patch_threshold(self.config, self.metrics)
+        """The score from which a patch is called positive."""
+        return self.chosen_patch_threshold.value
+
+    @cached_property
+    def chosen_patch_threshold(self) -> PatchThreshold:
+        """That score, and what it was chosen on."""
+        rate = self.config.rounds.patch_false_positive_rate
+        return patch_threshold_of(self.metrics, self.by_patch, self.study, rate)
 
     @property
     def intervals(self) -> dict[str, Any]:
@@ -79,7 +86,8 @@ class RunRecord:
     def judged(self) -> tuple[str, np.ndarray]:
         """The name and the slide numbers of the split that shows how good the model is: test, once it has been read."""
         if self.metrics is not None:
-            return "test", self.study.test
+            judged = self.study.judged  # an evaluation of before 2026-11-28 has no score of slides that it missed
+            return "test", judged[np.isfinite(self.by_slide[judged])]
         return "validation", self.study.validation
 
     @cached_property
@@ -88,6 +96,7 @@ class RunRecord:
         names = np.full(self.study.cohort.num_slides, "", dtype="U10")
         for name in ("train", "validation", "test"):
             names[getattr(self.study, name)] = name
+        names[self.study.missed] = "test"
         return names
 
     @cached_property
@@ -152,18 +161,6 @@ def with_tile_of(cohort: Cohort, config: Config) -> Config:
     settings = cohort.info.get("settings", {})
     known = {name: value for name, value in settings.items() if name in TileConfig.model_fields}
     return config.model_copy(update={"tile": TileConfig.model_validate(known)})
-
-
-def patch_threshold(config: Config, metrics: dict[str, Any] | None) -> float:
-    """Return the score from which a patch is called positive.
-
-    Args:
-        config: of the run.
-        metrics: metrics.json; its instance threshold was chosen on validation patches of known truth. Without it (no
-            patch truth, or not evaluated) it is mining.positive_threshold.
-    """
-    instance = (metrics or {}).get("instance")
-    return float(instance["threshold"] if instance else config.mining.positive_threshold)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from hnm.report.pictures import Picture, draw_heatmaps, draw_pictures
 from hnm.report.record import RunRecord
 from hnm.report.run_warnings import warnings_of
 from hnm.report.slides import slide_table
+from hnm.statistics.zero_width import few_patients
 from shards.cohort.slides import slide_key
 from shards.reading.reader import PatchReader
 
@@ -101,7 +102,7 @@ def values_of(
         "table": slide_table(record, heatmaps, set(embedded)),
         "heatmaps": [_card(record, slide, heatmaps[slide]) for slide in embedded],
         "num_without_heatmap": num_scored - len(embedded),
-        "patch_threshold": record.patch_threshold,
+        "patch_threshold": record.chosen_patch_threshold,
         "settings": settings_of(record.config),
         "facts": _environment(record),
     }
@@ -121,9 +122,10 @@ def _boxes(record: RunRecord) -> list[Box]:
     labels = record.study.labels[slides]
     measured = record.metrics or {}
     figures = measured.get("slide") or record.decisions[record.chosen]["validation"]
+    interval = interval_lines(measured.get("slide_auc_interval"), few_patients(measured))
     seconds = sum(phase["seconds"] for phase in record.state["phases"])
     return [
-        (digits(figures["auc"]), [f"slide AUC, {split}", *interval_lines(measured.get("slide_auc_interval"))]),
+        (digits(figures["auc"]), [f"slide AUC, {split}", *interval]),
         (digits(figures["balanced_accuracy"]), ["balanced accuracy", f"at {record.threshold:.3f}"]),
         (f"{digits(figures['sensitivity'])} / {digits(figures['specificity'])}", ["sensitivity / specificity"]),
         (f"{record.chosen}", ["chosen round", f"of {record.num_rounds - 1}"]),

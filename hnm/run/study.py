@@ -1,6 +1,7 @@
 """Who plays which part: the slides of a cohort that train, choose and test, with their labels."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -8,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from shards.cohort.cohort import Cohort
+from shards.cohort.slides import SPLITS
 from shards.errors import InputError
 from shards.seeding import numpy_generator
 
@@ -39,6 +41,7 @@ class Study:
         labels: (S,) int8: 1, 0, or -1 for slides that take no part.
         train, validation, test: increasing slide numbers; every one has a label and at least one patch.
         encoder_slides: (S,) bool, the slides whose patches train the encoder.
+        without_patch: by split the increasing numbers of the slides that have a label and gave no patch; they take no part.
     """
 
     cohort: Cohort
@@ -47,6 +50,23 @@ class Study:
     validation: np.ndarray
     test: np.ndarray
     encoder_slides: np.ndarray
+    without_patch: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def missed(self) -> np.ndarray:
+        """Increasing numbers of the positive test slides in which the tiling found no tissue: nothing of them is found."""
+        slides = self.without_patch.get("test", np.empty(0, np.int64))
+        is_missed = [self.labels[slide] == 1 and self.status_of(slide).startswith("empty") for slide in slides]
+        return slides[np.array(is_missed, bool)]
+
+    @property
+    def judged(self) -> np.ndarray:
+        """Increasing numbers of the slides that the test's figures are of: those tested, and those `missed`, with score 0."""
+        return np.sort(np.concatenate([self.test, self.missed]))
+
+    def status_of(self, slide: int) -> str:
+        """Return what the tiling says of a slide: "done", "empty: reason" or "failed: reason"."""
+        return str(self.cohort.slides["status"][int(slide)].as_py())
 
     @property
     def embedded_slides(self) -> np.ndarray:
@@ -102,7 +122,7 @@ def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
     if config.witness_rate is not None:
         cohort = cohort.restricted(thin_to_witness_rate(cohort, labels, config.witness_rate, seed))
     usable = (labels >= 0) & (np.diff(cohort.patch_bounds) > 0)
-    train, validation, test = (np.flatnonzero(usable & (splits == name)) for name in ("train", "validation", "test"))
+    train, validation, test = (np.flatnonzero(usable & (splits == name)) for name in SPLITS)
     for name, slides in (("train", train), ("validation", validation)):
         for label, word in ((1, "positive"), (0, "negative")):
             if not np.any(labels[slides] == label):
@@ -112,7 +132,8 @@ def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
                     "slides.csv and tile again, or choose other columns with data.label_column, data.split_column"
                 )
     encoder_slides = usable & np.isin(splits, config.encoder_splits)
-    return Study(cohort, labels, train, validation, test, encoder_slides)
+    without = {name: np.flatnonzero((labels >= 0) & ~usable & (splits == name)) for name in SPLITS}
+    return Study(cohort, labels, train, validation, test, encoder_slides, without)
 
 
 def thin_to_witness_rate(cohort: Cohort, labels: np.ndarray, rate: float, seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ONE_IN_FORTY = 0.025
+FEW_PATIENTS = 10  # of a class: one more or less moves the sensitivity by a tenth
 
 
 class _Extreme(NamedTuple):
@@ -52,6 +53,17 @@ def zero_width_warning(
     if bounds:
         text += f" With a true {_listed(bounds, 'or')} this may still happen one time in forty."
     return [text]
+
+
+def few_patients(metrics: Mapping[str, Any]) -> str:
+    """Return on how few patients the intervals of a metrics.json rest, in words, "" if they are not few.
+
+    A bootstrap of few patients is too narrow: two can be drawn in three ways, and both ends are often the figure itself.
+    """
+    patients = metrics.get("patients")  # of before 2026-11-28 it does not say
+    if not patients or min(patients["positive"], patients["negative"]) >= FEW_PATIENTS:
+        return ""
+    return f"of few patients: {patients['positive']} positive, {patients['negative']} negative"
 
 
 def warnings_told(metrics: Mapping[str, Any]) -> list[str]:

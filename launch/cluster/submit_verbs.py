@@ -204,8 +204,10 @@ def _check_crossval(params: Params, config: Config) -> None:
 
 
 def _check_evaluate(params: Params, config: Config) -> None:
+    from launch.process.kinds import refuse_other
     from launch.process.run_directory import read_run
 
+    refuse_other(params["run"])
     read_run(params["run"])
 
 

@@ -22,6 +22,7 @@ from hnm.run.heartbeat import Beat, read_beats
 from hnm.run.seen import changes, leaked, read_seen, seen_of, write_seen
 from hnm.run.study import DataConfig
 from launch.process.distributed import rank_of_process, slurm_job
+from launch.process.kinds import refuse_other
 from shards.claim import Waiting, claimed, is_running, owner_of
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
@@ -34,7 +35,7 @@ WHERE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "
 # cohort, whose fingerprint is checked, has its own section tile.
 FREE_SETTINGS = (
     *WHERE_SETTINGS, "tile.", "pretrain.chunk_size", "finetune.chunk_size", "rounds.embed_batch_size", "rounds.keep_features",
-    "engine.deepspeed", "engine.compile", "engine.channels_last",
+    "engine.deepspeed", "engine.compile", "engine.channels_last", "rounds.patch_false_positive_rate",
 )  # fmt: skip
 WARNED_SETTINGS = ("engine.precision",)  # these, too, but the numbers differ in the third digit: it is told
 PRETRAIN_SETTINGS = ("seed", "data.", "engine.", "encoder.", "pretrain.")  # all that pretraining depends on
@@ -82,6 +83,7 @@ def read_run(run: Path) -> tuple[Config, Path]:
         InputError: `run` is no run directory.
     """
     if not (run / "state.json").is_file():
+        refuse_other(run)
         raise InputError(f"{run}: no run directory (state.json is missing). Make one with: hnm train COHORT {run}")
     state = json.loads((run / "state.json").read_text(encoding="utf-8"))
     return read_config(run / "config.yaml"), Path(state["cohort"])
@@ -140,8 +142,8 @@ def check_cohort(run: Path, cohort: Cohort, data: DataConfig, is_training: bool 
 
 
 @contextmanager
-def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
-    """Hold the run directory during the block: two processes that wrote there would spoil each other's files.
+def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S, claim_file: Path = CLAIM_FILE) -> Iterator[Path]:
+    """Hold a run directory, or another folder of ours, during the block: two who wrote there would spoil each other's files.
 
     A process that was just killed may take a moment to go; one of another machine is waited for until its claim is stale.
 
@@ -151,7 +153,7 @@ def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
     Raises:
         InputError: another process works there.
     """
-    path = run / CLAIM_FILE
+    path = run / claim_file
     give_up, waiting = time.monotonic() + wait_s, Waiting(str(run), f" up to {wait_s:.0f} s for its end")
     while True:
         with claimed(path, REMOTE_TIMEOUT_S) as claim:
@@ -160,7 +162,7 @@ def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
                 return
             owner = owner_of(path)
         if time.monotonic() > give_up:
-            raise InputError(f"{run}: {owner} works there. Wait for its end, end it, or use another run directory")
+            raise InputError(f"{run}: {owner} works there. Wait for its end, end it, or use another folder")
         waiting.tell(path)
         time.sleep(0.5)
 
@@ -279,6 +281,7 @@ def remove_run(run: Path, is_sure: bool) -> None:
     """
     if not run.exists():
         return
+    refuse_other(run)
     read_run(run)
     rounds = len(list(run.glob("round-*/mining.json")))
     if not is_sure:

@@ -14,7 +14,9 @@ from rich.table import Table
 from hnm.evidence.compare import Tested, compare, delong_warning, read_test_scores, width_warning
 from hnm.evidence.compare_crossval import CrossValidated, compare_crossvals, read_crossval
 from hnm.evidence.compare_patches import OpenedRun, compare_froc, compare_instance, told_by_metrics
+from hnm.evidence.measure import count_patients
 from hnm.run.study import open_study
+from hnm.statistics.zero_width import few_patients
 from launch.process.run_directory import check_cohort, read_run
 from launch.verbs.crossval_folder import is_crossval, read_record
 from shards.cohort.cohort import Cohort
@@ -60,7 +62,9 @@ def _of_runs(run_a: Path, run_b: Path, cohort: Path | None, console: Console) ->
     result = compare(a, b)
     result["patch_figures"], result["patch_remarks"] = patch_figures(a, b, cohort)
     figures = {f"slide {name}": figure for name, figure in result["figures"].items()} | result["patch_figures"]
-    console.print(_table(f"{result['num_slides']} test slides; 95 % intervals by patient", result, figures))
+    few = few_patients({"patients": count_patients(a.slides.labels, a.slides.patients)})
+    title = f"{result['num_slides']} test slides; 95 % intervals by patient{', ' if few else ''}{few}"
+    console.print(_table(title, result, figures))
     p = result["delong_p"]
     without = "no DeLong test: it needs at least two positive and two negative test slides"
     lines = [without if p is None else f"DeLong's test of the two AUCs: p = {p:.4g}", *result["patch_remarks"]]

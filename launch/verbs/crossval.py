@@ -38,6 +38,7 @@ from launch.verbs.crossval_folder import (
     alone,
     check,
     claim_of_fold,
+    count_without_patch,
     encoder_of_other,
     is_done,
     open_folder,
@@ -76,7 +77,9 @@ def run(request: Request) -> int:
                 if (problem := run_fold(request, config, key, tracker.run_id, signals)) is not None:
                     failed[key] = problem
                     print(f"repeat {key[0]}, fold {key[1]} failed: {problem}", file=sys.stderr, flush=True)
-            if finish(request, config):
+            with alone(request.out):  # array jobs may come to their ends together
+                is_joined = finish(request, config)
+            if is_joined:
                 status = "FINISHED"
             elif not failed:
                 status = None  # other processes are at work, or to come: it is still running
@@ -182,6 +185,7 @@ def finish(request: Request, config: Config) -> bool:
         print(f"{len(runs) - len(missing)} of {len(runs)} folds are done. The same command, without --fold, does the rest")
         return False
     result, predictions = summarise(runs, request.num_folds, config.seed)
+    result["without_patch"] = count_without_patch(request, config)
     write_predictions(request.out / "predictions.parquet", predictions)
     write_json(request.out / "metrics.json", result)
     journal = Journal(request.out, single_world())  # the tracker sends what is in its events.jsonl
@@ -208,6 +212,9 @@ def print_summary(result: dict[str, Any], request: Request) -> None:
     if pooled["value"] is not None and pooled["low"] is not None:
         interval = f"{pooled['low']:.3f} to {pooled['high']:.3f} by patient"
         console.print(f"AUC of all out-of-fold predictions: {pooled['value']:.3f} ({interval})", soft_wrap=True)
+    if (without := result.get("without_patch", {"slides": 0}))["slides"]:
+        told = f"{without['slides']} slides with a label ({without['positive']} positive) gave no patch"
+        console.print(f"warning: {told}: they are in no fold and in no figure", markup=False, soft_wrap=True)
     for warning in result["interval_warnings"]:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
     console.print(f"wrote {request.out / 'metrics.json'}, {request.out / 'predictions.parquet'}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from hnm.run.seen import changes
 from launch.process.local import stop_if_asked
 from launch.process.preemption import StopSignals
 from launch.process.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, SUBFOLDER, WAIT_FOR_CLAIM_S
-from shards.claim import Waiting, claimed
+from shards.claim import Waiting, claimed, touched
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.files import whole_file, write_json
@@ -129,7 +128,7 @@ def alone(out: Path) -> Iterator[None]:
     while True:
         with claimed(out / "locks" / "open.json", REMOTE_TIMEOUT_S) as claim:
             if claim is not None:
-                with _touched(out / "locks" / "open.json"):
+                with touched(out / "locks" / "open.json", BEAT_EVERY_S):
                     yield
                 return
         waiting.tell(out / "locks" / "open.json")
@@ -152,7 +151,7 @@ def claim_of_fold(request: Request, key: Fold, signals: StopSignals) -> Iterator
     while True:
         with claimed(path, REMOTE_TIMEOUT_S) as claim:
             if claim is not None:
-                with _touched(path):
+                with touched(path, BEAT_EVERY_S):
                     yield True
                 return
         if time.monotonic() >= give_up:
@@ -161,25 +160,6 @@ def claim_of_fold(request: Request, key: Fold, signals: StopSignals) -> Iterator
         waiting.tell(path)
         stop_if_asked(signals)
         time.sleep(POLL_S)
-
-
-@contextmanager
-def _touched(path: Path) -> Iterator[None]:
-    """Show other machines, during the block, that the owner of a claim lives."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(BEAT_EVERY_S):
-            with suppress(OSError):
-                os.utime(path)
-
-    thread = threading.Thread(target=beat, daemon=True, name="claim of a fold")
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def open_folder(request: Request, config: Config, cohort: Cohort) -> None:
@@ -237,6 +217,13 @@ def _patients_and_labels(cohort: Cohort, config: Config) -> tuple[np.ndarray, np
     """Return whose each slide is, and its label, -1 if it takes no part; both (S,)."""
     labels = np.where(cohort.patches_per_slide > 0, cohort.labels(config.data.label_column), -1)
     return cohort.slides["patient_id"].to_numpy(), labels
+
+
+def count_without_patch(request: Request, config: Config) -> dict[str, int]:
+    """Return how many slides have a label and gave no patch, and how many of them are positive: they are in no fold."""
+    cohort = Cohort.open(request.out / "cohort")
+    labels = cohort.labels(config.data.label_column)[cohort.patches_per_slide == 0]
+    return {"slides": int((labels >= 0).sum()), "positive": int((labels == 1).sum())}
 
 
 def _drawn_by(cohort: Cohort, config: Config) -> pa.Table:

@@ -12,20 +12,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hnm.engine.ranks import single_world
 from hnm.model.export import export as export_run
+from hnm.model.export import require_writable
+from hnm.model.labelled import labelled_lines
 from hnm.model.model import Model, is_exported, open_exported, open_recorded, with_tile
 from hnm.model.predict import predict_slide
-from hnm.model.predictions import NOT_USED, Row, done_row, failed_row, row_of, rows_of_others, write_slide, write_table
+from hnm.model.predictions import (
+    NOT_USED,
+    Row,
+    done_row,
+    failed_row,
+    refuse_taken_names,
+    row_of,
+    rows_of_others,
+    write_slide,
+    write_table,
+)
 from hnm.report.record import RunRecord, read_record
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
-from hnm.statistics.metrics import auc
 from launch.process.distributed import choose_device
+from launch.process.kinds import refuse_other
 from launch.process.run_directory import check_cohort, read_run
+from launch.process.writer import only_writer
 from shards.cohort.cohort import Cohort
+from shards.cohort.content import contents_of
 from shards.cohort.same_slides import same_slide_warnings
 from shards.cohort.slides import Slide, read_slides
 from shards.errors import InputError
@@ -55,18 +67,24 @@ def predict(request: PredictRequest) -> int:
     slides = read_inputs(request.slides)
     for warning in same_slide_warnings(slides, refuse=False):
         print(f"warning: {warning}")
-    rows_of_others(request.out, set())  # a table that is none is refused before the work
+    refuse_taken_names(request.out, slides, contents := contents_of([slide.path for slide in slides]))  # before the work
     model = open_model(request)
     jobs = make_jobs(slides, model, request)
+    with only_writer(request.out):
+        refuse_taken_names(request.out, slides, contents)  # another process may have written meanwhile
+        return _predict_jobs(jobs, contents, model, request)
+
+
+def _predict_jobs(jobs: Sequence[SlideJob], contents: Sequence[str], model: Model, request: PredictRequest) -> int:
     journal = Journal(None, single_world())
     journal.say(
         f"{len(jobs)} slides, model {model.about.name} on {model.device}: positive from {model.about.slide_threshold:.4f} on, "
         f"patches from {model.about.patch_threshold:.4f} on ({model.about.patch_threshold_from})"
     )
     rows = []
-    for number, job in enumerate(jobs, start=1):
+    for number, (job, content) in enumerate(zip(jobs, contents, strict=True), start=1):
         begin = time.monotonic()
-        row, was_done = predict_one(job, model, request, journal)
+        row, was_done = predict_one(job, content, model, request, journal)
         rows.append(row)
         seconds = "was there" if was_done else f"{time.monotonic() - begin:.1f} s"
         journal.say(f"[{number}/{len(jobs)}] {_in_words(row)} ({seconds})")
@@ -74,13 +92,15 @@ def predict(request: PredictRequest) -> int:
     write_table(request.out, [*earlier, *rows])
     if earlier:
         journal.say(f"{len(earlier)} slides of earlier commands stay in the table")
-    return _summarise(rows, request.out, journal)
+    return _summarise(rows, request.out, model.known is not None, journal)
 
 
 def export(run: Path, folder: Path, cohort_folder: Path | None) -> int:
     """Write the model of a run as a folder that needs neither the run nor its cohort."""
     record = open_record(run, cohort_folder)
-    export_run(record, folder)
+    require_writable(folder)
+    with only_writer(folder):
+        export_run(record, folder)
     print(f"wrote {folder}: read {folder / 'MODEL.md'}. Next: hnm predict {folder} SLIDES --out predictions/")
     return 0
 
@@ -91,6 +111,7 @@ def open_record(run: Path, cohort_folder: Path | None) -> RunRecord:
     Raises:
         InputError: either is missing, or they do not belong together.
     """
+    refuse_other(run)
     config, recorded_folder = read_run(run)
     cohort = Cohort.open(cohort_folder or recorded_folder)
     check_cohort(run, cohort, config.data)
@@ -120,7 +141,10 @@ def check_model(folder: Path) -> None:
     Raises:
         InputError: neither a run nor an exported folder.
     """
-    if not is_exported(folder) and not (folder / "state.json").is_file():
+    if is_exported(folder):
+        return
+    refuse_other(folder)
+    if not (folder / "state.json").is_file():
         raise InputError(f"{folder}: neither a run nor an exported model. Give what hnm train or hnm export wrote")
 
 
@@ -178,20 +202,23 @@ def make_jobs(slides: Sequence[Slide], model: Model, request: PredictRequest) ->
     return [slide_job(slide, points_of[slide.slide_id], settings) for slide in slides]
 
 
-def predict_one(job: SlideJob, model: Model, request: PredictRequest, journal: Journal) -> tuple[Row, bool]:
+def predict_one(
+    job: SlideJob, content: str, model: Model, request: PredictRequest, journal: Journal
+) -> tuple[Row, bool]:
     """Score one slide and write its files; return its row, and whether an earlier run had done it."""
     slide, label = job.slide, job.slide.labels.get(model.config.data.label_column)
     fingerprint = hashlib.sha256(f"{model.identity} {job.fingerprint}".encode()).hexdigest()
+    told = {"seen": model.known.told(slide, content) if model.known else "", "content": content}
     if (row := done_row(request.out, slide, label, fingerprint)) is not None:
-        return row, True
+        return replace(row, **told), True
     threads = request.workers or len(os.sched_getaffinity(0))
     try:
         result = predict_slide(job, model, request.batch_size, threads, journal.progress)
     except Exception as error:  # whatever it is, the other slides are done
         if not isinstance(error, (InputError, OSError, FloatingPointError)):
             traceback.print_exc()
-        return failed_row(slide, label, _reason(error), model, fingerprint), False
-    row = row_of(slide, label, result, model, fingerprint)
+        return replace(failed_row(slide, label, _reason(error), model, fingerprint), **told), False
+    row = replace(row_of(slide, label, result, model, fingerprint), **told)
     write_slide(request.out, slide, row, result)
     return row, False
 
@@ -205,16 +232,17 @@ def _reason(error: Exception) -> str:
 def _in_words(row: Row) -> str:
     if row.score is None:
         return f"{row.slide_id}: {row.status}"
+    seen = f"; {row.seen}" if row.seen else ""
     word = "positive" if row.predicted else "negative"
     iou = "" if row.iou is None else f", overlap with the annotation (IoU) {row.iou:.3f}"
     remark = f"; {row.remark}" if row.remark else ""
     return (
         f"{row.slide_id}: {row.score:.4f} {word}, {row.num_positive_patches:,} of {row.num_patches:,} patches "
-        f"positive{iou}{remark}"
+        f"positive{iou}{remark}{seen}"
     )
 
 
-def _summarise(rows: Sequence[Row], out: Path, journal: Journal) -> int:
+def _summarise(rows: Sequence[Row], out: Path, is_known: bool, journal: Journal) -> int:
     scored = [row for row in rows if row.score is not None]
     failed = [row for row in rows if row.failed]
     called = sum(row.predicted == 1 for row in scored)
@@ -224,12 +252,8 @@ def _summarise(rows: Sequence[Row], out: Path, journal: Journal) -> int:
     )
     if unused := [row.slide_id for row in rows if NOT_USED in row.remark]:
         journal.say(f"warning: annotations that do not say what is positive, not used: {len(unused)}, such as {unused[0]}'s")
-    labelled = [row for row in scored if row.label is not None]
-    if labelled:
-        area = auc(np.array([row.label for row in labelled]), np.array([row.score for row in labelled]))
-        right = sum(row.predicted == row.label for row in labelled)
-        figure = "not defined, all of one class" if area is None else f"{area:.3f}"
-        journal.say(f"{len(labelled)} of them have a label: slide AUC {figure}, {right} called right")
+    for line in labelled_lines(rows, is_known):
+        journal.say(line)
     journal.say(f"look at {out / 'heatmaps'}; QuPath opens {out / 'geojson'}. For research, not for diagnosis")
     for row in failed:
         journal.say(f"  {row.slide_id}: {row.status}")

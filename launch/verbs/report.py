@@ -14,7 +14,9 @@ from hnm.run.session import Session
 from hnm.run.study import open_study
 from hnm.run.tracking_run import MODEL_FOLDER
 from launch.process.distributed import join_world
+from launch.process.kinds import refuse_other
 from launch.process.run_directory import check_cohort, read_run
+from launch.process.writer import only_writer
 from shards.cohort.cohort import Cohort
 from shards.reading.reader import PatchReader
 
@@ -23,6 +25,7 @@ MAX_HEATMAPS = 200  # unless it is asked for more
 
 def report(run: Path, cohort_folder: Path | None, max_heatmaps: int | None = None) -> int:
     """Draw the pictures of a run and write run/report.html; finished or not, evaluated or not."""
+    refuse_other(run)
     config, recorded_folder = read_run(run)
     cohort = Cohort.open(cohort_folder or recorded_folder)
     check_cohort(run, cohort, config.data)
@@ -36,7 +39,8 @@ def report(run: Path, cohort_folder: Path | None, max_heatmaps: int | None = Non
 def write_results(config: Config, run: Path, session: Session) -> None:
     """Write the page and the model of an evaluated run: what one looks at, and what one hands on. Call it on rank 0 only."""
     write_report(config, run, session)
-    export(read_record(run, config, session.study), run / MODEL_FOLDER)
+    with only_writer(run / MODEL_FOLDER):
+        export(read_record(run, config, session.study), run / MODEL_FOLDER)
     session.journal.say(f"wrote {run / MODEL_FOLDER}: the model with its card, MODEL.md. Next: hnm predict {run} SLIDES")
 
 

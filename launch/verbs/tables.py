@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hnm.statistics.zero_width import warnings_told
+from hnm.statistics.zero_width import few_patients, warnings_told
 from shards.cohort.split_counts import split_lines, split_warnings
 from shards.tiling.merge import TileSummary
 
@@ -76,8 +76,12 @@ def _test_table(metrics: dict[str, Any]) -> Table:
     table.add_column("metric")
     table.add_column("value", justify="right")
     slide = metrics["slide"]
+    few = few_patients(metrics)
     table.add_row("slide AUC", _figure(slide["auc"]))
-    _add_interval(table, metrics["slide_auc_interval"])
+    _add_interval(table, metrics["slide_auc_interval"], few)
+    if (without := metrics.get("slide_without_missed")) is not None:
+        missed = metrics["without_patch"]["missed"]
+        table.add_row(f"  without the {missed} positive ones without tissue", _figure(without["auc"]))
     table.add_row("slide AUPRC", _figure(slide.get("auprc")))
     for name in ("accuracy", "balanced accuracy", "f1", "sensitivity", "specificity"):
         table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide.get(name.replace(" ", "_"))))
@@ -92,13 +96,14 @@ def _test_table(metrics: dict[str, Any]) -> Table:
             if name.endswith(("auc", "auprc", "f1")):
                 table.add_row(f"instance {name}", _figure(value))
                 if name.endswith("auc"):
-                    _add_interval(table, instance.get("intervals", {}).get(name))
+                    _add_interval(table, instance.get("intervals", {}).get(name), few)
     return table
 
 
-def _add_interval(table: Table, interval: dict[str, Any] | None) -> None:
+def _add_interval(table: Table, interval: dict[str, Any] | None, few: str) -> None:
     if interval is not None and interval["low"] is not None:
-        table.add_row("  95 % interval", f"{_figure(interval['low'])} to {_figure(interval['high'])}")
+        ends = f"{_figure(interval['low'])} to {_figure(interval['high'])}"
+        table.add_row("  95 % interval" + (f" {few}" if few else ""), ends)
 
 
 def _rounds_table(metrics: dict[str, Any]) -> Table:

@@ -20,6 +20,7 @@ from hnm.rounds import train as train_rounds
 from hnm.run.phase import phase
 from hnm.run.study import open_study
 from launch.process.distributed import is_rank, is_started_again, rank_of_process
+from launch.process.kinds import refuse_other
 from launch.process.local import run_ranks
 from launch.process.run_directory import PRETRAIN_SETTINGS, check_cohort, open_run, read_run, remove_run
 from launch.process.session import Opening, session_of
@@ -106,6 +107,7 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
 
     A report or a model that a killed process has left out is made then.
     """
+    refuse_other(run)
     config, recorded_folder = read_run(run)
     been_read = f"{run / 'metrics.json'} is there: the test split has been read. These are its figures"
     if (run / "metrics.json").is_file() and (has_results(run) or not with_report):

@@ -121,12 +121,13 @@ def _ends(path: Path) -> Hashable:
         with open(path, "rb") as file:
             first = file.read(END_BYTES)
             file.seek(max(0, path.stat().st_size - END_BYTES))
-            return first, file.read(END_BYTES), _beside(path)
+            return first, file.read(END_BYTES), beside(path)
     except OSError:  # whoever opens the slide says so
         return None
 
 
-def _beside(path: Path) -> tuple[tuple[str, int], ...]:
+def beside(path: Path) -> tuple[tuple[str, int], ...]:
+    """Return the names and sizes of the files in the folder that some formats have beside a slide's file, sorted."""
     folders = [path.parent / pattern.format(stem=path.stem) for pattern in FOLDERS_BESIDE]
     files = [(file, folder) for folder in folders if folder.is_dir() for file in folder.rglob("*") if file.is_file()]
     return tuple(sorted((str(file.relative_to(folder)), file.stat().st_size) for file, folder in files))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -70,14 +71,16 @@ def test_a_slide_scores_as_it_did_in_evaluation(record: RunRecord, exported: Pat
 
 def test_an_exported_folder_says_what_it_is_and_nothing_of_this_machine(record: RunRecord, exported: Path) -> None:
     names = {path.name for path in exported.iterdir()}
-    assert names == {"encoder.safetensors", "aggregator.safetensors", "config.yaml", "model.json", "MODEL.md"}
+    assert names == {"encoder.safetensors", "aggregator.safetensors", "config.yaml", "seen.parquet", "model.json", "MODEL.md"}
     text = "".join((exported / name).read_text() for name in ("config.yaml", "model.json", "MODEL.md"))
+    text += str(pq.read_table(exported / "seen.parquet").to_pylist())
     assert str(record.run) not in text
     assert str(record.study.cohort.root) not in text
     assert "slide-00" not in text  # no slide is named
     about = json.loads((exported / "model.json").read_text())
     assert about["slide_threshold"] == record.threshold
-    assert about["data"]["splits"]["train"] == {"slides": 6, "positive": 3, "patients": 6, "patches": 96, "broken_patches": 0}
+    kept = {"slides": 6, "positive": 3, "patients": 6, "patches": 96, "broken_patches": 0, "without_patch": 0}
+    assert about["data"]["splits"]["train"] == kept
     assert about["preprocessing"]["patch_px"] == 16
     assert not any(name.startswith("projection.") for name in load_weights(exported / "encoder.safetensors")[0])
     card = (exported / "MODEL.md").read_text()

@@ -1,6 +1,5 @@
 """What a run's report warns of, each on data that has it."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hnm.report.record import RunRecord, patch_threshold, read_events, read_record
+from hnm.report.record import RunRecord, read_events, read_record
 from hnm.report.run_warnings import warnings_of
 from hnm.run.study import open_study
 from launch.process.run_directory import read_run
@@ -111,10 +110,3 @@ def test_a_run_is_read_as_far_as_it_has_come(record: RunRecord, tmp_path: Path) 
     (run / "round-000" / "mining.json").unlink()
     with pytest.raises(InputError, match="round 0 is not mined yet"):
         read_record(run, record.config, record.study)
-
-
-def test_the_patch_threshold_and_where_it_comes_from(record: RunRecord) -> None:
-    metrics = json.loads((record.run / "metrics.json").read_text())
-    assert patch_threshold(record.config, metrics) == metrics["instance"]["threshold"]
-    assert patch_threshold(record.config, {**metrics, "instance": None}) == record.config.mining.positive_threshold
-    assert patch_threshold(record.config, None) == record.config.mining.positive_threshold

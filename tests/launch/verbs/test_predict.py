@@ -99,7 +99,8 @@ def test_whatever_goes_wrong_with_a_slide_the_others_are_done_and_stay(
 def test_a_table_with_annotations_gives_labels_and_overlaps(model: Path, tmp_path: Path) -> None:
     slides_csv = make_whole_slides(tmp_path / "whole", 6, 256, 16, seed=3)
     table = slides_csv.read_text().splitlines()
-    slides_csv.write_text("\n".join([table[0], table[1], table[2]]) + "\n")  # one negative, one positive
+    others = [row.replace("slide-", "whole-", 1).replace("patient-", "other-") for row in table[1:3]]  # one of each label
+    slides_csv.write_text("\n".join([table[0], *others]) + "\n")
     out = tmp_path / "out"
     result = hnm("predict", model, slides_csv, "--out", out, "--device", "cpu", "-w", "2")
     assert result.exit_code == 0, result.output
@@ -111,12 +112,12 @@ def test_a_table_with_annotations_gives_labels_and_overlaps(model: Path, tmp_pat
     assert 0 <= positive["iou"] <= 1
     assert positive["mpp"] == pytest.approx(0.5)
     assert 0 < positive["num_patches"] < 256  # the tissue
-    pixels = np.asarray(Image.open(out / "heatmaps" / "slide-001.png").convert("RGB"))
+    pixels = np.asarray(Image.open(out / "heatmaps" / "whole-001.png").convert("RGB"))
     assert ((pixels == (255, 214, 0)).all(axis=2)).sum() > 50  # the annotation's outline
     annotation = next((tmp_path / "whole").rglob("*001.xml"))
     annotation.write_text("<ASAP")
     result = hnm("predict", model, slides_csv, "--out", out, "--device", "cpu", "-w", "2")
-    assert "warning: annotations that do not say what is positive, not used: 1, such as slide-001's" in result.output
+    assert "warning: annotations that do not say what is positive, not used: 1, such as whole-001's" in result.output
     positive = pq.read_table(out / "predictions.parquet").to_pylist()[1]
     assert (positive["status"], positive["iou"]) == ("done", None)
     assert "its annotation is not used: " in positive["remark"]

@@ -48,7 +48,6 @@ def test_train_writes_the_files_of_the_design(finished_run: Path) -> None:
         "events.jsonl",
         "log/rank-000.log",
         "log/heartbeat-000.json",
-        "log/.takeover",
         "encoder-start.safetensors",
     }
     for round_ in range(3):
