@@ -9,6 +9,7 @@ its seconds) is written before that file, and what the phase no longer needs is 
 between any two lines.
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,9 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     num_negatives = study.num_patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
     mined = count_of_share(config.mining.neg_ratio, num_negatives)
     what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {num_negatives} negative-slide patches)"
-    require_batch(mined, config.finetune.batch_size, what, "finetune.batch_size", world)
+    wanted = min(1.0, math.ceil(1000 * config.finetune.batch_size / max(1, num_negatives)) / 1000)
+    more = f"Raise mining.neg_ratio, here to at least {wanted:g}, or take more negative slides or fewer ranks"
+    require_batch(mined, config.finetune.batch_size, what, "finetune.batch_size", world, more)
     shares = {"candidate_share": config.finetune.candidate_share, "self_paced_share": config.finetune.self_paced_share}
     for name, share in shares.items():
         if 0 < share <= 0.5 / config.finetune.batch_size:
