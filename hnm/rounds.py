@@ -25,12 +25,13 @@ from hnm.encoder.contrastive_model import ContrastiveModel, load_model
 from hnm.encoder.embed import embed
 from hnm.encoder.finetune import finetune
 from hnm.encoder.simclr import require_batch
-from hnm.engine.ranks import World, barrier, main_says, seen
+from hnm.engine.ranks import World, barrier, main_says
 from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
 from hnm.run.broken import note_broken
+from hnm.run.checksums import MINED_FILES, require_whole, whole
 from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
 from hnm.run.study import Study
@@ -54,7 +55,7 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
         InputError: the encoder does not fit, or the mined sets cannot fill a batch.
     """
     check_batches(config, session.study, session.world)
-    model = load_model(seen(start_encoder, session.world), config.encoder, session.seed)
+    model = load_model(whole(start_encoder, run, session.world), config.encoder, session.seed)
     for round_ in range(config.rounds.num_rounds + 1):
         folder = round_folder(run, round_)
         score_round(model, config, round_, run, session)
@@ -62,7 +63,8 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
             break
         if not main_says((folder / "encoder.safetensors").is_file, session.world):
             finetune_round(model, config, round_, run, session)
-        model = load_model(seen(folder / "encoder.safetensors", session.world), config.encoder, session.seed)
+        encoder = whole(folder / "encoder.safetensors", run, session.world)
+        model = load_model(encoder, config.encoder, session.seed)
 
 
 def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path, session: Session) -> None:
@@ -80,6 +82,8 @@ def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path,
     with phase("mine", round_, run, session) as record:
         slides = study.embedded_slides
         previous = round_folder(run, round_ - 1) if round_ else None
+        if previous is not None:
+            require_whole([previous / name for name in MINED_FILES], run, world)
         logits, part = score_slides(aggregator, bags, slides, session)
         chosen = rank_cohort(part, study, config.mining, folder, previous, world)
         broken = note_broken(run, session)
@@ -106,7 +110,7 @@ def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session:
     """Return the round's aggregator, trained now or read from its file. Every rank must call it."""
     path = round_folder(run, round_) / "aggregator.safetensors"
     if main_says(path.is_file, session.world):
-        return load_aggregator(path, bags.dim, session)
+        return load_aggregator(whole(path, run, session.world), bags.dim, session)
     with phase("aggregate", round_, run, session) as record:
         aggregator = train_aggregator(bags, config.aggregate, round_, session)
         record.keep()
@@ -120,6 +124,7 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     """Fine-tune the encoder on the round's mined patches and write it. Every rank must call it."""
     folder = round_folder(run, round_)
     with phase("finetune", round_, run, session) as record:
+        require_whole([folder / name for name in MINED_FILES], run, session.world)
         mined = share_mined(folder, session.world)
         num_rounds = config.rounds.num_rounds
         before = steps_of_finetuning(run, round_) if session.world.is_main else 0  # rank 0 tells them
@@ -164,7 +169,7 @@ def encoder_of_round(run: Path, round_: int) -> Path:
 
 def load_aggregator(path: Path, dim: int, session: Session) -> Aggregator:
     """Return a saved aggregator on the session's device; the file says of what kind it is."""
-    weights, metadata = load_weights(seen(path, session.world))
+    weights, metadata = load_weights(path)
     aggregator = build_aggregator(metadata.get("kind", "dsmil"), dim, int(metadata.get("members", "1")))
     aggregator.load_state_dict(weights)
     return aggregator.to(session.world.device)

@@ -22,12 +22,14 @@ from hnm.aggregator.aggregators import Aggregator, build_aggregator
 from hnm.config import Config, ConfigError, read_config
 from hnm.encoder.resnet import Encoder
 from hnm.encoder.weights import load_encoder
+from hnm.engine.ranks import single_world
 from hnm.engine.state import load_weights
 from hnm.evidence.measure import warnings_of
 from hnm.installed import commit_of_code
 from hnm.report.record import RunRecord
 from hnm.rounds import encoder_of_round, round_folder
 from hnm.run.broken import count_broken
+from hnm.run.checksums import require_whole
 from shards.errors import InputError
 
 FORMAT_VERSION = 1
@@ -91,7 +93,12 @@ def is_exported(folder: Path) -> bool:
 
 
 def describe_run(record: RunRecord) -> Description:
-    """Return what there is to say about a run's model."""
+    """Return what there is to say about a run's model.
+
+    Raises:
+        InputError: a weight file is not what it was when it was finished.
+    """
+    require_whole(list(weight_files(record.run, record.chosen).values()), record.run, single_world())
     instance = (record.metrics or {}).get("instance")
     test = None
     if record.metrics is not None:
@@ -178,7 +185,11 @@ def open_exported(folder: Path, device: torch.device) -> Model:
 
 
 def open_recorded(record: RunRecord, device: torch.device) -> Model:
-    """Open the model of a run."""
+    """Open the model of a run.
+
+    Raises:
+        InputError: a file of it is damaged.
+    """
     return load_networks(weight_files(record.run, record.chosen), record.config, describe_run(record), device)
 
 

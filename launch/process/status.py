@@ -3,7 +3,6 @@
 state.json (phases done, attempts) + log/heartbeat-*.json ──▶ Status ──▶ a line in plain words, a table of the ranks
 """
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hnm.config import Config
+from hnm.run.checksums import read_state
 from hnm.run.heartbeat import BEAT_EVERY_S, Beat, read_beats
 from launch.process.run_directory import is_abandoned, read_run
-from shards.errors import InputError
 
 LOST_AFTER_S = 60.0  # 12 beats: a slow network file system may hold one back
 
@@ -68,13 +67,8 @@ def read_status(run: Path, now: float) -> Status:
         InputError: no run directory, or its state.json is damaged.
     """
     config, _ = read_run(run)
-    try:
-        state = json.loads((run / "state.json").read_text(encoding="utf-8"))
-        attempts, phases = state.get("attempts", []), state["phases"]
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            f"{run / 'state.json'}: damaged ({error}). Run the same command again with --restart"
-        ) from error
+    state = read_state(run)
+    attempts, phases = state.get("attempts", []), state["phases"]
     beats = read_beats(run / "log")
     word, sentence = describe(attempts, beats, what_is_done(run, config), now, is_abandoned(run))
     return Status(word, sentence, beats, attempts, phases)
