@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hnm.config import Config, difference, dump_config, flatten, read_config
 from hnm.engine.checkpoint import settings_digest
 from hnm.installed import describe_environment
 from hnm.run.checksums import read_state
-from hnm.run.heartbeat import Beat, read_beats
+from hnm.run.heartbeat import Beat, errors_of, read_beats
 from hnm.run.seen import changes, leaked, read_seen, seen_of, write_seen
 from hnm.run.study import DataConfig
 from launch.process.distributed import rank_of_process, slurm_job
@@ -158,7 +158,8 @@ def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
         beats = read_beats(run / "log")
         state |= _seconds_of_killed(state, beats)
         last = max((beat["time"] for beat in beats), default=attempts[-1]["started"])
-        attempts[-1] |= {"ended": last, "how": "died"}
+        told = {str(rank): text for rank, text in errors_of(beats).items()}
+        attempts[-1] |= {"ended": last, "how": "died", **({"errors": told} if told else {})}
     attempt = {"verb": verb, "started": now(), "ended": None, "how": None, "host": platform.node(), "ranks": num_ranks}
     attempts.append(attempt | slurm_job())
     write_json(run / "state.json", {**state, "attempts": attempts})
@@ -229,10 +230,15 @@ def attempt_tags(run: Path) -> dict[str, str]:
     return tags
 
 
-def end_attempt(run: Path, how: str) -> None:
-    """Note in state.json how this process's work ended. Call it on rank 0 only."""
+def end_attempt(run: Path, how: str, errors: Mapping[int, str] | None = None) -> None:
+    """Note in state.json how this process's work ended. Call it on rank 0 only.
+
+    Args:
+        errors: what ended other ranks, by rank.
+    """
     state = read_state(run)
-    state["attempts"][-1] |= {"ended": now(), "how": how}
+    told = {"errors": {str(rank): text for rank, text in errors.items()}} if errors else {}
+    state["attempts"][-1] |= {"ended": now(), "how": how, **told}
     write_json(run / "state.json", state)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hnm.config import Config
 from hnm.run.checksums import read_state
-from hnm.run.heartbeat import BEAT_EVERY_S, Beat, read_beats
+from hnm.run.heartbeat import BEAT_EVERY_S, Beat, errors_of, read_beats
 from launch.process.run_directory import is_abandoned, read_run
 
 LOST_AFTER_S = 60.0  # 12 beats: a slow network file system may hold one back
@@ -51,6 +51,9 @@ def print_status(run: Path) -> int:
     console.print(f"phases done: {len(status.phases)}, {in_words(done)} of work", markup=False)
     if status.beats and status.word in ("running", "silent"):
         console.print(table_of_ranks(status.beats, time.time()))
+    for rank, text in errors_of(status.beats).items():
+        if rank and text.splitlines()[0][:300] not in status.sentence:
+            console.print(f"rank {rank} ended with: {text}", markup=False)
     for number, attempt in enumerate(status.attempts, start=1):
         console.print(f"attempt {number}: {attempt_in_words(attempt)}", markup=False)
     return int(status.word in ("failed", "silent"))
@@ -155,7 +158,8 @@ def attempt_in_words(attempt: dict[str, Any]) -> str:
     job = f", job {attempt['job']}" if "job" in attempt else ""
     lasted = f" after {in_words(attempt['ended'] - attempt['started'])}" if attempt["ended"] else ""
     where = f"{attempt['ranks']} rank(s) of {attempt.get('nodes') or attempt['host']}{job}"
-    return f"hnm {attempt['verb']} on {where}, {started}: {how}{lasted}"
+    errors = "".join(f"; rank {rank}: {text}" for rank, text in attempt.get("errors", {}).items())
+    return f"hnm {attempt['verb']} on {where}, {started}: {how}{lasted}{errors}"
 
 
 def in_words(seconds: float) -> str:
