@@ -28,7 +28,7 @@ from shards.errors import InputError
 from shards.files import whole_file, write_json
 
 # A resumed run may change these. The first decide where it runs; a checkpoint does not know them.
-WHERE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.")
+WHERE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.", "engine.deterministic")
 # The others decide how the same numbers are computed (up to their rounding): in what pieces, by whom, and what is kept. The
 # cohort, whose fingerprint is checked, has its own section tile.
 FREE_SETTINGS = (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hnm.config import Config
 from hnm.engine.checkpoint import sweep
+from hnm.engine.numerics import numerics, numerics_in_words, use_local_compile_cache
 from hnm.engine.ranks import World, main_says
 from hnm.run.broken import warn_of_broken
 from hnm.run.heartbeat import Heartbeat, errors_of, forget_beats, read_beats
@@ -73,7 +74,7 @@ def session_of(opening: Opening) -> Iterator[Session]:
         RankLostError: another rank is gone.
     """
     config, folder = opening.config, opening.folder
-    with StopSignals() as signals, told_when_lost(folder / "log"):
+    with StopSignals() as signals, told_when_lost(folder / "log"), numerics(config.engine):
         world = join_world(config.device, config.timeout.start_s)
         try:
             with ExitStack() as open_things:
@@ -82,6 +83,7 @@ def session_of(opening: Opening) -> Iterator[Session]:
                 open_things.enter_context(_ending_noted(folder, tracker, journal))
                 open_things.enter_context(told_when_lost(folder / "log"))
                 _say_changed(changed, journal)
+                _prepare_device(config, journal)
                 keeper = _make_keeper(opening, signals, journal)
                 study = open_study(opening.cohort, config.data, config.seed)
                 readers: list[PatchReader] = []
@@ -106,6 +108,8 @@ def leave_ranks(folder: Path, session: Session) -> Session:
 
     What rank 0 does afterwards may take as long as it likes: nobody waits for it in a collective.
     """
+    if session.world.size == 1:
+        return session
     warn_of_broken(folder, session)
     leave_world(session.world)
     return replace(session, world=World(0, 1, 0, session.world.device))
@@ -145,6 +149,14 @@ def _say_changed(changed: list[str], journal: Journal) -> None:
                 f"warning: {line}: what is computed from here on is rounded otherwise than what stands. The run is not one of "
                 "either precision alone; for figures that you compare, start anew"
             )
+
+
+def _prepare_device(config: Config, journal: Journal) -> None:
+    """Say how exactly a GPU will compute, and let what is compiled lie on this node's own disk."""
+    if (told := numerics_in_words(config.engine, journal.world.device)) is not None:
+        journal.say(told)
+    if config.engine.compile:
+        journal.logger.info("compiled code: %s", use_local_compile_cache(journal.world.local_rank) or "where you have set it")
 
 
 def _open_journal(opening: Opening, open_things: ExitStack, world: World) -> tuple[Journal, Tracker | None]:

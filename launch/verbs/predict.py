@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from hnm.engine.engine import EngineConfig
+from hnm.engine.numerics import numerics
 from hnm.engine.ranks import single_world
 from hnm.model.export import export as export_run
 from hnm.model.model import Model, is_exported, open_exported, open_recorded, with_tile
@@ -178,6 +180,7 @@ def make_jobs(slides: Sequence[Slide], model: Model, request: PredictRequest) ->
     return [slide_job(slide, points_of[slide.slide_id], settings) for slide in slides]
 
 
+@numerics(EngineConfig())  # in fp32, whatever it was trained in
 def predict_one(job: SlideJob, model: Model, request: PredictRequest, journal: Journal) -> tuple[Row, bool]:
     """Score one slide and write its files; return its row, and whether an earlier run had done it."""
     slide, label = job.slide, job.slide.labels.get(model.config.data.label_column)
