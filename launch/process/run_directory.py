@@ -39,6 +39,7 @@ WARNED_SETTINGS = ("engine.precision",)  # these, too, but the numbers differ in
 PRETRAIN_SETTINGS = ("seed", "data.", "engine.", "encoder.", "pretrain.")  # all that pretraining depends on
 REMOTE_TIMEOUT_S = 60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
 WAIT_FOR_CLAIM_S = 75.0
+TELL_AFTER_S = 1.0  # a process that was just ended is gone by then
 CLAIM_FILE = Path("log", "claim.json")
 
 
@@ -132,14 +133,18 @@ def alone_in(run: Path, wait_s: float = WAIT_FOR_CLAIM_S) -> Iterator[Path]:
         InputError: another process works there.
     """
     path = run / CLAIM_FILE
-    give_up = time.monotonic() + wait_s
+    began, told = time.monotonic(), False
     while True:
         with claimed(path, REMOTE_TIMEOUT_S) as claim:
             if claim is not None:
                 yield path
                 return
             owner = owner_of(path)
-        if time.monotonic() > give_up:
+        waited_s = time.monotonic() - began
+        if waited_s > TELL_AFTER_S and not told:
+            told = True
+            print(f"{run}: {owner} works there; waiting at most {wait_s:.0f} s for its end", file=sys.stderr, flush=True)
+        if waited_s > wait_s:
             raise InputError(f"{run}: {owner} works there. Wait for its end, end it, or use another run directory")
         time.sleep(0.5)
 

@@ -16,6 +16,7 @@ from hnm.run.checksums import read_state
 from hnm.run.heartbeat import BEAT_EVERY_S, Beat, errors_of, read_beats
 from launch.process.run_directory import is_abandoned, read_run
 
+LATE_AFTER_S = 4 * BEAT_EVERY_S
 LOST_AFTER_S = 60.0  # 12 beats: a slow network file system may hold one back
 
 
@@ -106,7 +107,8 @@ def describe(
     if attempt["ended"] is None:
         since = now - max((beat["time"] for beat in beats), default=attempt["started"])
         if since <= LOST_AFTER_S and not is_dead:
-            return "running", f"running {place(beats)}"
+            alive = [beat for beat in beats if not _is_late(beat, now)] or beats
+            return "running", f"running {place(alive)}{_late_ranks(beats, now)}"
         why = f"its process is gone, last heartbeat {in_words(since)} ago" if is_dead else f"no heartbeat for {in_words(since)}"
         return "silent", f"stopped: {why}; it was at {place(beats, False)}. The same command goes on there"
     ago = in_words(now - attempt["ended"])
@@ -117,6 +119,19 @@ def describe(
     word = "stopped" if attempt["how"].startswith("stopped") else "failed"
     remedy = "" if "same command" in attempt["how"] else ". The same command goes on there"
     return word, f"{attempt['how']} {ago} ago at {place(beats, False)}{remedy}"
+
+
+def _is_late(beat: Beat, now: float) -> bool:
+    return now - float(beat["time"]) > LATE_AFTER_S
+
+
+def _late_ranks(beats: list[Beat], now: float) -> str:
+    """Return a sentence on the ranks that give no sign of life while others do, "" if there are none."""
+    late = [beat for beat in beats if _is_late(beat, now)]
+    if not late or len(late) == len(beats):
+        return ""
+    names = ", ".join(f"rank {beat['rank']} ({in_words(now - beat['time'])}, {beat['host']}:{beat['pid']})" for beat in late)
+    return f". No sign of life from {names}: stopped, or its machine is gone; the others wait for it"
 
 
 def place(beats: list[Beat], is_running: bool = True) -> str:
@@ -142,7 +157,7 @@ def table_of_ranks(beats: list[Beat], now: float) -> Table:
     """Return a row per rank: where it is, when it came forward, when it was last alive."""
     table = Table("rank", "host", "doing", "step", "images/s", "came forward", "heartbeat")
     for beat in beats:
-        late = now - beat["time"] > 4 * BEAT_EVERY_S
+        late = _is_late(beat, now)
         table.add_row(
             str(beat["rank"]), f"{beat['host']}:{beat['pid']}", beat["doing"], f"{beat['done']}/{beat['total']}",
             f"{beat['images_per_s']:.0f}", f"{in_words(now - beat['moved'])} ago",

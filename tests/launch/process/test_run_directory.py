@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -97,7 +98,9 @@ def test_the_environment_holds_versions_and_no_secrets(monkeypatch: pytest.Monke
     assert "do-not-write-me" not in json.dumps(described)
 
 
-def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
+def test_one_process_at_a_time_works_on_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = "import sys; from pathlib import Path; from launch.process.run_directory import alone_in\n"
     code += "with alone_in(Path(sys.argv[1])):\n    print('in', flush=True)\n    sys.stdin.read()\n"
     root = ROOT
@@ -108,6 +111,11 @@ def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
     assert other.stdout.readline() == "in\n"
     with pytest.raises(InputError, match=rf"process {other.pid} on .* works there\. Wait for its end"), alone_in(tmp_path, 0.1):
         pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("launch.process.run_directory.TELL_AFTER_S", 0.0)
+    with pytest.raises(InputError), alone_in(tmp_path, 0.7):
+        pass
+    assert re.fullmatch(rf".*: process {other.pid} on .* works there; waiting at most 1 s for its end\n", capsys.readouterr().err)
     other.kill()
     other.wait()
     with alone_in(tmp_path, 0.1) as claim:
