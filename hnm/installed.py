@@ -1,12 +1,18 @@
-"""Which commit of hnm is running: of a checkout, or of the copy of the code that a submitted job runs."""
+"""Which commit of hnm is running, of a checkout or of the copy that a submitted job runs; on what; and its packaged files."""
 
 import os
+import platform
 import subprocess
+import sys
+import time
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import hnm
 
 COMMIT_FILE = "COMMIT"  # beside the packages of a copy, see launch/cluster/snapshot.py
+LISTED_PACKAGES = ("torch", "numpy", "scikit-learn", "simplejpeg", "pyarrow", "pydantic", "mlflow", "hnm")
 PACKAGES = ("hnm", "launch", "shards", "configs")
 
 
@@ -49,3 +55,19 @@ def config_folder() -> Path:
     packaged = package / "configs"
     return packaged if packaged.is_dir() else package.parent / "configs"
 
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions, platform and time; no environment variables, which may hold secrets."""
+    versions = {}
+    for package in LISTED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "packages": versions,
+    }

@@ -9,6 +9,7 @@ its seconds) is written before that file, and what the phase no longer needs is 
 between any two lines.
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from hnm.encoder.networks import metadata_of
 from hnm.encoder.simclr import require_batch
 from hnm.encoder.slide_loss import RoundSettings, finetune_on_slides
 from hnm.encoder.suits import tell_encoder
-from hnm.engine.ranks import World, barrier, main_says, seen
+from hnm.engine.ranks import World, barrier, main_says
 from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
 from hnm.run.broken import note_broken
+from hnm.run.checksums import MINED_FILES, require_whole, whole
 from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
 from hnm.run.study import Study
@@ -56,7 +58,7 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
         InputError: the encoder does not fit, or the mined sets cannot fill a batch.
     """
     check_batches(config, session.study, session.world)
-    model = load_model(seen(start_encoder, session.world), config.encoder, session.seed)
+    model = load_model(whole(start_encoder, run, session.world), config.encoder, session.seed)
     tell_encoder(model.encoder, session)
     for round_ in range(config.rounds.num_rounds + 1):
         folder = round_folder(run, round_)
@@ -65,7 +67,8 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
             break
         if not main_says((folder / "encoder.safetensors").is_file, session.world):
             finetune_round(model, config, round_, run, session)
-        model = load_model(seen(folder / "encoder.safetensors", session.world), config.encoder, session.seed)
+        encoder = whole(folder / "encoder.safetensors", run, session.world)
+        model = load_model(encoder, config.encoder, session.seed)
 
 
 def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path, session: Session) -> None:
@@ -83,6 +86,8 @@ def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path,
     with phase("mine", round_, run, session) as record:
         slides = study.embedded_slides
         previous = round_folder(run, round_ - 1) if round_ else None
+        if previous is not None:
+            require_whole([previous / name for name in MINED_FILES], run, world)
         logits, part = score_slides(aggregator, bags, slides, session)
         chosen = rank_cohort(part, study, config.mining, folder, previous, world)
         broken = note_broken(run, session)
@@ -109,7 +114,7 @@ def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session:
     """Return the round's aggregator, trained now or read from its file. Every rank must call it."""
     path = round_folder(run, round_) / "aggregator.safetensors"
     if main_says(path.is_file, session.world):
-        return load_aggregator(path, bags.dim, session)
+        return load_aggregator(whole(path, run, session.world), bags.dim, session)
     with phase("aggregate", round_, run, session) as record:
         aggregator = train_aggregator(bags, config.aggregate, round_, session)
         record.keep()
@@ -123,6 +128,7 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     """Fine-tune the encoder on what the round mined and write it. Every rank must call it."""
     folder = round_folder(run, round_)
     with phase("finetune", round_, run, session) as record:
+        require_whole([folder / name for name in MINED_FILES], run, session.world)
         mined = share_mined(folder, session.world)
         about = {**metadata_of(model.encoder), "round": str(round_)}
         num_rounds = config.rounds.num_rounds
@@ -174,7 +180,7 @@ def encoder_of_round(run: Path, round_: int) -> Path:
 
 def load_aggregator(path: Path, dim: int, session: Session) -> Aggregator:
     """Return a saved aggregator on the session's device; the file says of what kind it is."""
-    weights, metadata = load_weights(seen(path, session.world))
+    weights, metadata = load_weights(path)
     aggregator = build_aggregator(metadata.get("kind", "dsmil"), dim, int(metadata.get("members", "1")))
     aggregator.load_state_dict(weights)
     return aggregator.to(session.world.device)
@@ -201,7 +207,9 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     num_negatives = study.num_patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
     mined = count_of_share(config.mining.neg_ratio, num_negatives)
     what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {num_negatives} negative-slide patches)"
-    require_batch(mined, config.finetune.batch_size, what, "finetune.batch_size", world)
+    wanted = min(1.0, math.ceil(1000 * config.finetune.batch_size / max(1, num_negatives)) / 1000)
+    more = f"Raise mining.neg_ratio, here to at least {wanted:g}, or take more negative slides or fewer ranks"
+    require_batch(mined, config.finetune.batch_size, what, "finetune.batch_size", world, more)
     shares = {"candidate_share": config.finetune.candidate_share, "self_paced_share": config.finetune.self_paced_share}
     for name, share in shares.items():
         if 0 < share <= 0.5 / config.finetune.batch_size:

@@ -22,6 +22,7 @@ from hnm.encoder.augment import AugmentConfig
 from hnm.encoder.batch_norm import refuse_chunks
 from hnm.encoder.contrastive_model import ContrastiveModel, draw_views, forward_backward, split_batch, start_training
 from hnm.encoder.losses import PairMode, supcon
+from hnm.encoder.simclr import SMALLEST_BATCH
 from hnm.encoder.slide_plan import SlideLossConfig
 from hnm.encoder.step_curve import StepCurve
 from hnm.engine.engine import Engine
@@ -46,7 +47,9 @@ class FinetuneConfig(BaseModel):
         5, ge=1, description="epochs between two minings; an epoch passes over as many negatives as are hard"
     )
     warmup_epochs: int = Field(5, ge=0, description="first epochs of the run, with negative-anchored steps only")
-    batch_size: int = Field(512, ge=4, description="patches in a global batch, over all ranks; each gives two views")
+    batch_size: int = Field(
+        512, ge=SMALLEST_BATCH, description="patches in a global batch, over all ranks; each gives two views"
+    )
     chunk_size: int = Field(
         0,
         ge=0,

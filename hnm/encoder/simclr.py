@@ -28,6 +28,8 @@ from shards.errors import InputError
 from shards.reading.plan import ids_of_rank, plan_epoch
 from shards.seeding import numpy_generator, torch_generator
 
+SMALLEST_BATCH = 4  # patches; and two a rank
+
 
 class PretrainConfig(BaseModel):
     """How the first encoder is made."""
@@ -35,7 +37,9 @@ class PretrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     epochs: int = Field(100, ge=1, description="passes over the training patches")
-    batch_size: int = Field(512, ge=4, description="patches in a global batch, over all ranks; each gives two views")
+    batch_size: int = Field(
+        512, ge=SMALLEST_BATCH, description="patches in a global batch, over all ranks; each gives two views"
+    )
     chunk_size: int = Field(
         0,
         ge=0,
@@ -48,16 +52,21 @@ class PretrainConfig(BaseModel):
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="how views are made")
 
 
-def require_batch(num_patches: int, batch_size: int, what: str, key: str, world: World) -> None:
+def require_batch(num_patches: int, batch_size: int, what: str, key: str, world: World, more: str) -> None:
     """Refuse a batch that the patches cannot fill, or that leaves a rank without a pair.
+
+    Args:
+        more: how to have more patches, where there are too few for any batch.
 
     Raises:
         InputError: naming the config key and the remedy.
     """
+    smallest = max(SMALLEST_BATCH, 2 * world.size)
     if num_patches < batch_size:
-        raise InputError(
-            f"{key} is {batch_size}, but there are only {num_patches} {what}. Set {key} to at most {num_patches}"
-        )
+        remedy = f"Set {key} to at most {num_patches}"
+        if num_patches < smallest:
+            remedy = f"That is too few for any batch: {world.size} rank(s) need at least {smallest}. {more}"
+        raise InputError(f"{key} is {batch_size}, but there are only {num_patches} {what}. {remedy}")
     if batch_size < 2 * world.size:
         raise InputError(
             f"{key} is {batch_size}, too small for {world.size} ranks: set it to at least {2 * world.size}"
@@ -71,7 +80,8 @@ def check_batch(config: PretrainConfig, study: Study, world: World) -> None:
         InputError: naming the config key and the remedy.
     """
     num_patches = study.num_patches_of(np.flatnonzero(study.encoder_slides))
-    require_batch(num_patches, config.batch_size, "training patches", "pretrain.batch_size", world)
+    more = "Take fewer ranks or more training slides, or add validation to data.encoder_splits"
+    require_batch(num_patches, config.batch_size, "training patches", "pretrain.batch_size", world, more)
 
 
 def steps_per_epoch(num_patches: int, config: PretrainConfig) -> int:

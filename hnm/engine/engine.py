@@ -32,10 +32,16 @@ class EngineConfig(BaseModel):
         description="train with DeepSpeed: zero0, zero1, zero2, zero3, the path of a JSON file, or its content; null = torch's "
         "DistributedDataParallel",
     )
-    precision: Literal["fp32", "bf16"] = Field(
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32",
         description="bf16: autocast in the encoder's forward pass, in training and in embedding: half the memory and twice the "
-        "speed where the chip has it; weights, optimizer, losses and the aggregator stay fp32",
+        "speed where the chip has it; weights, optimizer, losses and the aggregator stay fp32. tf32: on a GPU, fp32 numbers "
+        "multiplied with 10 bits of mantissa; on a CPU the same as fp32",
+    )
+    deterministic: bool = Field(
+        False,
+        description="on a GPU: only algorithms that give the same bits each time (cuDNN, cuBLAS, no sums in any order); slower. "
+        "A CPU gives them anyhow",
     )
     clip_norm: float | None = Field(
         None,

@@ -45,9 +45,9 @@ def take_step(engine: Engine, computed: Computed, where: str, clip_norm: float |
         FloatingPointError: on every rank, naming the ranks and their items.
     """
     figures = torch.zeros(2 * world.size + 1, dtype=torch.float64)
-    figures[world.rank] = float(computed.loss.detach())
-    figures[world.size + world.rank] = float(_broken(computed).sum())
-    figures[-1] = float(engine.squared_norm())
+    own = (computed.loss.detach(), _broken(computed).sum(), engine.squared_norm())
+    on_cpu = torch.stack([figure.to(computed.loss.device, torch.float64) for figure in own]).cpu()  # the one wait for a GPU
+    figures[world.rank], figures[world.size + world.rank], figures[-1] = on_cpu
     figures = sum_over_ranks(figures, world)
     losses, num_broken = figures[: world.size], figures[world.size : -1]
     norm = math.sqrt(figures[-1]) if figures[-1] >= 0 else math.nan

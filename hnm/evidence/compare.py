@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from hnm.engine.ranks import single_world
 from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.measure import slide_figures
 from hnm.run.broken import named
+from hnm.run.checksums import EVALUATED_FILES, require_whole
 from hnm.statistics.bootstrap import Interval, bootstrap_intervals
 from hnm.statistics.delong import delong
 from hnm.statistics.metrics import Figures
@@ -64,6 +66,7 @@ def read_test_scores(run: Path) -> Tested:
     """
     if not (run / "predictions.parquet").is_file() or not (run / "metrics.json").is_file():
         raise InputError(f"{run}: no metrics.json and predictions.parquet here. Evaluate the run first: hnm evaluate {run}")
+    require_whole([run / name for name in EVALUATED_FILES], run, single_world())
     table = pq.read_table(run / "predictions.parquet")
     if "repeat" in table.column_names:
         raise InputError(f"{run}: a cross-validation whose crossval.json is missing. Give the whole folder of hnm crossval")

@@ -3,7 +3,6 @@
 chosen round (validation) ▶ embed test slides ▶ slide and patch scores ▶ metrics.json, predictions.parquet, patch_scores.npy
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from hnm.evidence.without_patch import explain_without_patch, without_patch_part
 from hnm.mining.coordinator import read_decision
 from hnm.rounds import choose_round, encoder_of_round, load_aggregator, round_folder
 from hnm.run.broken import count_broken, explain_broken, read_broken
-from hnm.run.phase import phase, read_state
+from hnm.run.checksums import EVALUATED_FILES, MINED_FILES, note_files, read_json, read_state, require_whole, whole
+from hnm.run.phase import phase
 from hnm.run.session import Session
 from hnm.run.study import Study
 from hnm.statistics.zero_width import zero_width_warning
@@ -52,6 +52,8 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
             f"{run}: training is not finished ({last.name} has no mining.json). Run the same hnm train again"
         )
     chosen = choose_round(config, run)
+    mined = [round_folder(run, round_) / "mining.json" for round_ in range(config.rounds.num_rounds + 1)]
+    require_whole([*mined, *(round_folder(run, chosen) / name for name in MINED_FILES)], run, world)
     with phase("evaluate", chosen, run, session):
         slides_scores, patch_scores = score_test_slides(config, run, chosen, session)
         barrier(world)
@@ -61,6 +63,7 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
     write_array(run / "patch_scores.npy", patch_scores)
     write_predictions(run / "predictions.parquet", slides_scores, metrics["threshold"], session)
     write_json(run / "metrics.json", metrics)
+    note_files([run / name for name in EVALUATED_FILES], run)
     return metrics
 
 
@@ -74,10 +77,11 @@ def score_test_slides(
         slides, whose score is 0; None on other ranks.
     """
     study, world, folder = session.study, session.world, run / "test-features"
-    model = load_model(encoder_of_round(run, chosen), config.encoder, session.seed)
+    model = load_model(whole(encoder_of_round(run, chosen), run, world), config.encoder, session.seed)
     embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
     bags = open_bags(folder, world)
-    aggregator = load_aggregator(round_folder(run, chosen) / "aggregator.safetensors", bags.dim, session)
+    saved = whole(round_folder(run, chosen) / "aggregator.safetensors", run, world)
+    aggregator = load_aggregator(saved, bags.dim, session)
     logits, part = score_slides(aggregator, bags, study.test, session)
     scores = np.empty(study.cohort.num_patches, np.float32) if world.is_main else None
     gather_scores(part, scores, world)
@@ -181,6 +185,9 @@ def _why_no_test_slide(config: Config, study: Study) -> str:
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
-    """Return a run's metrics.json."""
-    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    return metrics
+    """Return a run's metrics.json.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return read_json(run / "metrics.json", "hnm evaluate")

@@ -6,7 +6,6 @@
 10^8 patches on 2 ranks take seconds and 2.5 GB on rank 0: see benchmarks/coordinator.py.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from hnm.aggregator.score import Part, gather_scores
 from hnm.engine.ranks import World, broadcast_array
 from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
+from hnm.run.checksums import read_json
 from hnm.run.study import Study
 from hnm.statistics.metrics import auc, witness_rate
 from shards.files import write_array, write_json
@@ -115,9 +115,12 @@ def _instance_auc(study: Study, scores: np.ndarray) -> float | None:
 
 
 def read_decision(folder: Path) -> dict[str, Any]:
-    """Return a round's mining.json."""
-    decision: dict[str, Any] = json.loads((folder / "mining.json").read_text(encoding="utf-8"))
-    return decision
+    """Return a round's mining.json.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    return read_json(folder / "mining.json", "hnm train")
 
 
 def read_scores(folder: Path) -> np.ndarray:

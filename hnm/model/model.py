@@ -22,6 +22,7 @@ from hnm.aggregator.aggregators import Aggregator, build_aggregator
 from hnm.config import Config, ConfigError, read_config
 from hnm.encoder.networks import Encoder
 from hnm.encoder.weights import load_encoder
+from hnm.engine.ranks import single_world
 from hnm.engine.state import load_weights
 from hnm.evidence.measure import warnings_of
 from hnm.evidence.without_patch import explain_without_patch
@@ -30,6 +31,7 @@ from hnm.model.known import SEEN_FILE, KnownSlides, known_of_run, read_known
 from hnm.report.record import RunRecord
 from hnm.rounds import encoder_of_round, round_folder
 from hnm.run.broken import count_broken
+from hnm.run.checksums import require_whole
 from shards.errors import InputError
 
 FORMAT_VERSION = 1
@@ -99,7 +101,12 @@ def is_exported(folder: Path) -> bool:
 
 
 def describe_run(record: RunRecord) -> Description:
-    """Return what there is to say about a run's model."""
+    """Return what there is to say about a run's model.
+
+    Raises:
+        InputError: a weight file is not what it was when it was finished.
+    """
+    require_whole(list(weight_files(record.run, record.chosen).values()), record.run, single_world())
     test, threshold = None, record.chosen_patch_threshold
     if record.metrics is not None:
         kept = ("num_test_slides", "patients", "slide", "slide_without_missed", "slide_auc_interval", "slide_intervals")
@@ -191,7 +198,11 @@ def open_exported(folder: Path, device: torch.device) -> Model:
 
 
 def open_recorded(record: RunRecord, device: torch.device) -> Model:
-    """Open the model of a run."""
+    """Open the model of a run.
+
+    Raises:
+        InputError: a file of it is damaged.
+    """
     model = load_networks(weight_files(record.run, record.chosen), record.config, describe_run(record), device)
     return replace(model, known=known_of_run(record))
 

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hnm.config import Config
+from hnm.engine.ranks import single_world
 from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.patch_threshold import PatchThreshold, patch_threshold_of
 from hnm.mining.coordinator import read_decision, read_scores
 from hnm.rounds import choose_round, round_folder
 from hnm.run.broken import read_broken
-from hnm.run.phase import read_state
+from hnm.run.checksums import EVALUATED_FILES, read_state, require_whole
 from hnm.run.study import Study
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
@@ -135,7 +136,7 @@ def read_record(run: Path, config: Config, study: Study) -> RunRecord:
     """Read a run as far as it has come.
 
     Raises:
-        InputError: not even round 0 has been mined.
+        InputError: not even round 0 has been mined, or a file is damaged.
     """
     decisions: list[dict[str, Any]] = []
     while (folder := round_folder(run, len(decisions))).joinpath("mining.json").is_file():
@@ -144,6 +145,7 @@ def read_record(run: Path, config: Config, study: Study) -> RunRecord:
         raise InputError(f"{run}: round 0 is not mined yet, there is nothing to show. Run the same hnm train again")
     so_far = config.rounds.model_copy(update={"num_rounds": len(decisions) - 1})
     chosen = choose_round(config.model_copy(update={"rounds": so_far}), run)
+    require_whole([*_read_of_round(run, chosen), *(run / name for name in EVALUATED_FILES)], run, single_world())
     metrics = read_metrics(run) if (run / "metrics.json").is_file() else None
     by_slide = np.load(round_folder(run, chosen) / "slide_scores.npy")
     by_patch = read_scores(round_folder(run, chosen))
@@ -151,6 +153,10 @@ def read_record(run: Path, config: Config, study: Study) -> RunRecord:
         chosen = metrics["chosen_round"]
         by_slide, by_patch = _predicted(run, study), np.load(run / "patch_scores.npy")
     return RunRecord(run, with_tile_of(study.cohort, config), study, decisions, chosen, metrics, by_slide, by_patch)
+
+
+def _read_of_round(run: Path, round_: int) -> list[Path]:
+    return [round_folder(run, round_) / name for name in ("mining.json", "scores.npy", "slide_scores.npy")]
 
 
 def with_tile_of(cohort: Cohort, config: Config) -> Config:

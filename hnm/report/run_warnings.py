@@ -51,7 +51,9 @@ def _unfinished(record: RunRecord) -> list[str]:
     warnings = []
     if not record.is_finished:
         done, wanted = record.num_rounds - 1, record.config.rounds.num_rounds
-        warnings.append(f"The run is not finished: {done} of {wanted} fine-tunings are done.")
+        attempts = record.state.get("attempts", [])
+        at_work = "; its last process had not ended when this page was drawn" if attempts and not attempts[-1]["ended"] else ""
+        warnings.append(f"The run is not finished: {done} of {wanted} fine-tunings are done{at_work}.")
     if len(record.study.test) == 0:
         column = record.config.data.split_column
         warnings.append(

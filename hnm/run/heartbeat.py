@@ -84,6 +84,11 @@ class Heartbeat:
             done += 1
             self.now, self.moved, self._told = {**self.now, "done": done}, time.time(), False
 
+    def failed(self, text: str) -> None:
+        """Note, at once, what ends this rank's work: the others tell it."""
+        self.now = {**self.now, "error": text}
+        self._write()
+
     def copy(self) -> None:
         """Write this rank's file now and, on rank 0, copy all ranks' to events.jsonl."""
         self._write()
@@ -161,10 +166,19 @@ def last_words(beats: list[Beat], now: float) -> str:
     if not beats:
         return "no rank has reported anything yet"
     return "; ".join(
-        f"rank {beat['rank']}: {_place(beat)}, came forward {now - beat['moved']:.0f} s ago, "
-        f"alive {now - beat['time']:.0f} s ago"
+        f"rank {beat['rank']}: {_place(beat)}, "
+        + (
+            f"ended with: {beat['error']}"
+            if beat.get("error")
+            else f"came forward {now - beat['moved']:.0f} s ago, alive {now - beat['time']:.0f} s ago"
+        )
         for beat in beats
     )
+
+
+def errors_of(beats: list[Beat]) -> dict[int, str]:
+    """Return what ended the ranks that failed, by rank."""
+    return {beat["rank"]: beat["error"] for beat in beats if beat.get("error")}
 
 
 def _place(beat: Beat) -> str:

@@ -3,7 +3,6 @@
     state.json   {"cohort": ..., "phases": [{"phase": "embed", "round": 0, "seconds": 12.3}, ...], "partial": ..., ...}
 """
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hnm.run.broken import note_broken
+from hnm.run.checksums import files_of_phase, note_files, read_state
 from hnm.run.session import Session
 from shards.files import write_json
 
@@ -21,6 +21,8 @@ class Record:
     def __init__(self, name: str, round_: int, run: Path, session: Session) -> None:
         self.known: dict[str, Any] = {"phase": name, "round": round_}
         self.run, self.session = run, session
+        if session.world.is_main:
+            self._forget_files()
         self.begin = time.monotonic() - (earlier_seconds(name, round_, run) if session.world.is_main else 0.0)
 
     def keep(self, **known: Any) -> None:
@@ -35,6 +37,21 @@ class Record:
             others = [old for old in state["phases"] if (old["phase"], old["round"]) != self.place]
             state.pop("partial", None)
             write_json(self.run / "state.json", {**state, "phases": [*others, record]})
+
+    def keep_files(self) -> None:
+        """Write the record once more, with the checksums of the files that now end the phase (rank 0)."""
+        self.keep()
+        if self.session.world.is_main and (paths := files_of_phase(*self.place, self.run)):
+            note_files(paths, self.run)
+
+    def _forget_files(self) -> None:
+        """Forget the checksums of what is about to be made anew: a kill right after it would leave those of the old file."""
+        state = read_state(self.run)
+        files = state.get("files", {})
+        old = {path.relative_to(self.run).as_posix() for path in files_of_phase(*self.place, self.run, is_there=False)}
+        if old & set(files):
+            kept = {name: value for name, value in files.items() if name not in old}
+            write_json(self.run / "state.json", {**state, "files": kept})
 
     def keep_partial(self) -> None:
         """Note the seconds of a phase that is stopped in the middle: they count when it is gone on with."""
@@ -77,15 +94,9 @@ def phase(name: str, round_: int, run: Path, session: Session) -> Iterator[Recor
         record.known["broken_patches"] = broken["num"]
         session.journal.event("broken_patches", phase=name, round=round_, **broken)
     session.journal.logger.info("round %d: %s took %.1f s", round_, name, record.seconds)
-    record.keep()
+    record.keep_files()
     if session.keeper is not None:
         session.keeper.phase_ended()
-
-
-def read_state(run: Path) -> dict[str, Any]:
-    """Return state.json: the cohort, the phases done with their seconds and optimizer steps, the attempts."""
-    state: dict[str, Any] = json.loads((run / "state.json").read_text(encoding="utf-8"))
-    return state
 
 
 def steps_of_finetuning(run: Path, round_: int) -> int:

@@ -111,9 +111,9 @@ class Tracker:
             follow_move(self.folder)
         client = MlflowClient(tracking_uri(self.folder, self.config.uri))
         id_file = self.folder / "mlflow_run_id.txt"
-        if id_file.is_file():
-            self.run_id = id_file.read_text(encoding="utf-8").strip()
-            client.update_run(self.run_id, status="RUNNING")
+        known = id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else ""
+        if known and _begin_again(client, known):
+            self.run_id = known
         else:
             self.run_id = self._find_or_create(client)
             with whole_file(id_file) as temporary:
@@ -198,6 +198,19 @@ class Tracker:
                     str(error).splitlines()[0] if str(error) else "",
                     self.folder / "events.jsonl",
                 )
+
+
+def _begin_again(client: Any, run_id: str) -> bool:
+    """Mark a run as running; False: the server or database has no such run (any more)."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
 
 
 def read_events(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:

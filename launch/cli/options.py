@@ -10,7 +10,8 @@ import typer
 from launch.process.distributed import adopt_launcher, is_rank, rank_of_process, size_of_process
 from shards.errors import InputError
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM)
+BROKEN = (errno.EIO, errno.ESTALE)
 
 ConfigOption = Annotated[
     str | None,
@@ -58,36 +59,44 @@ def run_in_ranks(ranks: int) -> None:
 def finish(action) -> None:  # type: ignore[no-untyped-def]
     """Run a verb and end the process with its exit code; what the user can mend is said without a traceback."""
     from hnm.config import ConfigError
-    from launch.process.distributed import RankLostError
     from launch.process.preemption import TRY_AGAIN, Preempted, hand_over
-    from shards.errors import InputError, UnreadablePatchError
+    from launch.process.said import in_words, say_error
 
-    rank = rank_of_process()
-    prefix = "error: " if rank == 0 else f"error (rank {rank}): "
     try:
         code = action()
     except Preempted as stop:
-        if rank == 0:
+        if rank_of_process() == 0:
             print(f"{stop}; the same command goes on there", file=sys.stderr, flush=True)
         hand_over()
         code = TRY_AGAIN
-    except InputError as error:
-        if rank == 0 or isinstance(error, UnreadablePatchError | RankLostError):  # others are the same on all ranks
-            print(f"{prefix}{error}", file=sys.stderr, flush=True)
+    except (InputError, FloatingPointError) as error:
+        say_error(error, str(error))
         code = 2 if isinstance(error, ConfigError) else 1
-    except FloatingPointError as error:
-        print(f"{prefix}{error}", file=sys.stderr, flush=True)
-        code = 1
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if (remedy := _remedy(error)) is None:
+            if size_of_process() > 1:
+                say_error(error, in_words(error))
             raise
-        where = error.filename or "a file of the run"
-        print(
-            f"{prefix}{where}: {error.strerror}. What was whole before stays; make room, and the same command goes on there",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        say_error(error, f"{error.filename or 'a file of the run'}: {error.strerror}. {remedy}")
         code = 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         code = 130
+    except Exception as error:
+        if size_of_process() > 1:  # a traceback does not say which rank it is of
+            say_error(error, in_words(error))
+        raise
     raise typer.Exit(code or 0)
+
+
+def _remedy(error: OSError) -> str | None:
+    """Return what can be done about a file that cannot be written or read; None: it is an error of ours."""
+    from shards.files import NO_ROOM
+
+    if error.errno in NO_ROOM:
+        return "What was whole before stays; make room, and the same command goes on there"
+    if error.errno in NO_RIGHT:
+        return "Give yourself the right to write there, or mount it for writing, or give another folder"
+    if error.errno in BROKEN:
+        return "What was whole before stays; mend the disk or the mount, and the same command goes on there"
+    return None

@@ -186,25 +186,39 @@ def join_world(device: str = "auto", timeout_s: float = 1800.0) -> "World":
 
 
 def choose_device(device: str = "auto") -> "torch.device":
-    """Return this process's device, which is torch's current one from now on.
+    """Return this process's device, which is torch's current one from now on; on a CPU nothing touches CUDA.
 
     Args:
         device: "cpu", "cuda", or "auto" (CUDA where there is one).
+
+    Raises:
+        InputError: it is "cuda", and there is no GPU.
     """
     import torch
 
-    use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    if not use_cuda:
+    if device == "cpu" or (not (is_there := torch.cuda.is_available()) and device == "auto"):
         return torch.device("cpu")
+    if not is_there:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise InputError(
+            f"device is cuda, but torch {torch.__version__} sees no GPU on {socket.gethostname()}"
+            + (f" (CUDA_VISIBLE_DEVICES={visible!r})" if visible is not None else "")
+            + ". Set device=cpu or device=auto, ask the scheduler for a GPU, or install a torch that is built for it"
+        )
     # where SLURM shows each rank only its own GPU, that one is number 0
     index = int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
+def num_starts() -> int:
+    """Return how often torchrun and SLURM have started this very job before."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) + num_restarts()
+
+
 def is_started_again() -> bool:
-    """Return whether torchrun or SLURM has started this very job before: what a command does once must not be repeated."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0 or num_restarts() > 0
+    """Return whether this very job was started before: what a command does once must not be repeated."""
+    return num_starts() > 0
 
 
 def slurm_job() -> dict[str, Any]:
@@ -215,11 +229,18 @@ def slurm_job() -> dict[str, Any]:
     return {"job": os.environ["SLURM_JOB_ID"], "nodes": nodes, "restarts": num_restarts()}
 
 
-def leave_world(world: "World") -> None:
-    """Leave the process group. Every rank must call it."""
+def is_joined(world: "World") -> bool:
+    """Return whether this rank is still with the others: it has not left them, or is alone anyhow."""
     import torch.distributed as dist
 
-    if world.size > 1 or dist.is_initialized():
+    return world.size == 1 or dist.is_initialized()
+
+
+def leave_world(world: "World") -> None:
+    """Leave the process group, if this rank is still in it. Every rank must call it."""
+    import torch.distributed as dist
+
+    if is_joined(world) and dist.is_initialized():
         dist.destroy_process_group()
 
 

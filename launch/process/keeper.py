@@ -30,6 +30,7 @@ from hnm.engine.step import Progress
 from hnm.run.journal import Journal
 from launch.process.preemption import Preempted, StopSignals
 from shards.errors import InputError
+from shards.files import NO_ROOM
 
 
 class SaveError(InputError):
@@ -145,9 +146,10 @@ class RunKeeper:
             shutil.rmtree(temporary, ignore_errors=True)
         whole = list_checkpoints(temporary.parent)
         last = f"The last whole checkpoint is {whole[0]}" if whole else "This phase has no checkpoint yet"
+        remedy = "make room" if failure is not None and failure.errno in NO_ROOM else "mend that"
         raise SaveError(
             f"{temporary.parent}: cannot save a checkpoint ({failure.strerror if failure else 'another rank failed'}). {last}; "
-            "make room, and the same command goes on there"
+            f"{remedy}, and the same command goes on there"
         ) from failure
 
     def _any(self, *own: bool) -> list[bool]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from launch.process.ending import note_ending
 from launch.process.preemption import SAME_REQUEST_S, STOP_SIGNALS, STOPPING, TRY_AGAIN, Preempted, StopSignals
 
 PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
@@ -51,12 +52,15 @@ def run_ranks(num_ranks: int, arguments: list[str]) -> int:
         try:
             for rank in range(num_ranks):
                 ranks.append(start(arguments, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
-            return _wait(ranks, signals)
+            code, why = _wait(ranks, signals)
         finally:
             for process in ranks:
                 process.kill()
             for process in ranks:
                 process.wait()
+        if code not in (0, TRY_AGAIN):
+            note_ending(Path(folder), why or f"failed (exit code {code})")
+        return code
 
 
 def start(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -80,10 +84,14 @@ def passable(number: signal.Signals) -> signal.Signals:
     return signal.SIGTERM if number == signal.SIGINT else number
 
 
-def _wait(ranks: Ranks, signals: list[tuple[float, signal.Signals]]) -> int:
-    """Wait for all ranks; when one has ended badly or has saved and left, for the others no longer than a grace time."""
+def _wait(ranks: Ranks, signals: list[tuple[float, signal.Signals]]) -> tuple[int, str]:
+    """Wait for all ranks; when one has ended badly or has saved and left, for the others no longer than a grace time.
+
+    Returns:
+        The exit code for all, and how the run ended, as in state.json; "" if a rank that ended by itself will have told it.
+    """
     passed_on: signal.Signals | None = None
-    ending, deadline = 0, float("inf")
+    ending, deadline, why = 0, float("inf"), ""
     while None in [process.poll() for process in ranks]:
         if signals and passed_on is None:
             print(STOPPING.decode(), end="", file=sys.stderr, flush=True)
@@ -92,15 +100,26 @@ def _wait(ranks: Ranks, signals: list[tuple[float, signal.Signals]]) -> int:
                 process.send_signal(passed_on)
         if signals and signals[-1][0] - signals[0][0] > SAME_REQUEST_S:
             print("left at once; the same command goes on where it last saved", file=sys.stderr)
-            return 128 + int(signals[-1][1])
+            return 128 + int(signals[-1][1]), "stopped at once, without saving"
         if not ending and (ending := _first_ending(ranks, passed_on)):
+            why = _killed(ranks, passed_on)
             deadline = time.monotonic() + (GRACE_AFTER_SAVING_S if ending == TRY_AGAIN else GRACE_S)
         if time.monotonic() > deadline:
             hanging = ", ".join(str(rank) for rank, process in enumerate(ranks) if process.poll() is None)
             print(f"rank {hanging} does not end and is killed; the same command goes on where it last saved", file=sys.stderr)
+            why = why or f"failed (rank {hanging} did not end and was killed)"
             break
         time.sleep(POLL_S)
-    return _first_ending(ranks, passed_on) if ending in (0, TRY_AGAIN) else ending
+    code = _first_ending(ranks, passed_on) if ending in (0, TRY_AGAIN) else ending
+    return code, why or _killed(ranks, passed_on)
+
+
+def _killed(ranks: Ranks, passed_on: signal.Signals | None) -> str:
+    """Return which rank was killed, as in state.json; "" if none was."""
+    for rank, process in enumerate(ranks):
+        if (code := process.returncode) is not None and code < 0 and -code != passed_on:
+            return f"failed (rank {rank} was killed by {signal.Signals(-code).name})"
+    return ""
 
 
 def _first_ending(ranks: Ranks, passed_on: signal.Signals | None) -> int:

@@ -3,22 +3,22 @@
 And its life: one process at a time works on it (log/claim.json); state.json lists the attempts, how each began and ended.
 """
 
-import json
 import os
 import platform
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from hnm.config import Config, difference, dump_config, flatten, read_config
 from hnm.engine.checkpoint import settings_digest
-from hnm.run.heartbeat import Beat, read_beats
+from hnm.installed import describe_environment
+from hnm.run.checksums import read_state
+from hnm.run.heartbeat import Beat, errors_of, read_beats
 from hnm.run.seen import changes, leaked, read_seen, seen_of, write_seen
 from hnm.run.study import DataConfig
 from launch.process.distributed import rank_of_process, slurm_job
@@ -28,9 +28,8 @@ from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.files import whole_file, write_json
 
-LISTED_PACKAGES = ("torch", "numpy", "scikit-learn", "simplejpeg", "pyarrow", "pydantic", "mlflow", "hnm")
 # A resumed run may change these. The first decide where it runs; a checkpoint does not know them.
-WHERE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.")
+WHERE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.", "engine.deterministic")
 # The others decide how the same numbers are computed (up to their rounding): in what pieces, by whom, and what is kept. The
 # cohort, whose fingerprint is checked, has its own section tile.
 FREE_SETTINGS = (
@@ -39,10 +38,9 @@ FREE_SETTINGS = (
 )  # fmt: skip
 WARNED_SETTINGS = ("engine.precision",)  # these, too, but the numbers differ in the third digit: it is told
 PRETRAIN_SETTINGS = ("seed", "data.", "engine.", "encoder.", "pretrain.")  # all that pretraining depends on
-REMOTE_TIMEOUT_S = (
-    60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
-)
+REMOTE_TIMEOUT_S = 60.0  # a claim of another machine that was not touched for so long is stale; beats touch it every 5 s
 WAIT_FOR_CLAIM_S = 75.0
+TELL_AFTER_S = 1.0  # a process that was just ended is gone by then
 CLAIM_FILE = Path("log", "claim.json")
 
 
@@ -85,25 +83,8 @@ def read_run(run: Path) -> tuple[Config, Path]:
     if not (run / "state.json").is_file():
         refuse_other(run)
         raise InputError(f"{run}: no run directory (state.json is missing). Make one with: hnm train COHORT {run}")
-    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    state = read_state(run)
     return read_config(run / "config.yaml"), Path(state["cohort"])
-
-
-def describe_environment() -> dict[str, Any]:
-    """Return versions, platform and time; no environment variables, which may hold secrets."""
-    versions = {}
-    for package in LISTED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "packages": versions,
-    }
 
 
 def check_cohort(run: Path, cohort: Cohort, data: DataConfig, is_training: bool = False) -> None:
@@ -117,7 +98,7 @@ def check_cohort(run: Path, cohort: Cohort, data: DataConfig, is_training: bool 
     Raises:
         InputError: naming both cohorts, or the columns and slides.
     """
-    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    state = read_state(run)
     if state["fingerprint"] != cohort.fingerprint:
         raise InputError(
             f"{run / 'state.json'}: this run was made with the cohort {state['cohort']} (fingerprint "
@@ -175,13 +156,14 @@ def is_abandoned(run: Path) -> bool:
 
 def begin_attempt(run: Path, verb: str, num_ranks: int) -> None:
     """Note in state.json that a process begins to work on the run. Call it on rank 0 only, before its first heartbeat."""
-    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    state = read_state(run)
     attempts = state.get("attempts", [])
     if attempts and attempts[-1]["ended"] is None:
         beats = read_beats(run / "log")
         state |= _seconds_of_killed(state, beats)
         last = max((beat["time"] for beat in beats), default=attempts[-1]["started"])
-        attempts[-1] |= {"ended": last, "how": "died"}
+        told = {str(rank): text for rank, text in errors_of(beats).items()}
+        attempts[-1] |= {"ended": last, "how": "died", **({"errors": told} if told else {})}
     attempt = {"verb": verb, "started": now(), "ended": None, "how": None, "host": platform.node(), "ranks": num_ranks}
     attempts.append(attempt | slurm_job())
     write_json(run / "state.json", {**state, "attempts": attempts})
@@ -199,7 +181,7 @@ def note_changes(run: Path, config: Config, settings: tuple[str, ...] = ("",)) -
     recorded = read_config(run / "config.yaml")
     changed = difference(recorded, config)
     if changed:
-        state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+        state = read_state(run)
         state.setdefault("settings", _digest(recorded, settings))  # of the first attempt: its checkpoints are ours
         state["attempts"][-1]["changed"] = changed
         write_json(run / "state.json", state)
@@ -209,7 +191,7 @@ def note_changes(run: Path, config: Config, settings: tuple[str, ...] = ("",)) -
 
 def settings_of_checkpoints(run: Path, config: Config, settings: tuple[str, ...]) -> str:
     """Return the digest of the settings that the run was started with, by which its checkpoints are known."""
-    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
+    state = read_state(run)
     return str(state.get("settings") or _digest(config, settings))
 
 
@@ -241,7 +223,7 @@ def _seconds_of_killed(state: dict[str, Any], beats: list[Beat]) -> dict[str, An
 
 def attempt_tags(run: Path) -> dict[str, str]:
     """Return the attempts of state.json as tags for MLflow: their number, and a line each."""
-    attempts = json.loads((run / "state.json").read_text(encoding="utf-8"))["attempts"]
+    attempts = read_state(run)["attempts"]
     tags = {"hnm.attempts": str(len(attempts))}
     for number, attempt in enumerate(attempts, start=1):
         where = f"job {attempt['job']} on {attempt['nodes']}" if "job" in attempt else attempt["host"]
@@ -252,10 +234,15 @@ def attempt_tags(run: Path) -> dict[str, str]:
     return tags
 
 
-def end_attempt(run: Path, how: str) -> None:
-    """Note in state.json how this process's work ended. Call it on rank 0 only."""
-    state = json.loads((run / "state.json").read_text(encoding="utf-8"))
-    state["attempts"][-1] |= {"ended": now(), "how": how}
+def end_attempt(run: Path, how: str, errors: Mapping[int, str] | None = None) -> None:
+    """Note in state.json how this process's work ended. Call it on rank 0 only.
+
+    Args:
+        errors: what ended other ranks, by rank.
+    """
+    state = read_state(run)
+    told = {"errors": {str(rank): text for rank, text in errors.items()}} if errors else {}
+    state["attempts"][-1] |= {"ended": now(), "how": how, **told}
     write_json(run / "state.json", state)
 
 
@@ -282,7 +269,8 @@ def remove_run(run: Path, is_sure: bool) -> None:
     if not run.exists():
         return
     refuse_other(run)
-    read_run(run)
+    if not (run / "state.json").is_file():
+        raise InputError(f"{run}: no run directory (state.json is missing), so --restart leaves it alone. Remove it yourself")
     rounds = len(list(run.glob("round-*/mining.json")))
     if not is_sure:
         raise InputError(

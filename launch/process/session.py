@@ -5,20 +5,22 @@ join ranks ▶ rank 0: checks, claims and notes the attempt ▶ journal, heartbe
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hnm.config import Config
 from hnm.engine.checkpoint import sweep
+from hnm.engine.numerics import numerics, numerics_in_words, use_local_compile_cache
 from hnm.engine.ranks import World, main_says
 from hnm.run.broken import warn_of_broken
-from hnm.run.heartbeat import Heartbeat, forget_beats
+from hnm.run.heartbeat import Heartbeat, errors_of, forget_beats, read_beats
 from hnm.run.journal import Journal
 from hnm.run.session import Session
 from hnm.run.study import Study, open_study
 from hnm.run.tracking import Tracker
 from hnm.run.tracking_run import files_of_run
-from launch.process.distributed import is_of_collective, join_world, leave_world, told_when_lost
+from launch.process.distributed import RankLostError, is_joined, join_world, leave_world, told_when_lost
+from launch.process.ending import LOST, tell_launcher
 from launch.process.keeper import RunKeeper
 from launch.process.preemption import Preempted, StopSignals
 from launch.process.run_directory import (
@@ -31,8 +33,10 @@ from launch.process.run_directory import (
     remove_leftovers,
     settings_of_checkpoints,
 )
+from launch.process.said import in_words, keep_log
 from launch.process.staging import stage
 from shards.cohort.cohort import Cohort
+from shards.errors import InputError
 from shards.reading.reader import PatchReader
 
 STALLED_AFTER = 0.8  # of the collectives' time: rank 0 says who is late before the run ends
@@ -70,13 +74,16 @@ def session_of(opening: Opening) -> Iterator[Session]:
         RankLostError: another rank is gone.
     """
     config, folder = opening.config, opening.folder
-    with StopSignals() as signals, told_when_lost(folder / "log"):
+    with StopSignals() as signals, told_when_lost(folder / "log"), numerics(config.engine):
         world = join_world(config.device, config.timeout.start_s)
         try:
             with ExitStack() as open_things:
                 claim, changed = _begin(opening, open_things, world)
                 journal, tracker = _open_journal(opening, open_things, world)
+                open_things.enter_context(_ending_noted(folder, tracker, journal))
+                open_things.enter_context(told_when_lost(folder / "log"))
                 _say_changed(changed, journal)
+                _prepare_device(config, journal)
                 keeper = _make_keeper(opening, signals, journal)
                 study = open_study(opening.cohort, config.data, config.seed)
                 readers: list[PatchReader] = []
@@ -89,11 +96,23 @@ def session_of(opening: Opening) -> Iterator[Session]:
                 reader = PatchReader(study.cohort, config.reader, study.slide_groups, copies)
                 readers.append(open_things.enter_context(reader))
                 session = Session(study, reader, config.seed, world, journal, config.engine, keeper)
-                with _ending_noted(folder, tracker, world):
-                    yield session
+                yield session
+                if is_joined(world):  # else `leave_ranks` has done it
                     warn_of_broken(folder, session)
         finally:
             leave_world(world)
+
+
+def leave_ranks(folder: Path, session: Session) -> Session:
+    """End what the ranks do together, and return the session of this rank alone. Every rank must call it.
+
+    What rank 0 does afterwards may take as long as it likes: nobody waits for it in a collective.
+    """
+    if session.world.size == 1:
+        return session
+    warn_of_broken(folder, session)
+    leave_world(session.world)
+    return replace(session, world=World(0, 1, 0, session.world.device))
 
 
 def _begin(opening: Opening, open_things: ExitStack, world: World) -> tuple[Path | None, list[str]]:
@@ -110,6 +129,7 @@ def _begin(opening: Opening, open_things: ExitStack, world: World) -> tuple[Path
         opening.prepare(world)
         claims.append(open_things.enter_context(alone_in(folder)))
         begin_attempt(folder, opening.verb, world.size)
+        tell_launcher(folder)
         changed.extend(note_changes(folder, opening.config, opening.settings))
         forget_beats(folder / "log")
         remove_leftovers(folder)
@@ -129,6 +149,14 @@ def _say_changed(changed: list[str], journal: Journal) -> None:
                 f"warning: {line}: what is computed from here on is rounded otherwise than what stands. The run is not one of "
                 "either precision alone; for figures that you compare, start anew"
             )
+
+
+def _prepare_device(config: Config, journal: Journal) -> None:
+    """Say how exactly a GPU will compute, and let what is compiled lie on this node's own disk."""
+    if (told := numerics_in_words(config.engine, journal.world.device)) is not None:
+        journal.say(told)
+    if config.engine.compile:
+        journal.logger.info("compiled code: %s", use_local_compile_cache(journal.world.local_rank) or "where you have set it")
 
 
 def _open_journal(opening: Opening, open_things: ExitStack, world: World) -> tuple[Journal, Tracker | None]:
@@ -166,9 +194,10 @@ def _make_keeper(opening: Opening, signals: StopSignals, journal: Journal) -> Ru
 
 
 @contextmanager
-def _ending_noted(folder: Path, tracker: Tracker | None, world: World) -> Iterator[None]:
-    """Note in state.json and in MLflow how the block ended, on rank 0."""
+def _ending_noted(folder: Path, tracker: Tracker | None, journal: Journal) -> Iterator[None]:
+    """Note how the block ended: every rank in its log and its last heartbeat, rank 0 in state.json and in MLflow."""
     status, how = "FAILED", "failed"
+    errors: dict[int, str] = {}
     try:
         yield
         status, how = "FINISHED", "finished"
@@ -176,16 +205,34 @@ def _ending_noted(folder: Path, tracker: Tracker | None, world: World) -> Iterat
         status, how = "KILLED", "stopped as asked"
         raise
     except BaseException as error:
-        lost = isinstance(error, RuntimeError) and is_of_collective(error)
-        text = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"
-        how = "failed (another rank was gone or did not answer)" if lost else f"failed ({text})"
+        own = "another rank was gone or did not answer" if isinstance(error, RankLostError) else in_words(error)
+        keep_log(error, folder / "log")
+        journal.logger.error("error: %s", in_words(error), exc_info=not isinstance(error, InputError | FloatingPointError))
+        if journal.heartbeat is not None:
+            journal.heartbeat.failed(own)
+        how, errors = _how_it_failed(error, own, errors_of(read_beats(folder / "log")))
         raise
     finally:
-        if world.is_main:
+        if tracker is not None:  # on rank 0
             with suppress(OSError):  # a full disk is what it may be about
-                end_attempt(folder, how)
-            if tracker is not None:
-                tracker.finish(status, files_of_run(folder), attempt_tags(folder))
+                end_attempt(folder, how, errors)
+            tracker.finish(status, files_of_run(folder), attempt_tags(folder))
+
+
+def _how_it_failed(error: BaseException, own: str, told: dict[int, str]) -> tuple[str, dict[int, str]]:
+    """Return how the attempt ended, for state.json, and by rank what ended the others.
+
+    Args:
+        error: rank 0's.
+        own: the same in words.
+        told: by rank, what the ranks have told of their ends.
+    """
+    others = {rank: text for rank, text in told.items() if rank and text != own}
+    if isinstance(error, RankLostError):
+        first = next(iter(others.items()), None)
+        return (LOST if first is None else f"failed (rank {first[0]}: {first[1].splitlines()[0][:300]})"), others
+    text = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"
+    return f"failed ({text})", others
 
 
 def _say_stalled(journal: Journal) -> Callable[[str], None]:

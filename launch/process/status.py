@@ -3,7 +3,6 @@
 state.json (phases done, attempts) + log/heartbeat-*.json ──▶ Status ──▶ a line in plain words, a table of the ranks
 """
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hnm.config import Config
-from hnm.run.heartbeat import BEAT_EVERY_S, Beat, read_beats
+from hnm.run.checksums import read_state
+from hnm.run.heartbeat import BEAT_EVERY_S, Beat, errors_of, read_beats
 from launch.process.run_directory import is_abandoned, read_run
-from shards.errors import InputError
 
+LATE_AFTER_S = 4 * BEAT_EVERY_S
 LOST_AFTER_S = 60.0  # 12 beats: a slow network file system may hold one back
 
 
@@ -52,6 +52,9 @@ def print_status(run: Path) -> int:
     console.print(f"phases done: {len(status.phases)}, {in_words(done)} of work", markup=False)
     if status.beats and status.word in ("running", "silent"):
         console.print(table_of_ranks(status.beats, time.time()))
+    for rank, text in errors_of(status.beats).items():
+        if rank and text.splitlines()[0][:300] not in status.sentence:
+            console.print(f"rank {rank} ended with: {text}", markup=False)
     for number, attempt in enumerate(status.attempts, start=1):
         console.print(f"attempt {number}: {attempt_in_words(attempt)}", markup=False)
     return int(status.word in ("failed", "silent"))
@@ -68,13 +71,8 @@ def read_status(run: Path, now: float) -> Status:
         InputError: no run directory, or its state.json is damaged.
     """
     config, _ = read_run(run)
-    try:
-        state = json.loads((run / "state.json").read_text(encoding="utf-8"))
-        attempts, phases = state.get("attempts", []), state["phases"]
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            f"{run / 'state.json'}: damaged ({error}). Run the same command again with --restart"
-        ) from error
+    state = read_state(run)
+    attempts, phases = state.get("attempts", []), state["phases"]
     beats = read_beats(run / "log")
     word, sentence = describe(attempts, beats, what_is_done(run, config), now, is_abandoned(run))
     return Status(word, sentence, beats, attempts, phases)
@@ -109,7 +107,8 @@ def describe(
     if attempt["ended"] is None:
         since = now - max((beat["time"] for beat in beats), default=attempt["started"])
         if since <= LOST_AFTER_S and not is_dead:
-            return "running", f"running {place(beats)}"
+            alive = [beat for beat in beats if not _is_late(beat, now)] or beats
+            return "running", f"running {place(alive)}{_late_ranks(beats, now)}"
         why = f"its process is gone, last heartbeat {in_words(since)} ago" if is_dead else f"no heartbeat for {in_words(since)}"
         return "silent", f"stopped: {why}; it was at {place(beats, False)}. The same command goes on there"
     ago = in_words(now - attempt["ended"])
@@ -120,6 +119,19 @@ def describe(
     word = "stopped" if attempt["how"].startswith("stopped") else "failed"
     remedy = "" if "same command" in attempt["how"] else ". The same command goes on there"
     return word, f"{attempt['how']} {ago} ago at {place(beats, False)}{remedy}"
+
+
+def _is_late(beat: Beat, now: float) -> bool:
+    return now - float(beat["time"]) > LATE_AFTER_S
+
+
+def _late_ranks(beats: list[Beat], now: float) -> str:
+    """Return a sentence on the ranks that give no sign of life while others do, "" if there are none."""
+    late = [beat for beat in beats if _is_late(beat, now)]
+    if not late or len(late) == len(beats):
+        return ""
+    names = ", ".join(f"rank {beat['rank']} ({in_words(now - beat['time'])}, {beat['host']}:{beat['pid']})" for beat in late)
+    return f". No sign of life from {names}: stopped, or its machine is gone; the others wait for it"
 
 
 def place(beats: list[Beat], is_running: bool = True) -> str:
@@ -145,7 +157,7 @@ def table_of_ranks(beats: list[Beat], now: float) -> Table:
     """Return a row per rank: where it is, when it came forward, when it was last alive."""
     table = Table("rank", "host", "doing", "step", "images/s", "came forward", "heartbeat")
     for beat in beats:
-        late = now - beat["time"] > 4 * BEAT_EVERY_S
+        late = _is_late(beat, now)
         table.add_row(
             str(beat["rank"]), f"{beat['host']}:{beat['pid']}", beat["doing"], f"{beat['done']}/{beat['total']}",
             f"{beat['images_per_s']:.0f}", f"{in_words(now - beat['moved'])} ago",
@@ -161,7 +173,8 @@ def attempt_in_words(attempt: dict[str, Any]) -> str:
     job = f", job {attempt['job']}" if "job" in attempt else ""
     lasted = f" after {in_words(attempt['ended'] - attempt['started'])}" if attempt["ended"] else ""
     where = f"{attempt['ranks']} rank(s) of {attempt.get('nodes') or attempt['host']}{job}"
-    return f"hnm {attempt['verb']} on {where}, {started}: {how}{lasted}"
+    errors = "".join(f"; rank {rank}: {text}" for rank, text in attempt.get("errors", {}).items())
+    return f"hnm {attempt['verb']} on {where}, {started}: {how}{lasted}{errors}"
 
 
 def in_words(seconds: float) -> str:

@@ -15,6 +15,7 @@ from hnm.evidence.compare import Tested, compare, delong_warning, read_test_scor
 from hnm.evidence.compare_crossval import CrossValidated, compare_crossvals, read_crossval
 from hnm.evidence.compare_patches import OpenedRun, compare_froc, compare_instance, told_by_metrics
 from hnm.evidence.measure import count_patients
+from hnm.run.checksums import read_state
 from hnm.run.study import open_study
 from hnm.statistics.zero_width import few_patients
 from launch.process.run_directory import check_cohort, read_run
@@ -71,7 +72,7 @@ def _of_runs(run_a: Path, run_b: Path, cohort: Path | None, console: Console) ->
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     cause = f"the same in every resample of the {result['num_patients']} patients"
-    result["warnings"] = delong_warning(result) + width_warning(_shown(figures), cause)
+    result["warnings"] = _other_cohort(run_a, run_b) + delong_warning(result) + width_warning(_shown(figures), cause)
     _print_warnings(result, console)
     return result
 
@@ -139,7 +140,7 @@ def _of_crossvals(a: Path, b: Path, console: Console) -> dict[str, Any]:
         of_a, of_b, difference = (_with_interval(pooled, which) for which in COLUMNS)
         told = f"A {of_a}, B {of_b}, B - A {difference}"
         console.print(f"AUC of all out-of-fold predictions, by patient: {told}", markup=False, soft_wrap=True)
-    result["warnings"] = width_warning(_shown(result["figures"]), "the same in every fold")
+    result["warnings"] = _other_cohort(a, b) + width_warning(_shown(result["figures"]), "the same in every fold")
     result["warnings"] += width_warning({"AUC of all out-of-fold predictions": pooled}, "the same in every resample of patients")
     _print_warnings(result, console)
     return result
@@ -148,6 +149,19 @@ def _of_crossvals(a: Path, b: Path, console: Console) -> dict[str, Any]:
 def _open_crossval(folder: Path) -> CrossValidated:
     record = read_record(folder)
     return read_crossval(folder, record["folds"], record["repeats"])
+
+
+def _other_cohort(a: Path, b: Path) -> list[str]:
+    """Return a sentence if two were made with cohorts of the same slide names and other patches."""
+    known = [read_state(it) if (it / "state.json").is_file() else {} for it in (a, b)]
+    known = [read_record(it) if is_crossval(it) else state for it, state in zip((a, b), known, strict=True)]
+    if any("fingerprint" not in it for it in known) or known[0]["fingerprint"] == known[1]["fingerprint"]:
+        return []
+    cohorts = " and ".join(f"{it['cohort']} (fingerprint {it['fingerprint']})" for it in known)
+    return [
+        f"the slides have the same names, but were not cut into the same patches: {cohorts}. If that is meant, such as another "
+        "magnification, the figures compare what was made of the same slides; if these are other slides, they say nothing."
+    ]
 
 
 def _table(title: str, result: dict[str, Any], figures: dict[str, dict[str, Any]]) -> Table:

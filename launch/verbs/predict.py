@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hnm.engine.engine import EngineConfig
+from hnm.engine.numerics import numerics
 from hnm.engine.ranks import single_world
 from hnm.model.export import export as export_run
 from hnm.model.export import require_writable
@@ -202,6 +204,7 @@ def make_jobs(slides: Sequence[Slide], model: Model, request: PredictRequest) ->
     return [slide_job(slide, points_of[slide.slide_id], settings) for slide in slides]
 
 
+@numerics(EngineConfig())  # in fp32, whatever it was trained in
 def predict_one(
     job: SlideJob, content: str, model: Model, request: PredictRequest, journal: Journal
 ) -> tuple[Row, bool]:

@@ -1,5 +1,7 @@
 """What `hnm report` and `hnm ui` do: look at a run, as a page or in MLflow."""
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from hnm.model.model import MODEL_FILE
 from hnm.report.page import REPORT_FILE
 from hnm.report.record import read_record
 from hnm.report.run_report import make_report
+from hnm.rounds import round_folder
 from hnm.run.journal import Journal
 from hnm.run.session import Session
 from hnm.run.study import open_study
@@ -16,17 +19,28 @@ from hnm.run.tracking_run import MODEL_FOLDER
 from launch.process.distributed import join_world
 from launch.process.kinds import refuse_other
 from launch.process.run_directory import check_cohort, read_run
+from launch.process.status import read_status
 from launch.process.writer import only_writer
 from shards.cohort.cohort import Cohort
+from shards.errors import InputError
 from shards.reading.reader import PatchReader
 
 MAX_HEATMAPS = 200  # unless it is asked for more
 
 
 def report(run: Path, cohort_folder: Path | None, max_heatmaps: int | None = None) -> int:
-    """Draw the pictures of a run and write run/report.html; finished or not, evaluated or not."""
+    """Draw the pictures of a run and write run/report.html; finished or not, evaluated or not.
+
+    Raises:
+        InputError: there is nothing to show (yet).
+    """
     refuse_other(run)
     config, recorded_folder = read_run(run)
+    status = read_status(run, time.time())
+    if status.word == "running":
+        if not (round_folder(run, 0) / "mining.json").is_file():
+            raise InputError(f"{run}: {status.sentence}. Round 0 is not mined yet, there is nothing to show: wait for it")
+        print(f"{run}: {status.sentence}. The page shows the rounds that are done", file=sys.stderr)
     cohort = Cohort.open(cohort_folder or recorded_folder)
     check_cohort(run, cohort, config.data)
     study, world = open_study(cohort, config.data, config.seed), join_world(config.device)

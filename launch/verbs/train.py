@@ -23,7 +23,7 @@ from launch.process.distributed import is_rank, is_started_again, rank_of_proces
 from launch.process.kinds import refuse_other
 from launch.process.local import run_ranks
 from launch.process.run_directory import PRETRAIN_SETTINGS, check_cohort, open_run, read_run, remove_run
-from launch.process.session import Opening, session_of
+from launch.process.session import Opening, leave_ranks, session_of
 from launch.verbs.report import has_results, numbers_of, write_results
 from launch.verbs.tables import print_metrics
 from shards.cohort.cohort import Cohort
@@ -126,12 +126,13 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
             metrics = read_metrics(run) if session.world.is_main else None
         else:
             metrics = evaluate_run(config, run, session)
+        alone = leave_ranks(run, session)  # drawing may take longer than a collective waits
         if metrics is not None:
             print_metrics(metrics)
             session.journal.say(been_read if is_read else wrote)
             session.journal.metrics("test", metrics["chosen_round"], **numbers_of(metrics))
             if with_report:
-                write_results(config, run, session)
+                write_results(config, run, alone)
     return 0
 
 

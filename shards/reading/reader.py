@@ -145,7 +145,7 @@ class PatchReader:
 
         Returns:
             (n, 3, h, w) uint8 RGB in the order of `ids`, in channels_last memory format (as decoded, not copied); in
-            pinned memory where there is a GPU.
+            pinned memory where this process uses a GPU.
 
         Raises:
             UnreadablePatchError: a patch cannot be read, and the policy does not allow a stand-in.
@@ -250,5 +250,8 @@ class PatchReader:
 
 
 def _may_pin() -> bool:
-    """Is there a GPU that this process may use? Not in a loader's worker: CUDA does not survive a fork."""
-    return get_worker_info() is None and torch.cuda.is_available()
+    """Does this process use a GPU? One that only could does not pin: that would open a context, hundreds of MB, on the GPU.
+
+    Not in a loader's worker: CUDA does not survive a fork.
+    """
+    return get_worker_info() is None and torch.cuda.is_initialized()

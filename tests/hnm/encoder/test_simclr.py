@@ -67,6 +67,8 @@ def test_batches_that_cannot_be_filled_are_refused(tiny_cohort: Path, tmp_path: 
     message = r"pretrain\.batch_size is 97, but there are only 96 training patches\. Set .* at most 96"
     with tiny_session(single_world(), tiny_cohort, config) as session, pytest.raises(InputError, match=message):
         pretrain(config.encoder, config.pretrain, tmp_path / "a.safetensors", session)
-    require_batch(8, 8, "patches", "x.batch_size", world_of(0, 4))
+    require_batch(8, 8, "patches", "x.batch_size", world_of(0, 4), "")
     with pytest.raises(InputError, match=r"x\.batch_size is 8, too small for 5 ranks: set it to at least 10"):
-        require_batch(10, 8, "patches", "x.batch_size", world_of(0, 5))
+        require_batch(10, 8, "patches", "x.batch_size", world_of(0, 5), "")
+    with pytest.raises(InputError, match=r"only 9 patches\. That is too few for any batch: 5 rank\(s\) need at least 10\. Buy"):
+        require_batch(9, 16, "patches", "x.batch_size", world_of(0, 5), "Buy more")

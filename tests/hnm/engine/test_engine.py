@@ -1,6 +1,8 @@
 """The contract of every engine, on two real gloo ranks: the same training, and a checkpoint that goes on alike."""
 
+import importlib.util
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hnm.config import ConfigError, check_config
 from hnm.encoder.contrastive_model import start_training
 from hnm.encoder.losses import PairMode, nt_xent, supcon
 from hnm.encoder.resnet import ProjectionHead
+from hnm.engine.deepspeed_config import KNOWN_OF_ZERO
 from hnm.engine.engine import Engine, EngineConfig, for_inference
 from hnm.engine.engines import wrap
 from hnm.engine.ranks import World, barrier, single_world
@@ -257,11 +260,25 @@ class Bomb:
             {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
             "offload_optimizer is not supported",
         ),
+        ({"zero_optimisation": {"stage": 2}}, "unknown key 'zero_optimisation' of DeepSpeed. Did you mean 'zero_optimization'"),
+        ({"zero_optimization": {"stage": 2, "overlap_com": True}}, "Did you mean 'zero_optimization.overlap_comm'"),
+        ({"zero_optimization": {"stage": True}}, "zero_optimization.stage is True: it must be 0, 1, 2 or 3"),
+        ({"zero_optimization": "2"}, "zero_optimization is '2': it must be an object"),
     ],
 )
 def test_a_deepspeed_configuration_that_cannot_be_is_refused(deepspeed: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_config({"engine": {"deepspeed": deepspeed}}, {})
+
+
+def test_deepspeed_has_the_keys_that_are_known() -> None:
+    """Read from its source: importing it takes seconds."""
+    spec = importlib.util.find_spec("deepspeed")
+    if spec is None or spec.origin is None:
+        pytest.skip("deepspeed is not installed")
+    source = (Path(spec.origin).parent / "runtime" / "zero" / "config.py").read_text().split("class DeepSpeedZeroConfig(")[1]
+    names = set(re.findall(r"^    (\w+): ", source, re.MULTILINE)) | set(re.findall(r'alias="(\w+)"', source))
+    assert set(KNOWN_OF_ZERO) <= names
 
 
 def test_what_was_laid_out_for_embedding_can_still_be_trained() -> None:

@@ -71,6 +71,17 @@ def finished_tracking_db(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'shared.db'}"
 
 
+def test_a_database_that_was_deleted_comes_back_whole(tmp_path: Path, tracking_database: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'own.db'}"
+    for value in (1.0, 0.5):
+        shutil.copy(tracking_database, tmp_path / "own.db")  # the second time: one without the run
+        tracker = Tracker(tmp_path, TrackingConfig(uri=uri), {"seed": 1})
+        tracked(tmp_path, tracker).metrics("x", int(value < 1), loss=value)
+        tracker.finish("FINISHED", [])
+    assert points(tmp_path, uri, "x/loss") == [(0, 1.0), (1, 0.5)]
+    assert MlflowClient(uri).get_run(tracker.run_id).data.params == {"seed": "1"}
+
+
 def closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -9,7 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hnm.config import load_config
 from hnm.encoder.contrastive_model import fresh_model, save_model
+from hnm.engine.ranks import single_world
+from hnm.rounds import check_batches
+from hnm.run.study import open_study
+from shards.cohort.cohort import Cohort
 from tests.command_line import assert_refused, hnm
 from tests.tiny import TILE, TINY, results_of, tiny_config
 
@@ -28,6 +33,10 @@ def test_batches_that_cannot_be_filled_leave_no_folder(tiny_cohort: Path, tmp_pa
     assert not (tmp_path / "out").exists()
     parts = ("finetune.batch_size is 30, but there are only 24 hard negatives", "mining.neg_ratio 0.5", "at most 24")
     refused_training(tiny_cohort, tmp_path / "run", "finetune.batch_size=30", parts=parts)
+    parts = ("only 1 hard negatives", "too few for any batch", "Raise mining.neg_ratio, here to at least 0.334, ")  # 16 of 48
+    refused_training(tiny_cohort, tmp_path / "run", "mining.neg_ratio=1e-6", parts=parts)
+    advised = load_config(None, "hnm", [*TINY, "mining.neg_ratio=0.334"])
+    check_batches(advised, open_study(Cohort.open(tiny_cohort), advised.data, 0), single_world())
 
 
 def test_encoders_that_are_missing_or_do_not_fit_leave_no_folder(tiny_cohort: Path, tmp_path: Path) -> None:

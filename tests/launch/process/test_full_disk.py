@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import assert_refused
+from tests.command_line import hnm as hnm_here
 from tests.launch.process.test_local import hnm
 from tests.tiny import TINY, results_of
 
@@ -26,6 +28,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def give(folder: Path, kilobytes: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(folder)], check=True)
+
+
+def test_a_run_on_a_disk_that_may_not_be_written_is_not_told_to_make_room(
+    small_disk: Path, finished_run: Path, tiny_cohort: Path
+) -> None:
+    run = small_disk / "run"
+    shutil.copytree(finished_run, run)
+    (run / "round-002" / "mining.json").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    refused = hnm_here("train", tiny_cohort, run, "--ranks", "1", *TINY)
+    assert_refused(refused, 1, f"error: {run}/", "Read-only file system", "Give yourself the right to write there")
+    assert "make room" not in refused.output
 
 
 @pytest.mark.slow

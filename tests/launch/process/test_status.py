@@ -35,11 +35,15 @@ def attempt(ended: float | None = None, how: str | None = None) -> dict[str, Any
 
 RUNNING = "running round 3: fine-tune epoch 16/20, step 400/1200, 310 images/s, about 12 min left in this phase"
 
+ALONE = RUNNING.replace("310 images/s", "155 images/s")  # what a stopped rank last did is not what it does
+
 
 @pytest.mark.parametrize(
     ("attempts", "beats", "done", "word", "sentence"),
     [
         ([attempt()], [beat(), beat(1)], None, "running", RUNNING),
+        ([attempt()], [beat(), beat(1, time=NOW - 29)], None, "running", f"{ALONE}. No sign of life from rank 1 (29 s, a:7): st"),
+        ([attempt()], [beat(time=NOW - 29), beat(1)], None, "running", f"{ALONE}. No sign of life from rank 0 (29 s, a:7)"),
         ([attempt()], [], None, "silent", "stopped: no heartbeat for 8 min; it was at the start"),
         ([attempt()], [beat(time=NOW - 2400)], None, "silent", "stopped: no heartbeat for 40 min; it was at round 3"),
         ([attempt(NOW - 60, "stopped as asked")], [beat()], None, "stopped", "stopped as asked 60 s ago at round 3"),
@@ -125,6 +129,11 @@ def test_the_verb_tells_a_finished_and_a_dead_run(finished_run: Path, tmp_path: 
     assert f"ago: trained; next: hnm evaluate {run}" in result.stdout
     assert "attempt 1: hnm train on 1 rank(s) of " in result.stdout
     begin_attempt(run, "train", 2)
+    write_json(run / "log" / "heartbeat-000.json", {**beat(), "time": time.time()})
+    (run / "round-000" / "mining.json").unlink()
+    at_work = CliRunner().invoke(app, ["report", str(run)])
+    assert f"error: {run}: running round 3: fine-tune" in at_work.stderr
+    assert "Round 0 is not mined yet, there is nothing to show: wait for it" in at_work.stderr
     write_json(run / "log" / "heartbeat-000.json", {**beat(), "time": time.time() - 2400})
     result = CliRunner().invoke(app, ["status", str(run)])
     assert result.exit_code == 1

@@ -62,6 +62,7 @@ def test_patch_figures_come_from_the_cohort_where_it_is(
         assert figures[name]["b_interval"] == interval  # the seed of the run is 0, as that of the comparison
         assert figures[name]["difference_interval"]["low"] == figures[name]["difference_interval"]["high"] == 0
     state = json.loads((run / "state.json").read_text())
+    del state["files"]  # metrics.json is about to be another one
     for change, remark in (
         ({"fingerprint": "other"}, f"{run / 'state.json'}: this run was made with the cohort"),
         ({"cohort": str(tmp_path / "moved")}, f"{tmp_path / 'moved'}: no cohort here"),
@@ -71,10 +72,16 @@ def test_patch_figures_come_from_the_cohort_where_it_is(
         assert line.startswith(f"{WITHOUT}{remark}")
         assert figures["froc score"]["b_interval"] == metrics["froc"]["interval"]  # metrics.json's own
         assert figures["froc score"]["difference_interval"]["low"] is None
+    write_json(run / "state.json", state | {"fingerprint": "other"})
+    told = CliRunner().invoke(app, ["compare", str(evaluated_run), str(run)]).output
+    assert "warning: the slides have the same names, but were not cut into the same patches: " in told
+    assert f"{state['cohort']} (fingerprint other). If" in told
+    write_json(run / "state.json", state)
     where = read_run(evaluated_run)[1]
     verb = ["compare", str(evaluated_run), str(run)]
     moved = CliRunner().invoke(app, [*verb, "--cohort", str(where), "--json", str(tmp_path / "m")])
     assert moved.exit_code == 0, moved.output
+    assert "same names" not in moved.output
     assert json.loads((tmp_path / "m").read_text())["patch_figures"]["froc score"]["difference_interval"]["low"] == 0
     nowhere = CliRunner().invoke(app, [*verb, "--cohort", str(tmp_path / "moved")])
     assert nowhere.exit_code == 1
@@ -98,6 +105,10 @@ def test_two_cross_validations(tmp_path: Path) -> None:
     assert "only the same in every fold: slide auc (B - A), slide auprc (B - A)" in of_folds
     assert of_pooled.endswith("in every resample of patients: AUC of all out-of-fold predictions (B - A).")
     assert f"warning: {of_folds}\nwarning: {of_pooled}\n" in result.output
+    record = json.loads((strong / "crossval.json").read_text())
+    write_json(strong / "crossval.json", record | {"fingerprint": "other"})
+    other = CliRunner().invoke(app, ["compare", str(weak), str(strong)])
+    assert "same patches: cohort (fingerprint f) and cohort (fingerprint other)" in other.output
     fold = weak / "repeat-0" / "fold-0"
     result = CliRunner().invoke(app, ["compare", str(fold), str(strong)])
     assert result.exit_code == 1
