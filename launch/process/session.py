@@ -85,7 +85,7 @@ def session_of(opening: Opening) -> Iterator[Session]:
                     _say_stalled(journal), STALLED_AFTER * config.timeout.step_s, claim,
                 )  # fmt: skip
                 open_things.callback(journal.heartbeat.close)
-                copies = _stage(opening, study, world)
+                copies = _stage(opening, study, journal, keeper)
                 reader = PatchReader(study.cohort, config.reader, study.slide_groups, copies)
                 readers.append(open_things.enter_context(reader))
                 session = Session(study, reader, config.seed, world, journal, config.engine, keeper)
@@ -142,13 +142,13 @@ def _open_journal(opening: Opening, open_things: ExitStack, world: World) -> tup
     return journal, tracker
 
 
-def _stage(opening: Opening, study: Study, world: World) -> Path | None:
+def _stage(opening: Opening, study: Study, journal: Journal, keeper: RunKeeper) -> Path | None:
     """Copy the shards that the verb will read to the node's own disk, if the configuration names one."""
     config = opening.config.reader
     if config.stage_dir is None or config.shards_url is not None:
         return None
     slides = study.test if opening.verb == "evaluate" else study.embedded_slides
-    return stage(study.cohort, slides, config.stage_dir, world)
+    return stage(study.cohort, slides, config.stage_dir, journal, keeper.stop_if_asked)
 
 
 def _make_keeper(opening: Opening, signals: StopSignals, journal: Journal) -> RunKeeper:
