@@ -207,6 +207,11 @@ def is_started_again() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0 or num_restarts() > 0
 
 
+def is_under_scheduler() -> bool:
+    """Return whether this process is of a batch system's job: SLURM, PBS, LSF or Grid Engine."""
+    return any(name in os.environ for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID"))
+
+
 def slurm_job() -> dict[str, Any]:
     """Return number, nodes and restarts of the SLURM job that this process belongs to, {} outside of one."""
     if "SLURM_JOB_ID" not in os.environ:

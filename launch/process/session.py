@@ -17,7 +17,9 @@ from hnm.run.journal import Journal
 from hnm.run.session import Session
 from hnm.run.study import Study, open_study
 from hnm.run.tracking import Tracker
+from hnm.run.tracking_copy import DatabaseCopy
 from hnm.run.tracking_run import files_of_run
+from launch.process.disks import is_shared
 from launch.process.distributed import is_of_collective, join_world, leave_world, told_when_lost
 from launch.process.keeper import RunKeeper
 from launch.process.preemption import Preempted, StopSignals
@@ -134,8 +136,11 @@ def _say_changed(changed: list[str], journal: Journal) -> None:
 def _open_journal(opening: Opening, open_things: ExitStack, world: World) -> tuple[Journal, Tracker | None]:
     """Open the record of the run and, on rank 0, its tracker."""
     config, folder = opening.config, opening.folder
-    tracker = Tracker(folder, config.tracking, config.model_dump(mode="json")) if world.is_main else None
-    if tracker is not None:
+    tracker = None
+    if world.is_main:
+        copy = DatabaseCopy(folder) if config.tracking.uri is None and is_shared(folder) else None
+        tracker = Tracker(folder, config.tracking, config.model_dump(mode="json"), copy)
+        open_things.callback(tracker.close)
         tracker.set_tags(attempt_tags(folder))
     journal = Journal(folder, world, tracker.metrics_written if tracker else None)
     open_things.callback(journal.close)
