@@ -4,7 +4,6 @@ files or slides.csv ──▶ a job per slide ──each alone──▶ heatmap,
 """
 
 import hashlib
-import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from hnm.report.record import RunRecord, read_record
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
 from hnm.statistics.metrics import auc
+from launch.process.cores import usable_cores
 from launch.process.distributed import choose_device
 from launch.process.run_directory import check_cohort, read_run
 from shards.cohort.cohort import Cohort
@@ -184,7 +184,7 @@ def predict_one(job: SlideJob, model: Model, request: PredictRequest, journal: J
     fingerprint = hashlib.sha256(f"{model.identity} {job.fingerprint}".encode()).hexdigest()
     if (row := done_row(request.out, slide, label, fingerprint)) is not None:
         return row, True
-    threads = request.workers or len(os.sched_getaffinity(0))
+    threads = request.workers or usable_cores()
     try:
         result = predict_slide(job, model, request.batch_size, threads, journal.progress)
     except Exception as error:  # whatever it is, the other slides are done
