@@ -29,7 +29,9 @@ class JobConfig(BaseModel):
     ranks_per_node: int | None = Field(
         None, ge=1, description="processes on each node; none: one per GPU, or one on a node without"
     )
-    cpus: int | None = Field(None, ge=1, description="CPU cores of each process (--cpus-per-task)")
+    cpus: int | None = Field(
+        None, ge=1, description="CPU cores of each process (--cpus-per-task); none: with GPUs the partition's for each GPU"
+    )
     mem: str | None = Field(None, description="memory of each node, such as 64G (--mem)")
     time: str | None = Field(None, description="time limit, such as 12:00:00 or 1-00:00:00 (--time)")
     extra: dict[str, str | int | bool] = Field(

@@ -171,9 +171,15 @@ def is_stale(path: Path, now: float, remote_timeout_s: float) -> bool:
 
 
 def _link(mine: Path, path: Path) -> bool:
+    """Make `path` another name of `mine`, unless it is there already; return whether it is one now.
+
+    Where a server's reply is lost, NFS asks again and finds the link that it has made itself: EEXIST, and yet it is ours.
+    """
     try:
         os.link(mine, path)
     except FileExistsError:
+        with suppress(FileNotFoundError), open(path, "rb") as theirs:  # opened: a look without may be an old one
+            return os.path.samestat(os.fstat(theirs.fileno()), mine.stat())
         return False
     return True
 

@@ -113,15 +113,15 @@ def plan_steps(
 
 
 def negatives_of_epoch(mined: Mined, generator: np.random.Generator) -> np.ndarray:
-    """Return the negatives that an epoch passes over, increasing int64 ids: the hard ones, or as many drawn by weight.
+    """Return the negatives that an epoch passes over, increasing int64 ids: as many as are hard, drawn by weight.
 
-    By weight where easy ones have some (mining.hard_share): then every epoch sees others.
+    Where no other patch of pseudo label 0 has a weight they are the hard ones. Where easy ones have some (mining.hard_share),
+    every epoch sees others.
     """
-    weights = np.where(mined.pseudo_labels == 0, mined.weights, np.float16(0))
-    num_hard = int(np.count_nonzero(weights == 1))
-    if num_hard == np.count_nonzero(weights):
+    weights = np.where(mined.pseudo_labels == 0, mined.weights, mined.weights.dtype.type(0))
+    if len(mined.negatives) == np.count_nonzero(weights):
         return np.flatnonzero(weights)
-    return weighted_sample(weights, num_hard, generator)
+    return weighted_sample(weights, len(mined.negatives), generator)
 
 
 def finetune(

@@ -1,7 +1,7 @@
 """The coordinator: the ranks' patch scores become one ranking of the whole cohort, and every rank is told what to sample.
 
     rank r: scores of its ids ──tensors──▶ rank 0: scores.npy ▶ choose ▶ label
-    rank 0: pseudo_labels.npy, weights.npy, candidates.npy ──tensors──▶ every rank
+    rank 0: pseudo_labels.npy, weights.npy, negatives.npy, candidates.npy ──tensors──▶ every rank
 
 10^8 patches on 2 ranks take seconds and 2.5 GB on rank 0: see benchmarks/coordinator.py.
 """
@@ -17,9 +17,10 @@ from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labe
 from hnm.run.checksums import read_json
 from hnm.run.study import Study
 from hnm.statistics.metrics import auc, witness_rate
+from shards.errors import InputError
 from shards.files import write_array, write_json
 
-MINED_ARRAYS = ("pseudo_labels", "weights", "candidates", "candidate_scores")
+MINED_ARRAYS = ("pseudo_labels", "weights", "negatives", "candidates", "candidate_scores")
 
 
 def rank_cohort(
@@ -129,11 +130,53 @@ def read_scores(folder: Path) -> np.ndarray:
 
 
 def load_mined(folder: Path) -> Mined:
-    """Return what a finished mining phase decided."""
-    return Mined(*(np.load(folder / f"{name}.npy") for name in MINED_ARRAYS))
+    """Return what a finished mining phase decided.
+
+    Runs of before 2026-11-28 have no negatives.npy: theirs are the patches of pseudo label 0 and weight 1.
+    """
+    labels, weights, candidates, scores = (np.load(folder / f"{name}.npy") for name in MINED_ARRAYS if name != "negatives")
+    if weights.dtype.kind != "f":
+        weights = weights.astype(np.float32)
+    path = folder / "negatives.npy"
+    negatives = np.load(path) if path.is_file() else np.flatnonzero((weights == 1) & (labels == 0))
+    return Mined(labels, weights, negatives, candidates, scores)
 
 
 def share_mined(folder: Path, world: World) -> Mined:
-    """Return a round's decision on every rank: read on rank 0, broadcast as tensors. Every rank must call it."""
-    arrays = [np.load(folder / f"{name}.npy") if world.is_main else None for name in MINED_ARRAYS]
-    return Mined(*(broadcast_array(array, world) for array in arrays))
+    """Return a round's decision on every rank: read on rank 0, broadcast as tensors. Every rank must call it.
+
+    Raises:
+        InputError: on every rank: the arrays do not fit together, or nothing could be drawn by them.
+    """
+    read = load_mined(folder) if world.is_main else None
+    mined = Mined(*(broadcast_array(getattr(read, name, None), world) for name in MINED_ARRAYS))
+    if (problem := unsound(mined)) is not None:
+        raise InputError(f"{folder}: {problem}. Remove mining.json there, and the same command mines anew")
+    return mined
+
+
+def unsound(mined: Mined) -> str | None:
+    """Return why nothing can be sampled by these arrays, or not as they say; None: they are sound."""
+    labels, weights, negatives, candidates = mined.pseudo_labels, mined.weights, mined.negatives, mined.candidates
+    if len(weights) != len(labels):
+        return f"weights.npy has {len(weights)} weights, pseudo_labels.npy {len(labels)} labels"
+    if not (weights.min(initial=0) >= 0 and weights.max(initial=0) < np.inf):
+        return "weights.npy: sampling weights are numbers from 0 up; there are negative or infinite ones, or NaN"
+    if len(negatives) == 0:
+        return "no negative to fine-tune on: negatives.npy is empty, or is not there and no negative in weights.npy has 1"
+    problem = _unsound_ids("negatives", negatives, 0, mined) or _unsound_ids("candidates", candidates, 1, mined)
+    if problem is None and len(np.unique(weights[candidates])) > 1:
+        problem = "weights.npy gives the candidates different weights, but they are drawn evenly. Give them one"
+    return problem
+
+
+def _unsound_ids(name: str, ids: np.ndarray, label: int, mined: Mined) -> str | None:
+    """Return what is wrong with a set of ids, all of which have one pseudo label."""
+    num_patches = len(mined.pseudo_labels)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < num_patches:
+        return f"{name}.npy names patches that are not among the {num_patches} of the cohort"
+    if not (mined.pseudo_labels[ids] == label).all():
+        return f"{name}.npy names patches that pseudo_labels.npy does not give {label}"
+    if not (mined.weights[ids] > 0).all():
+        return f"weights.npy gives 0, which is never drawn, to patches of {name}.npy"
+    return None

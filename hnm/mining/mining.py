@@ -94,21 +94,19 @@ class Mined:
 
     Attributes:
         pseudo_labels: (N,) int8: 1 positive candidate, 0 negative or uncertain, -1 not in training.
-        weights: (N,) float16 sampling weights: 1 for hard negatives and candidates, less for other patches of negative
-            slides (0 if only hard ones are drawn), 0 for the rest.
+        weights: (N,) sampling weights, any real numbers from 0 up, float16 as we write them; 0 is never drawn. Ours: 1 for
+            hard negatives and candidates, at most that for other patches of negative slides, 0 for the rest.
+        negatives: (h,) int64 increasing ids of the hard negatives, and of uncertain patches that joined them; an epoch draws
+            as many.
         candidates: (c,) int64 patch ids, highest score first: a self-paced set is a head of it.
         candidate_scores: (c,) float32, descending.
     """
 
     pseudo_labels: np.ndarray
     weights: np.ndarray
+    negatives: np.ndarray
     candidates: np.ndarray
     candidate_scores: np.ndarray
-
-    @property
-    def negatives(self) -> np.ndarray:
-        """The increasing ids of the hard negatives, and of uncertain patches that joined them."""
-        return np.flatnonzero((self.weights == 1) & (self.pseudo_labels == 0))
 
     def self_paced(self, ratio: float, ties: Ties) -> np.ndarray:
         """Return the ids of the best `ratio` of the candidates."""
@@ -170,15 +168,13 @@ def label(chosen: Chosen, kinds: np.ndarray, hard_share: float) -> Mined:
     weights[easy] = weight_of_easy(len(chosen.negatives), int(np.count_nonzero(easy)), hard_share)
     weights[chosen.negatives] = 1
     weights[chosen.candidates] = 1
-    return Mined(pseudo_labels, weights, chosen.candidates, chosen.candidate_scores)
+    return Mined(pseudo_labels, weights, *chosen)
 
 
 def weight_of_easy(num_hard: int, num_easy: int, hard_share: float) -> float:
     """Return the sampling weight of an easy negative, where a hard one has 1, so that a draw is hard with `hard_share`.
 
-    It stays below 1, which is how hard ones are told. As an epoch draws without replacement the hard ones run short, and
+    It is never above 1: easy ones are not preferred. As an epoch draws without replacement the hard ones run short, and
     its share is a little lower: 0.31 instead of 0.33 with a neg_ratio of 0.2.
     """
-    if num_easy == 0:
-        return 0.0
-    return min((1 / hard_share - 1) * num_hard / num_easy, float(np.nextafter(np.float16(1), np.float16(0))))
+    return min((1 / hard_share - 1) * num_hard / num_easy, 1.0) if num_easy else 0.0

@@ -3,10 +3,11 @@
     Journal.metrics, Journal.point ──▶ run/events.jsonl ──from the byte in mlflow_sent.json on──▶ MLflow
 
 So a number that MLflow did not take (no answer, database locked, process killed) is sent later: every ten minutes it is tried
-again, at the end, and when the command is run again. What is sent twice is one point: its time stands in the file. Steps
-that a resumed process takes again stand in events.jsonl twice; only the first is sent. The run id is kept in the run directory
-(mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run; if that file is lost, the run is found
-by its tags (see hnm/run/tracking_run.py).
+again, at the end, and when the command is run again. MLflow works in a thread, for which nothing waits long; on a disk that
+nodes share its database is a copy on the node's own (hnm/run/tracking_copy.py). What is sent twice is one point: its time
+stands in the file. Steps that a resumed process takes again stand in events.jsonl twice; only the first is sent. The run id is
+kept in the run directory (mlflow_run_id.txt), so that a command that resumes a run goes on in the same MLflow run; if that file
+is lost, the run is found by its tags (see hnm/run/tracking_run.py).
 """
 
 import json
@@ -19,13 +20,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hnm.run.tracking_copy import Aside, DatabaseCopy
 from hnm.run.tracking_run import artifact_location, find_run, follow_move, tags_of_code, tags_of_new_run, tracking_uri
-from shards.files import whole_file, write_json
+from shards.files import whole_file
 
+ID_FILE = "mlflow_run_id.txt"
 SENT_FILE = "mlflow_sent.json"  # how far events.jsonl has been sent, and the last step of each metric
 FLUSH_AT = 200  # metrics a call: a call costs 10 to 20 ms, whatever it carries
 FLUSH_EVERY_S = 30.0
 RETRY_EVERY_S = 600.0
+WAIT_S = 30.0  # for an answer, in training and when a run is to stop soon
+WAIT_AT_END_S = 300.0
 PARAM_LENGTH = 6000  # MLflow's limit for a parameter's value
 TAG_LENGTH = 5000  # and for a tag's
 
@@ -52,21 +57,28 @@ class Tracker:
         folder: the run directory.
         config: where to track.
         params: the resolved config. Parameters that a resumed run has already are left as they are.
+        copy: the database, where it is one in a folder that nodes share: MLflow gets a copy, every ten minutes and at the end.
     """
 
-    def __init__(self, folder: Path, config: TrackingConfig, params: dict[str, Any]) -> None:
-        self.folder, self.config, self.params = folder, config, _flatten(params)
+    def __init__(
+        self, folder: Path, config: TrackingConfig, params: dict[str, Any], copy: DatabaseCopy | None = None
+    ) -> None:
+        self.folder, self.config, self.params, self.copy = folder, config, _flatten(params), copy
+        self.aside = Aside()
+        self.to_note: dict[str, str] = {}  # what is written beside the database once that is where it belongs
         self.client: Any = None
         self.run_id = ""
         self.num_waiting, self.tried = 0, time.monotonic()
         self.told = False
-        self._guarded(self._connect)
+        if copy is None:
+            self._guarded(lambda: None)  # connects
 
     def metrics_written(self, metrics: dict[str, float], step: int) -> None:
         """Note that numbers were added to events.jsonl; now and then, send what is there."""
         self.num_waiting += len(metrics)
-        wait_s = FLUSH_EVERY_S if self.client is not None else RETRY_EVERY_S
-        enough = self.client is not None and self.num_waiting >= FLUSH_AT
+        is_live = self.client is not None and self.copy is None
+        wait_s = FLUSH_EVERY_S if is_live else RETRY_EVERY_S
+        enough = is_live and self.num_waiting >= FLUSH_AT
         if enough or time.monotonic() - self.tried >= wait_s:
             self.flush()
 
@@ -76,8 +88,9 @@ class Tracker:
         self._guarded(self._send)
 
     def set_tags(self, tags: dict[str, str]) -> None:
-        """Set tags of the run; those of the same name are replaced."""
-        self._guarded(lambda: self._set_tags(tags))
+        """Set tags of the run; those of the same name are replaced. With a copy only `finish` sets any."""
+        if self.copy is None:
+            self._guarded(lambda: self._set_tags(tags))
 
     def finish(self, status: str, files: list[tuple[Path, str | None]], tags: dict[str, str] | None = None) -> None:
         """Send what is left, store files and tags with the run and mark it FINISHED, FAILED or KILLED.
@@ -95,7 +108,13 @@ class Tracker:
                 self.client.log_artifact(self.run_id, str(path), target)
             self.client.set_terminated(self.run_id, status)
 
-        self._guarded(all_of_it)
+        self._guarded(all_of_it, WAIT_S if status == "KILLED" else WAIT_AT_END_S)
+
+    def close(self) -> None:
+        """Remove the copy, unless MLflow is still at work on it."""
+        if self.copy is not None and not self.aside.is_busy:
+            self.copy.close()
+            self.client = None
 
     def _connect(self) -> None:
         # a dead server is to cost half a minute at the start, not MLflow's default of several
@@ -106,27 +125,47 @@ class Tracker:
 
         for chatty in ("alembic", "mlflow"):  # after the import, which sets its own levels
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # pages about a lock, of which we say a line
 
-        if self.config.uri is None:
+        uri = self._uri()
+        if self.copy is not None:
+            follow_move(self.copy.home.parent, self.copy.open())
+            uri = f"sqlite:///{self.copy.open()}"
+        elif self.config.uri is None:
             follow_move(self.folder)
-        client = MlflowClient(tracking_uri(self.folder, self.config.uri))
-        id_file = self.folder / "mlflow_run_id.txt"
+        client = MlflowClient(uri)
+        id_file = self.folder / ID_FILE
         known = id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else ""
         if known and _begin_again(client, known):
             self.run_id = known
         else:
             self.run_id = self._find_or_create(client)
-            with whole_file(id_file) as temporary:
-                temporary.write_text(self.run_id + "\n", encoding="utf-8")
+            self._note(id_file.name, self.run_id + "\n")
         for name, value in tags_of_code(self.folder).items():
             client.set_tag(self.run_id, name, value)
         self._log_params(client)
         self.client = client
 
+    def _uri(self) -> str:
+        """Return where the run is in the end."""
+        return tracking_uri(self.copy.home.parent if self.copy else self.folder, self.config.uri)
+
+    def _note(self, name: str, text: str) -> None:
+        """Write a small file: what is in the database now. A copy has to be brought home first."""
+        self.to_note[name] = text
+        if self.copy is None:
+            self._write_notes()
+
+    def _write_notes(self) -> None:
+        for name, text in self.to_note.items():
+            with whole_file(self.folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        self.to_note = {}
+
     def _find_or_create(self, client: Any) -> str:
         """Return the run of this directory: one that has its tag (the id's file was lost), else a new one."""
         experiment = client.get_experiment_by_name(self.config.experiment)
-        artifacts = artifact_location(tracking_uri(self.folder, self.config.uri))
+        artifacts = artifact_location(self._uri())
         experiment_id = (
             experiment.experiment_id if experiment else client.create_experiment(self.config.experiment, artifacts)
         )
@@ -176,17 +215,23 @@ class Tracker:
     def _send_batch(self, batch: list[Any], end: int, last_steps: dict[str, int]) -> None:
         if batch:
             self.client.log_batch(self.run_id, metrics=batch)
-        write_json(self.folder / SENT_FILE, {"bytes": end, "last_steps": last_steps})
+        self._note(SENT_FILE, json.dumps({"bytes": end, "last_steps": last_steps}, indent=2) + "\n")
 
-    def _guarded(self, action: Callable[[], None]) -> None:
-        """Run one MLflow action, after connecting anew if need be; the first failure is on record."""
+    def _act(self, action: Callable[[], None]) -> None:
+        """Run one MLflow action, after connecting anew if need be; bring the database home if it is a copy."""
+        if self.client is None:
+            self._connect()
+        action()
+        if self.copy is not None:
+            self.copy.bring_home()
+            self._write_notes()
+
+    def _guarded(self, action: Callable[[], None], wait_s: float | None = None) -> None:
+        """Run one MLflow action aside, and wait for it for a while; the first failure is on record."""
         if not self.config.enabled:
             return
         try:
-            if self.client is None:
-                self._connect()
-            if action != self._connect:
-                action()
+            self.aside.run(lambda: self._act(action), WAIT_S if wait_s is None else wait_s)
         except Exception as error:  # any failure of the tracker, a library of many layers, must leave training alone
             self.client = None
             if not self.told:

@@ -31,13 +31,13 @@ def artifact_location(uri: str) -> str | None:
     return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
 
 
-def follow_move(folder: Path) -> None:
-    """Let the folder's own database say that its artifacts are beside it.
+def follow_move(folder: Path, copy: Path | None = None) -> None:
+    """Let the folder's own database, or a copy of it, say that the artifacts are in the folder.
 
     MLflow writes down where an experiment's files are as a whole path. In a run directory that was moved or copied it would
     go on writing to the old place, or show nothing.
     """
-    database, here = folder / "mlflow.db", (folder / "mlartifacts").resolve().as_uri()
+    database, here = copy or folder / "mlflow.db", (folder / "mlartifacts").resolve().as_uri()
     if not database.is_file():
         return
     with closing(sqlite3.connect(database, timeout=10)) as connection, connection:

@@ -25,6 +25,7 @@ class JobSpec:
         elements: the slides, or the folds, of each command; none if it is no array.
         after: the stage that has to end before.
         after_failure_too: it starts however that stage ends; else only if it ends well.
+        remark: on what it asks for, told with it.
     """
 
     stage: str
@@ -36,6 +37,7 @@ class JobSpec:
     elements: list[list[str]] = field(default_factory=list)
     after: str | None = None
     after_failure_too: bool = False
+    remark: str = ""
 
     @property
     def nodes(self) -> int:
@@ -76,7 +78,7 @@ def graph_lines(specs: Sequence[JobSpec]) -> list[str]:
         named = ("partition", "gpus_per_node", "cpus", "mem", "time")
         asked += [f"{name} {value}" for name in named if (value := getattr(spec.resources, name)) is not None]
         waits = f"after {spec.after} ({spec.condition})" if spec.after else "at once"
-        lines.append(f"{spec.stage:<9} {waits:<24} {', '.join(asked)}")
+        lines.append(f"{spec.stage:<9} {waits:<24} {', '.join(asked)}" + (f" ({spec.remark})" if spec.remark else ""))
     return lines
 
 

@@ -17,6 +17,7 @@ from hnm.config import Config, ConfigError, dump_config
 from launch.cluster import slurm
 from launch.cluster.job import Job
 from launch.cluster.job_spec import JobSpec, executor_of, graph_lines, script_of
+from launch.cluster.nodes import with_cores
 from launch.cluster.snapshot import Code, read_code
 from launch.cluster.submissions import SubmittedJob, add_job, live_jobs, submission_folder
 from shards.claim import process
@@ -54,6 +55,8 @@ def submit(
     """
     code = read_code()
     try:
+        if cluster == "slurm" and slurm.has_slurm():
+            specs = with_cores(specs)
         _require_possible(specs, config, cluster, code.name)
     except slurm.NoAnswerError as error:
         if not dry_run:

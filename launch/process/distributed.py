@@ -15,6 +15,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from launch.process.cores import threads_of_rank, usable_cores
 from shards.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def adopt_launcher() -> None:
 
 
 def variables_of_launcher(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT of a task of srun or mpirun.
+    """Return RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT and OMP_NUM_THREADS of a task of srun or mpirun.
 
     {} where RANK is there already, or this process is alone. A batch script is alone, though SLURM tells it of a job of several
     tasks: only a step has SLURM_STEP_NUM_TASKS.
@@ -61,7 +62,9 @@ def variables_of_launcher(environment: Mapping[str, str]) -> dict[str, str]:
         number = environment.get("SLURM_JOB_ID", "0") + environment.get("SLURM_STEP_ID", "")
         port = str(meeting_port(number, num_restarts(environment)))
         address = environment.get("MASTER_ADDR") or _first_host(environment.get("SLURM_STEP_NODELIST", ""))
-        return {**named, "MASTER_ADDR": address, "MASTER_PORT": environment.get("MASTER_PORT", port)}
+        named |= {"MASTER_ADDR": address, "MASTER_PORT": environment.get("MASTER_PORT", port)}
+        tasks = re.findall(r"(\d+)(?:\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))  # "2(x3),1"
+        return named | _threads(environment, max(map(int, tasks), default=1))
     for rank, size, local_rank in MPI_NAMES:
         if int(environment.get(size) or 1) > 1 and rank in environment:
             local = environment.get(local_rank, environment[rank])
@@ -70,8 +73,17 @@ def variables_of_launcher(environment: Mapping[str, str]) -> dict[str, str]:
                 port = str(meeting_port(environment.get("PMIX_NAMESPACE", ""), 0))  # the job's, the same for its ranks
                 found["MASTER_ADDR"] = environment.get("MASTER_ADDR", "127.0.0.1")
                 found["MASTER_PORT"] = environment.get("MASTER_PORT", port)
-            return found
+            on_node = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or environment.get("MPI_LOCALNRANKS") or "1"
+            return found | _threads(environment, int(on_node))
     return {}
+
+
+def _threads(environment: Mapping[str, str], ranks_on_node: int) -> dict[str, str]:
+    """Return OMP_NUM_THREADS of a rank, unless somebody has set it: by default each starts one for every core it sees."""
+    if "OMP_NUM_THREADS" in environment:
+        return {}
+    on_node = int(environment.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)
+    return {"OMP_NUM_THREADS": str(threads_of_rank(usable_cores(), on_node, ranks_on_node))}
 
 
 def require_ranks(environment: Mapping[str, str]) -> None:
@@ -219,6 +231,11 @@ def num_starts() -> int:
 def is_started_again() -> bool:
     """Return whether this very job was started before: what a command does once must not be repeated."""
     return num_starts() > 0
+
+
+def is_under_scheduler() -> bool:
+    """Return whether this process is of a batch system's job: SLURM, PBS, LSF or Grid Engine."""
+    return any(name in os.environ for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID"))
 
 
 def slurm_job() -> dict[str, Any]:

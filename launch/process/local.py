@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from launch.process.cores import usable_cores
 from launch.process.ending import note_ending
 from launch.process.preemption import SAME_REQUEST_S, STOP_SIGNALS, STOPPING, TRY_AGAIN, Preempted, StopSignals
 
@@ -45,7 +46,7 @@ def run_ranks(num_ranks: int, arguments: list[str]) -> int:
             "WORLD_SIZE": str(num_ranks),
             "LOCAL_WORLD_SIZE": str(num_ranks),
             "HNM_RENDEZVOUS": (Path(folder) / "rendezvous").as_uri(),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks))),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cores() // num_ranks))),
             "PYTHONSAFEPATH": "1",  # a user's own folder called `launch` or `configs` must not shadow ours
         }
         ranks: Ranks = []

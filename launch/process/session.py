@@ -18,7 +18,9 @@ from hnm.run.journal import Journal
 from hnm.run.session import Session
 from hnm.run.study import Study, open_study
 from hnm.run.tracking import Tracker
+from hnm.run.tracking_copy import DatabaseCopy
 from hnm.run.tracking_run import files_of_run
+from launch.process.disks import is_shared
 from launch.process.distributed import RankLostError, is_joined, join_world, leave_world, told_when_lost
 from launch.process.ending import LOST, tell_launcher
 from launch.process.keeper import RunKeeper
@@ -92,7 +94,7 @@ def session_of(opening: Opening) -> Iterator[Session]:
                     _say_stalled(journal), STALLED_AFTER * config.timeout.step_s, claim,
                 )  # fmt: skip
                 open_things.callback(journal.heartbeat.close)
-                copies = _stage(opening, study, world)
+                copies = _stage(opening, study, journal, keeper)
                 reader = PatchReader(study.cohort, config.reader, study.slide_groups, copies)
                 readers.append(open_things.enter_context(reader))
                 session = Session(study, reader, config.seed, world, journal, config.engine, keeper)
@@ -162,21 +164,24 @@ def _prepare_device(config: Config, journal: Journal) -> None:
 def _open_journal(opening: Opening, open_things: ExitStack, world: World) -> tuple[Journal, Tracker | None]:
     """Open the record of the run and, on rank 0, its tracker."""
     config, folder = opening.config, opening.folder
-    tracker = Tracker(folder, config.tracking, config.model_dump(mode="json")) if world.is_main else None
-    if tracker is not None:
+    tracker = None
+    if world.is_main:
+        copy = DatabaseCopy(folder) if config.tracking.uri is None and is_shared(folder) else None
+        tracker = Tracker(folder, config.tracking, config.model_dump(mode="json"), copy)
+        open_things.callback(tracker.close)
         tracker.set_tags(attempt_tags(folder))
     journal = Journal(folder, world, tracker.metrics_written if tracker else None)
     open_things.callback(journal.close)
     return journal, tracker
 
 
-def _stage(opening: Opening, study: Study, world: World) -> Path | None:
+def _stage(opening: Opening, study: Study, journal: Journal, keeper: RunKeeper) -> Path | None:
     """Copy the shards that the verb will read to the node's own disk, if the configuration names one."""
     config = opening.config.reader
     if config.stage_dir is None or config.shards_url is not None:
         return None
     slides = study.test if opening.verb == "evaluate" else study.embedded_slides
-    return stage(study.cohort, slides, config.stage_dir, world)
+    return stage(study.cohort, slides, config.stage_dir, journal, keeper.stop_if_asked)
 
 
 def _make_keeper(opening: Opening, signals: StopSignals, journal: Journal) -> RunKeeper:

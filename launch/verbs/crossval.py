@@ -19,17 +19,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hnm.config import Config, load_config
+from hnm.config import Config, load_config, read_config
 from hnm.engine.ranks import single_world
 from hnm.evidence.crossval import summarise, write_predictions
 from hnm.evidence.folds import require_clean_run, require_no_leak
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
-from hnm.run.tracking import Tracker
-from hnm.run.tracking_run import files_of_run
+from hnm.run.tracking import ID_FILE, Tracker, TrackingConfig
+from hnm.run.tracking_copy import DatabaseCopy
+from hnm.run.tracking_run import files_of_run, tracking_uri
+from launch.process.disks import is_shared
 from launch.process.distributed import is_rank
 from launch.process.local import run_child, stop_if_asked
 from launch.process.preemption import Preempted, StopSignals
+from launch.process.run_directory import attempt_tags
 from launch.verbs import train as verbs
 from launch.verbs.crossval_folder import (
     Fold,
@@ -67,8 +70,7 @@ def run(request: Request) -> int:
     cohort = check(request, config)
     with alone(request.out):
         open_folder(request, config, cohort)
-        params = {**config.model_dump(mode="json"), "folds": request.num_folds, "repeats": request.repeats}
-        tracker = Tracker(request.out, config.tracking, params)
+        tracker = parent_tracker(request, config)
     failed: dict[Fold, str] = {}
     status: str | None = "FAILED"
     try:
@@ -87,11 +89,37 @@ def run(request: Request) -> int:
         status = "KILLED"
         raise
     finally:
-        if status is not None:
-            tracker.finish(status, files_of_run(request.out))
+        if status == "FINISHED" or (status is not None and tracker.copy is None):
+            finish_tracking(request, config, tracker, status)
     for (repeat, fold), problem in failed.items():
         print(f"error: repeat {repeat}, fold {fold}: {problem}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def parent_tracker(request: Request, config: Config) -> Tracker:
+    """Return the tracker of the whole, under which the folds' runs are."""
+    params = {**config.model_dump(mode="json"), "folds": request.num_folds, "repeats": request.repeats}
+    is_copied = config.tracking.uri is None and is_shared(request.out)
+    return Tracker(request.out, config.tracking, params, DatabaseCopy(request.out) if is_copied else None)
+
+
+def finish_tracking(request: Request, config: Config, tracker: Tracker, status: str) -> None:
+    """Tell MLflow how the whole ended, after the folds that it has not been told of.
+
+    On a disk that nodes share these are all: processes of several nodes that write one SQLite file may hang, or spoil it. So
+    each fold leaves its events.jsonl, and whoever joins the folds, alone, puts them into the database.
+    """
+    with alone(request.out):
+        tracker.flush()  # now it has its run's id
+        uri = None if tracker.copy else tracking_uri(request.out, config.tracking.uri)
+        under = TrackingConfig(uri=uri, experiment=config.tracking.experiment, parent_run=tracker.run_id or None)
+        for folder in (run_folder(request.out, key) for key in all_folds(request)):
+            if tracker.run_id and (folder / "metrics.json").is_file() and not (folder / ID_FILE).is_file():
+                params = read_config(folder / "config.yaml").model_dump(mode="json")
+                fold = Tracker(folder, under, params, tracker.copy)
+                fold.finish("FINISHED", files_of_run(folder), attempt_tags(folder))
+        tracker.finish(status, files_of_run(request.out))
+        tracker.close()
 
 
 def run_fold(request: Request, config: Config, key: Fold, parent_run: str, signals: StopSignals) -> str | None:
@@ -160,7 +188,9 @@ def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: 
 def fold_overrides(request: Request, config: Config, key: Fold, parent_run: str) -> list[str]:
     """Return the settings of one fold: its split column, the repeat's seed, and a place below the parent's MLflow run."""
     overrides = [f"data.split_column={split_column(key)}", f"seed={config.seed + key[0]}"]
-    if parent_run:
+    if config.tracking.enabled and config.tracking.uri is None and is_shared(request.out):
+        overrides.append("tracking.enabled=false")  # whoever joins the folds tells MLflow of them: see finish_tracking
+    elif parent_run:
         uri = config.tracking.uri or f"sqlite:///{(request.out / 'mlflow.db').resolve()}"
         overrides += [f"tracking.uri={json.dumps(uri)}", f"tracking.parent_run={json.dumps(parent_run)}"]
     return overrides

@@ -13,6 +13,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
+from launch.process.cores import usable_cores
 from launch.process.distributed import is_rank, rank_of_process, size_of_process
 
 LOW_DISK_GB = 10.0
@@ -86,7 +87,8 @@ def _packages() -> Iterator[str]:
 
 def _devices() -> Iterator[str]:
     torch = importlib.import_module("torch")
-    yield f"cpu         {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads a process"
+    ours = f"{os.cpu_count()} cores, of which this process may use {usable_cores()}"
+    yield f"cpu         {ours}; torch uses {torch.get_num_threads()} threads a process"
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
         yield f"gpu {i}       {properties.name}, {properties.total_memory / 2**30:.0f} GiB"

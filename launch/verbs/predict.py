@@ -4,7 +4,6 @@ files or slides.csv ──▶ a job per slide ──each alone──▶ heatmap,
 """
 
 import hashlib
-import os
 import time
 import traceback
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from hnm.model.predictions import (
 from hnm.report.record import RunRecord, read_record
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
+from launch.process.cores import usable_cores
 from launch.process.distributed import choose_device
 from launch.process.kinds import refuse_other
 from launch.process.run_directory import check_cohort, read_run
@@ -214,7 +214,7 @@ def predict_one(
     told = {"seen": model.known.told(slide, content) if model.known else "", "content": content}
     if (row := done_row(request.out, slide, label, fingerprint)) is not None:
         return replace(row, **told), True
-    threads = request.workers or len(os.sched_getaffinity(0))
+    threads = request.workers or usable_cores()
     try:
         result = predict_slide(job, model, request.batch_size, threads, journal.progress)
     except Exception as error:  # whatever it is, the other slides are done

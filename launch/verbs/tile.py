@@ -1,6 +1,5 @@
 """What `hnm tile` does: all of it, one share of an array job, the merge, or a preview."""
 
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from hnm.config import ConfigError, load_config
 from hnm.engine.ranks import single_world
 from hnm.run.journal import Journal
+from launch.process.cores import usable_cores
 from launch.verbs.tables import tile_lines
 from shards.cohort.slides import label_column_warnings
 from shards.cohort.split_counts import count_splits, split_lines
@@ -47,7 +47,7 @@ def tile(request: TileRequest) -> int:
         )
     settings = load_config(request.config, None, overrides_of(request))
     config, label_column = settings.tile, settings.data.label_column
-    num_workers = request.workers or _num_cores()
+    num_workers = request.workers or usable_cores()
     plan = plan_cohort(request.slides_csv, config)
     if not request.merge:
         journal.say(plan.background)
@@ -67,11 +67,6 @@ def tile(request: TileRequest) -> int:
             journal.say(line)
         return 0
     return _share(plan, request, config, num_workers, journal)
-
-
-def _num_cores() -> int:
-    """Return the cores that this process may use: a SLURM job's share, not the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def overrides_of(request: TileRequest) -> list[str]:

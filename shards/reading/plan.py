@@ -135,7 +135,8 @@ def weighted_sample(weights: np.ndarray, size: int, generator: np.random.Generat
     """Draw ids without replacement, with chances proportional to their weights (successive sampling).
 
     Exponential keys (Efraimidis & Spirakis 2006): the `size` smallest E_i / w_i, E_i ~ Exp(1), are such a sample; for
-    0/1 weights it is a uniform draw. Equal keys are taken in id order: the set is the same on every machine.
+    equal weights it is a uniform draw. Only their ratios count: weights may have any sum and any maximum. Equal keys are
+    taken in id order: the set is the same on every machine. Of one slide: its slice of the weights, and its first id added.
 
     Args:
         weights: (N,) any float, integer or bool type, not negative; ids of weight 0 are never drawn.
@@ -146,12 +147,16 @@ def weighted_sample(weights: np.ndarray, size: int, generator: np.random.Generat
         (size,) int64 ids, ascending.
 
     Raises:
-        ValueError: a weight is negative or not finite, or fewer than `size` weights are above 0.
+        ValueError: a weight is negative, not finite or outside of what float32 holds, or fewer than `size` are above 0.
     """
     keys = np.empty(len(weights), dtype=np.float32)
     num_drawable: int = 0
     for start in range(0, len(weights), _CHUNK):
-        chunk = weights[start : start + _CHUNK].astype(np.float32)
+        given = weights[start : start + _CHUNK]
+        with np.errstate(over="ignore"):  # told below
+            chunk = given.astype(np.float32)
+        if np.count_nonzero(chunk) != np.count_nonzero(given):
+            raise ValueError("sampling weights below 1e-45 count as 0 in float32: scale them, for only their ratios count")
         num_drawable += int(np.count_nonzero(chunk))
         keys[start : start + _CHUNK] = _exponential_keys(chunk, generator)
     if size > num_drawable:
@@ -169,7 +174,7 @@ def _exponential_keys(weights: np.ndarray, generator: np.random.Generator) -> np
     """Return (n,) float32 keys, infinite where the weight is 0 and finite elsewhere."""
     drawable = weights > 0
     if not np.isfinite(weights).all() or weights.min(initial=0) < 0:
-        raise ValueError("sampling weights must be finite and not negative")
+        raise ValueError("sampling weights must be finite (below 3e38) and not negative")
     keys = np.full(len(weights), np.inf, dtype=np.float32)
     draws = generator.standard_exponential(len(weights), dtype=np.float32)
     with np.errstate(over="ignore"):

@@ -59,6 +59,23 @@ def test_a_living_process_keeps_its_claim_and_a_killed_one_loses_it(tmp_path: Pa
     process.join()
 
 
+def test_a_link_whose_reply_was_lost_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def ask_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)  # as an NFS client whose server's answer was lost: EEXIST
+
+    monkeypatch.setattr(os, "link", ask_twice)
+    path = tmp_path / "a.json"
+    with claimed(path) as claim:
+        assert claim is not None
+        assert owner_of(path) == this_process()
+        with claimed(path) as again:  # the same owner, and yet another link
+            assert again is None
+    assert [left.name for left in tmp_path.iterdir()] == [".takeover"]
+
+
 def test_a_number_that_was_used_again_is_not_the_owner(tmp_path: Path) -> None:
     me = this_process()
     (tmp_path / "a.json").write_text(json.dumps({"host": me.host, "pid": me.pid, "started": "another boot 17"}))

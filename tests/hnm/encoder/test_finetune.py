@@ -1,6 +1,7 @@
 """Fine-tuning: its schedule, its plan, and the same course on any number of ranks."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def mined_sets(num_negatives: int, num_candidates: int) -> Mined:
     pseudo_labels = np.repeat(np.array([0, 1, -1], np.int8), [num_negatives, num_candidates, 5])
     candidates = num_negatives + np.arange(num_candidates)
     scores = np.linspace(1, 0.4, num_candidates, dtype=np.float32)
-    return Mined(pseudo_labels, (pseudo_labels >= 0).astype(np.float16), candidates, scores)
+    return Mined(pseudo_labels, (pseudo_labels >= 0).astype(np.float16), np.arange(num_negatives), candidates, scores)
 
 
 def test_learning_rate_by_hand() -> None:
@@ -71,8 +72,8 @@ def drawn_negatives(steps: list[Step], num_negatives: int) -> set[int]:
 
 
 def test_easy_negatives_are_drawn_by_their_weight() -> None:
-    mined = mined_sets(90, 10)
-    mined.weights[30:90] = 0.5  # the first 30 are hard
+    mined = replace(mined_sets(90, 10), negatives=np.arange(30))  # the first 30 are hard
+    mined.weights[30:90] = 0.5
     drawn = np.zeros(90, np.int64)
     for epoch in range(400):
         steps = plan_steps(mined, epoch % 2, 10, CONFIG, MINING, seed=epoch)
@@ -89,6 +90,20 @@ def test_easy_negatives_are_drawn_by_their_weight() -> None:
     steps = plan_steps(mined, 5, 10, CONFIG, MINING, seed=0)
     both = [drawn_negatives([step for step in steps if step.pairs == pairs], 90) for pairs in ("negative", "positive")]
     assert both[0] == both[1]  # both kinds of steps from one draw
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_only_ratios_of_weights_count(dtype: type) -> None:
+    """Negatives of weights 0.9 at most fill the same epochs as those of 1."""
+    mined = replace(mined_sets(90, 10), negatives=np.arange(30))
+    mined.weights[30:90] = 0.5
+    scaled = replace(mined, weights=mined.weights.astype(dtype) * dtype(0.875))  # 7/8: no rounding
+    for epoch in (0, 5):
+        both = [plan_steps(one, epoch, 10, CONFIG, MINING, seed=0) for one in (mined, scaled)]
+        assert len(both[0]) == len(both[1]) > 0
+        assert drawn_negatives(both[0], 90) == drawn_negatives(both[1], 90)
+    whole = replace(scaled, negatives=np.arange(90))  # all are hard, of two weights: one pass over all of them
+    assert drawn_negatives(plan_steps(whole, 0, 10, CONFIG, MINING, seed=0), 90) == set(range(90))
 
 
 def test_without_candidates_there_are_only_negative_steps() -> None:

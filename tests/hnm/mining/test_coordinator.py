@@ -1,5 +1,6 @@
 """What rank 0 decides, what it writes, and that every rank is told the same."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from hnm.engine.ranks import single_world
 from hnm.mining.coordinator import MINED_ARRAYS, decide, load_mined, rank_cohort, read_decision, share_mined, summarise
 from hnm.mining.mining import Mined, MiningConfig
+from shards.errors import InputError
+from shards.files import write_array
 from tests.hnm.conftest import OnRanks
 from tests.hnm.worlds import part_of, tables_only_study
 
@@ -104,7 +107,8 @@ def test_scores_may_remember_the_round_before(tmp_path: Path) -> None:
 
 def test_the_summary_of_nothing() -> None:
     n = STUDY.cohort.num_patches
-    nothing = Mined(np.zeros(n, np.int8), np.zeros(n, np.float16), np.empty(0, np.int64), np.empty(0, np.float32))
+    none = np.empty(0, np.int64)
+    nothing = Mined(np.zeros(n, np.int8), np.zeros(n, np.float16), none, none, np.empty(0, np.float32))
     summary = summarise(nothing, drawn_scores(0), np.full(n, -1, np.int8), CONFIG, 0.2)
     assert (summary["num_hard_negatives"], summary["num_self_paced"]) == (0, 0)
     assert summary["hard_negative_threshold"] is None
@@ -114,3 +118,42 @@ def test_the_summary_of_nothing() -> None:
 def test_one_process_reads_what_was_written(tmp_path: Path) -> None:
     decided(drawn_scores(3), {"f1": 0.7}, CONFIG, tmp_path, None)
     assert same(share_mined(tmp_path, single_world()), load_mined(tmp_path))
+
+
+def test_a_run_without_negatives_on_disk_is_read_by_its_weights(tmp_path: Path) -> None:
+    decided(drawn_scores(0), {"f1": 0.7}, CONFIG.model_copy(update={"hard_share": 0.5}), tmp_path, None)
+    written = load_mined(tmp_path)
+    (tmp_path / "negatives.npy").unlink()  # as before they were stored
+    assert same(share_mined(tmp_path, single_world()), written)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])
+def test_real_valued_weights_are_shared_as_they_are(tmp_path: Path, dtype: type) -> None:
+    decided(drawn_scores(0), {"f1": 0.7}, CONFIG.model_copy(update={"hard_share": 0.5}), tmp_path, None)
+    mined, factor = load_mined(tmp_path), 0.9 if np.issubdtype(dtype, np.floating) else 40
+    given = (mined.weights.astype(np.float64) * factor).astype(dtype)
+    write_array(tmp_path / "weights.npy", given)
+    shared = share_mined(tmp_path, single_world())
+    np.testing.assert_array_equal(shared.weights, given)
+    np.testing.assert_array_equal(shared.negatives, mined.negatives)  # whatever the weights are
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda mined: {"negatives": mined.negatives[:0]}, "no negative to fine-tune on"),
+        (lambda mined: {"weights": -mined.weights}, "weights.npy: sampling weights are numbers from 0 up"),
+        (lambda mined: {"weights": np.where(mined.weights > 0, np.nan, mined.weights)}, "or NaN"),
+        (lambda mined: {"weights": mined.weights[:-1]}, "weights.npy has 201 weights, pseudo_labels.npy 202 labels"),
+        (lambda mined: {"weights": mined.weights * 0}, "weights.npy gives 0, which is never drawn, to patches of negatives.npy"),
+        (lambda mined: {"negatives": mined.negatives + 10**6}, "negatives.npy names patches that are not among the 202"),
+        (lambda mined: {"candidates": mined.negatives}, "candidates.npy names patches that pseudo_labels.npy does not give 1"),
+        (lambda mined: {"weights": np.arange(1, 203) / 202}, "gives the candidates different weights"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, change: Callable[[Mined], dict[str, np.ndarray]], told: str) -> None:
+    decided(drawn_scores(0), {"f1": 0.7}, CONFIG, tmp_path, None)
+    for name, array in change(load_mined(tmp_path)).items():
+        write_array(tmp_path / f"{name}.npy", array)
+    with pytest.raises(InputError, match=told):
+        share_mined(tmp_path, single_world())

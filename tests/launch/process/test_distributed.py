@@ -15,7 +15,7 @@ from tests.tiny import TINY
 
 STEP = {
     "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
-    "SLURM_STEP_NODELIST": "gpu-[07,09]", "MASTER_ADDR": "gpu-07",
+    "SLURM_STEP_NODELIST": "gpu-[07,09]", "MASTER_ADDR": "gpu-07", "SLURM_CPUS_ON_NODE": "1",
 }  # fmt: skip
 MEET = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -23,7 +23,11 @@ MEET = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 def test_a_task_of_srun_is_a_rank() -> None:
     found = variables_of_launcher(STEP)
     assert found.pop("MASTER_PORT") == str(meeting_port("47110", 0))
+    assert found.pop("OMP_NUM_THREADS") == "1"  # the step's one core
     assert found == {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu-07"}
+    two = {**STEP, "SLURM_CPUS_ON_NODE": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2),2"}  # the fullest node's share
+    assert variables_of_launcher(two)["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in variables_of_launcher({**STEP, "OMP_NUM_THREADS": "5"})
     assert variables_of_launcher({**STEP, "SLURM_RESTART_COUNT": "1"})["MASTER_PORT"] != str(meeting_port("47110", 0))
 
 
@@ -40,6 +44,7 @@ def test_a_process_of_mpirun_is_a_rank() -> None:
     ours = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
     found = variables_of_launcher({**ours, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"})
     assert found.pop("MASTER_PORT").isdecimal()
+    assert int(found.pop("OMP_NUM_THREADS")) <= max(1, (os.cpu_count() or 1) // 2)
     assert found == {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}
     assert variables_of_launcher({"PMI_RANK": "1", "PMI_SIZE": "2"})["RANK"] == "1"
     with pytest.raises(InputError, match="MASTER_ADDR is not set"):

@@ -36,6 +36,7 @@ def test_train_writes_the_files_of_the_design(finished_run: Path) -> None:
         "slide_scores.npy",
         "pseudo_labels.npy",
         "weights.npy",
+        "negatives.npy",
         "candidates.npy",
         "candidate_scores.npy",
     }

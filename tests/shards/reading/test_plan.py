@@ -208,7 +208,10 @@ def test_0_1_weights_draw_uniformly() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "size", "message"),
-    [([1.0, 0.0], 2, "only 1 have a weight above 0"), ([1.0, -1.0], 1, "not negative"), ([1.0, np.nan], 1, "finite")],
+    [
+        ([1.0, 0.0], 2, "only 1 have a weight above 0"), ([1.0, -1.0], 1, "not negative"), ([1.0, np.nan], 1, "finite"),
+        ([1.0, 1e40], 1, "finite"), ([1.0, 1e-60], 1, "only their ratios count"),
+    ],
 )
 def test_bad_weights(weights: list[float], size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
