@@ -61,6 +61,7 @@ def finish(action) -> None:  # type: ignore[no-untyped-def]
     from launch.process.distributed import RankLostError
     from launch.process.preemption import TRY_AGAIN, Preempted, hand_over
     from shards.errors import InputError, UnreadablePatchError
+    from shards.secrets import scrub
 
     rank = rank_of_process()
     prefix = "error: " if rank == 0 else f"error (rank {rank}): "
@@ -73,10 +74,10 @@ def finish(action) -> None:  # type: ignore[no-untyped-def]
         code = TRY_AGAIN
     except InputError as error:
         if rank == 0 or isinstance(error, UnreadablePatchError | RankLostError):  # others are the same on all ranks
-            print(f"{prefix}{error}", file=sys.stderr, flush=True)
+            print(scrub(f"{prefix}{error}"), file=sys.stderr, flush=True)
         code = 2 if isinstance(error, ConfigError) else 1
     except FloatingPointError as error:
-        print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        print(scrub(f"{prefix}{error}"), file=sys.stderr, flush=True)
         code = 1
     except OSError as error:
         if error.errno not in DISK_ERRORS:

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hnm.config import Config, difference, dump_config, flatten, read_config
+from hnm.config import Config, difference, flatten, read_config, record_config
 from hnm.engine.checkpoint import settings_digest
 from hnm.run.heartbeat import Beat, read_beats
 from hnm.run.seen import changes, leaked, read_seen, seen_of, write_seen
@@ -25,7 +25,7 @@ from launch.process.distributed import rank_of_process, slurm_job
 from shards.claim import claimed, is_running, owner_of
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
-from shards.files import whole_file, write_json
+from shards.files import write_json
 
 LISTED_PACKAGES = ("torch", "numpy", "scikit-learn", "simplejpeg", "pyarrow", "pydantic", "mlflow", "hnm")
 # A resumed run may change these. The first decide where it runs; a checkpoint does not know them.
@@ -216,8 +216,7 @@ def _digest(config: Config, settings: tuple[str, ...]) -> str:
 
 
 def _write_config(run: Path, config: Config) -> None:
-    with whole_file(run / "config.yaml") as temporary:
-        temporary.write_text(dump_config(config), encoding="utf-8")
+    record_config(run / "config.yaml", config)
 
 
 def _seconds_of_killed(state: dict[str, Any], beats: list[Beat]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from launch.process.run_directory import (
 from launch.process.staging import stage
 from shards.cohort.cohort import Cohort
 from shards.reading.reader import PatchReader
+from shards.secrets import scrub
 
 STALLED_AFTER = 0.8  # of the collectives' time: rank 0 says who is late before the run ends
 
@@ -177,7 +178,7 @@ def _ending_noted(folder: Path, tracker: Tracker | None, world: World) -> Iterat
         raise
     except BaseException as error:
         lost = isinstance(error, RuntimeError) and is_of_collective(error)
-        text = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"
+        text = scrub(f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}")[:300]
         how = "failed (another rank was gone or did not answer)" if lost else f"failed ({text})"
         raise
     finally:

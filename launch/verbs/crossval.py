@@ -26,7 +26,7 @@ from hnm.evidence.folds import require_clean_run, require_no_leak
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
 from hnm.run.tracking import Tracker
-from hnm.run.tracking_run import files_of_run
+from hnm.run.tracking_run import files_of_run, tracking_uri
 from launch.process.distributed import is_rank
 from launch.process.local import run_child, stop_if_asked
 from launch.process.preemption import Preempted, StopSignals
@@ -158,7 +158,7 @@ def fold_overrides(request: Request, config: Config, key: Fold, parent_run: str)
     """Return the settings of one fold: its split column, the repeat's seed, and a place below the parent's MLflow run."""
     overrides = [f"data.split_column={split_column(key)}", f"seed={config.seed + key[0]}"]
     if parent_run:
-        uri = config.tracking.uri or f"sqlite:///{(request.out / 'mlflow.db').resolve()}"
+        uri = tracking_uri(request.out, config.tracking.uri)
         overrides += [f"tracking.uri={json.dumps(uri)}", f"tracking.parent_run={json.dumps(parent_run)}"]
     return overrides
 
