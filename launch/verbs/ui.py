@@ -82,7 +82,7 @@ def _given(run: Path) -> SecretText | None:
 
 
 def _is_own(given: SecretText, run: Path) -> bool:
-    """Does the user's own configuration, or MLflow's variable, name the same? Or is it the database of the folds that it is one of?"""
+    """Does the user's own configuration or MLflow's variable name the same, or is it beside the run, as of a cross-validation?"""
     if any(str(given) == tracking_uri(folder, None) and (folder / "mlflow.db").is_file() for folder in run.resolve().parents[:2]):
         return True
     own = (own_settings().get("tracking") or {}).get("uri"), os.environ.get("MLFLOW_TRACKING_URI")
