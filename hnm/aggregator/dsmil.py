@@ -44,7 +44,8 @@ class Prediction(NamedTuple):
 def pack(bags: list[torch.Tensor]) -> Packed:
     """Lay bags of shape (patches, dim) one after another."""
     sizes = torch.tensor([len(bag) for bag in bags], device=bags[0].device)
-    return Packed(torch.cat(bags), torch.repeat_interleave(sizes), sizes)
+    num_rows = sum(len(bag) for bag in bags)  # told, or the CPU would wait for a GPU to count them
+    return Packed(torch.cat(bags), torch.repeat_interleave(sizes, output_size=num_rows), sizes)
 
 
 def segment_sum(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> torch.Tensor:
