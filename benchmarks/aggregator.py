@@ -66,13 +66,15 @@ def forward_of_bag(model: DSMIL, bag: torch.Tensor) -> tuple[torch.Tensor, torch
     return instance, model.bag((attention @ value)[None, None]).flatten()[0]
 
 
-def epoch(losses: Losses, bags: list[torch.Tensor], pairs_per_step: int) -> tuple[float, torch.Tensor]:
+def epoch(
+    losses: Losses, bags: list[torch.Tensor], num_positive: int, pairs_per_step: int
+) -> tuple[float, torch.Tensor]:
     """Train one epoch from the same start; return its seconds and the losses of all pairs."""
     torch.manual_seed(SEED)
     device, config = bags[0].device, AggregateConfig()
     model = DSMIL(DIM).to(device)
     optimizer = make_optimizer(config, model.parameters())
-    slides = np.arange(NUM_POSITIVE), np.arange(NUM_POSITIVE, len(bags))
+    slides = np.arange(num_positive), np.arange(num_positive, len(bags))
     steps = pair_slides(*slides, pairs_per_step, np.random.default_rng(SEED))
     found = []
     _wait(device)
@@ -112,24 +114,27 @@ def scoring_seconds(num_patches: int, num_single: int, device: torch.device) -> 
     return packed, looped
 
 
-def measure(pairs_per_step: int, repeats: int, device: torch.device) -> dict[str, Any]:
+def measure(
+    pairs_per_step: int, repeats: int, device: torch.device, num_positive: int = NUM_POSITIVE, num_negative: int = NUM_NEGATIVE,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:  # fmt: skip
     """Return the times and losses of both ways for one size of step."""
     torch.manual_seed(SEED)
     # Positive bags are a little brighter: the losses fall, and differences would grow.
-    bags = [torch.randn(PATCHES, DIM) * 0.5 + 0.02 * (i < NUM_POSITIVE) for i in range(NUM_POSITIVE + NUM_NEGATIVE)]
+    bags = [torch.randn(PATCHES, DIM) * 0.5 + 0.02 * (i < num_positive) for i in range(num_positive + num_negative)]
     bags = [bag.to(device) for bag in bags]
     seconds: dict[str, list[float]] = {"ours": [], "loop": []}
     difference = 0.0
     for _ in range(repeats):
-        ours_s, ours_losses = epoch(ours, bags, pairs_per_step)
-        loop_s, loop_losses = epoch(loop, bags, pairs_per_step)
+        ours_s, ours_losses = epoch(ours, bags, num_positive, pairs_per_step)
+        loop_s, loop_losses = epoch(loop, bags, num_positive, pairs_per_step)
         seconds["ours"].append(ours_s)
         seconds["loop"].append(loop_s)
         difference = max(difference, float((ours_losses - loop_losses).abs().max()))
     best = {name: round(min(times), 4) for name, times in seconds.items()}
     ratio = round(best["loop"] / best["ours"], 3)
     result = {"seconds": best, "ratio_to_loop": ratio, "max_loss_difference": difference}
-    print(f"{device.type}, {pairs_per_step} pairs a step: {result}", flush=True)
+    say(f"{device.type}, {pairs_per_step} pairs a step: {result}")
     return result
 
 

@@ -1,4 +1,4 @@
-"""The whole configuration: defaults < preset named in the YAML (else hnm) < YAML < --preset < key=value on the command line.
+"""The whole configuration: defaults < the user's own < preset named in the YAML (else hnm) < YAML < --preset < key=value.
 
 Each section's model stands in the file that uses it; here they are only put together, read and checked.
 """
@@ -19,11 +19,14 @@ from hnm.engine.engine import EngineConfig
 from hnm.engine.ranks import TimeoutConfig
 from hnm.installed import config_folder
 from hnm.mining.mining import MiningConfig
+from hnm.private import fill, keep_secrets, own_file, own_settings, real_word, shown_word
 from hnm.run.study import DataConfig
 from hnm.run.tracking import TrackingConfig
 from hnm.slurm_config import SlurmConfig
 from shards.errors import InputError
+from shards.files import whole_file
 from shards.reading.reader import ReaderConfig
+from shards.secrets import hide, scrub
 from shards.tiling.tile import TileConfig
 
 
@@ -118,6 +121,7 @@ def resolve_config(
     content: Tree = {}
     if path is not None:
         content = _read_recorded(path) if path.name == RECORDED else _read_yaml(path)
+    _overlay(tree, own_settings(), str(own_file()), origin)
     named = content.pop("preset", None) or (DEFAULT_PRESET if preset is None else None)
     if named is not None:
         _overlay_preset(tree, str(named), origin)
@@ -125,15 +129,16 @@ def resolve_config(
     if preset is not None:
         _overlay_preset(tree, preset, origin)
     _overlay_overrides(tree, overrides, origin)
-    return check_config(tree, origin), origin
+    return check_config(tree, origin, _folder_of(path)), origin
 
 
-def check_config(tree: Tree, origin: Origin) -> Config:
+def check_config(tree: Tree, origin: Origin, folder: Path | None = None) -> Config:
     """Return the checked configuration.
 
     Args:
         tree: nested sections.
         origin: where each dotted key came from, for the message.
+        folder: that has recorded it, without its secrets; None: none has.
 
     Raises:
         ConfigError: all that is wrong, a line each.
@@ -142,6 +147,8 @@ def check_config(tree: Tree, origin: Origin) -> Config:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
+    found = fill(dict(config), folder)
+    config = config.model_copy(update={name: getattr(config, name).model_copy(update=found[name]) for name in found})
     for name, chunk_size in (("pretrain", config.pretrain.chunk_size), ("finetune", config.finetune.chunk_size)):
         if chunk_size and config.encoder.name is None and config.encoder.norm == "batch":  # others: refused when they are built
             raise ConfigError(
@@ -152,8 +159,15 @@ def check_config(tree: Tree, origin: Origin) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """Return the resolved configuration as YAML."""
+    """Return the resolved configuration as YAML; secrets are hidden in it."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def record_config(path: Path, config: Config) -> None:
+    """Write the resolved configuration to `path`, config.yaml of a folder, and keep its secrets in the user's home."""
+    with whole_file(path) as temporary:
+        temporary.write_text(dump_config(config), encoding="utf-8")
+    keep_secrets(_folder_of(path) or path.parent, dict(config))
 
 
 def read_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -168,7 +182,7 @@ def read_config(path: Path, overrides: list[str] | None = None) -> Config:
     """
     tree, origin = _read_recorded(path), {"": str(path)}
     _overlay_overrides(tree, overrides, origin)
-    return check_config(tree, origin)
+    return check_config(tree, origin, _folder_of(path))
 
 
 def difference(old: Config, new: Config) -> list[str]:
@@ -209,6 +223,13 @@ def _read_recorded(path: Path) -> Tree:
     return content
 
 
+def _folder_of(path: Path | None) -> Path | None:
+    """Return the folder whose recorded configuration `path` is, also that of its jobs (slurm/config.yaml); None: it is none."""
+    if path is None or path.name != RECORDED:
+        return None
+    return path.parent.parent if path.parent.name == "slurm" else path.parent
+
+
 def _parse_override(text: str) -> Tree:
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -230,7 +251,7 @@ def _overlay_preset(tree: Tree, name: str, origin: Origin) -> None:
 
 def _overlay_overrides(tree: Tree, overrides: list[str] | None, origin: Origin) -> None:
     for override in overrides or []:
-        _overlay(tree, _parse_override(override), f"command line ({override})", origin)
+        _overlay(tree, _parse_override(real_word(override)), f"command line ({shown_word(override)})", origin)
 
 
 def _overlay(tree: Tree, layer: Tree, source: str, origin: Origin, prefix: str = "") -> None:
@@ -257,7 +278,8 @@ def _explain(problem: Any, origin: Origin) -> str:
     if is_unknown:
         fields = _fields_of(path[:-1])
         return f"{where}: unknown key {key}.{_nearest(path[-1], fields)} Known here: {', '.join(fields)}"
-    return f"{where}: {key} = {problem['input']!r}: {problem['msg']}"
+    value = "***" if key.startswith("reader.storage_options") else hide(scrub(repr(problem["input"])))
+    return f"{where}: {key} = {value}: {problem['msg']}"
 
 
 def _fields_of(path: list[str]) -> list[str]:

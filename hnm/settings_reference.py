@@ -12,10 +12,11 @@ from pydantic.fields import FieldInfo
 
 from hnm.config import Config, Origin, list_names
 from hnm.installed import config_folder
+from shards.secrets import SecretOptions, SecretText
 
 WORDS: dict[Any, str] = {
     bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", Any: "anything",
-    type(None): "null",
+    type(None): "null", SecretText: "text", SecretOptions: "mapping of text to anything",
 }  # fmt: skip
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "min_length": "entries at least"}
 

@@ -6,7 +6,9 @@ No site's name is in the code: what is None here is left to the cluster's own de
 import re
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from shards.secrets import SecretText
 
 # days-hours[:minutes[:seconds]] | hours:minutes:seconds | minutes[:seconds]
 _TIME = re.compile(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+)(?::(\d+))?)")
@@ -34,12 +36,25 @@ class JobConfig(BaseModel):
     )
     mem: str | None = Field(None, description="memory of each node, such as 64G (--mem)")
     time: str | None = Field(None, description="time limit, such as 12:00:00 or 1-00:00:00 (--time)")
-    extra: dict[str, str | int | bool] = Field(
+    extra: dict[str, SecretText | int | bool] = Field(
         default_factory=dict, description="more #SBATCH lines by option, such as {mail-type: FAIL, exclusive: true}"
     )
-    setup: list[str] = Field(
-        default_factory=list, description="shell lines before the command, such as 'module load cuda'"
+    setup: list[SecretText] = Field(
+        default_factory=list,
+        description="shell lines before the command, such as 'module load cuda'; a token is read from a file there, as in "
+        "export HF_TOKEN=$(cat ~/.hf_token)",
     )
+
+    @field_validator("*")
+    @classmethod
+    def _one_line(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what would begin another line of a batch script; `setup` is such lines."""
+        for text in value.values() if isinstance(value, dict) else [value] * (info.field_name != "setup"):
+            if not str(text).isprintable():
+                raise ValueError("a line break or another control character cannot stand here: write one line")
+        if isinstance(value, dict) and (wrong := [key for key in value if not re.fullmatch(r"[A-Za-z][\w-]*", key)]):
+            raise ValueError(f"{wrong[0]!r} is no option of sbatch: write its long name without --, such as mail-type")
+        return value
 
     @field_validator("time", mode="before")
     @classmethod
@@ -83,7 +98,7 @@ class SlurmConfig(JobConfig):
     interface: str | None = Field(
         None, description="network interface of gloo and NCCL, such as ib0; none: the one of the node's hostname"
     )
-    python: str | None = Field(
+    python: SecretText | None = Field(
         None, description="command that starts Python, such as 'apptainer exec hnm.sif python'; none: this Python"
     )
 

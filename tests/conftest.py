@@ -1,6 +1,9 @@
 """What all tests share: one thread a process, and a small drawn cohort with a finished run, each made once."""
 
+import atexit
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,10 @@ from launch.verbs import train as verbs
 from shards.drawn.synthetic import make_cohort_images
 from shards.tiling.tile import tile_cohort
 from tests.tiny import TILE, TINY
+
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hnm-home-")  # whoever runs the tests may have settings of their own
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
+os.environ.pop("HNM_CONFIG", None)
 
 pytest_plugins = ["tests.skips"]
 settings.register_profile("any machine", deadline=None)  # an example that takes long says that the machine is busy

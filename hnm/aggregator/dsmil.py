@@ -45,7 +45,8 @@ class Prediction(NamedTuple):
 def pack(bags: list[torch.Tensor]) -> Packed:
     """Lay bags of shape (patches, dim) one after another."""
     sizes = torch.tensor([len(bag) for bag in bags], device=bags[0].device)
-    return Packed(torch.cat(bags), torch.repeat_interleave(sizes), sizes)
+    num_rows = sum(len(bag) for bag in bags)  # told, or the CPU would wait for a GPU to count them
+    return Packed(torch.cat(bags), torch.repeat_interleave(sizes, output_size=num_rows), sizes)
 
 
 def pack_rows(sizes: np.ndarray, features: torch.Tensor) -> Packed:

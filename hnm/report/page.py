@@ -13,7 +13,6 @@ from hnm.config import Config, flatten
 from shards.tiling import render
 
 REPORT_FILE = "report.html"
-PRIVATE = ("tracking.uri", "reader.storage_options")  # may hold a password
 
 Box = tuple[str, list[str]]  # a figure, and the lines that explain it
 
@@ -32,11 +31,9 @@ def name_of(folder: Path) -> str:
 
 
 def settings_of(config: Config) -> list[tuple[str, str, bool]]:
-    """Return name, value and whether that is the default, of all settings but those that may hold a password."""
+    """Return name, value and whether that is the default, of all settings; secrets hide themselves."""
     default, given = flatten(Config().model_dump(mode="json")), flatten(config.model_dump(mode="json"))
-    return [
-        (key, str(value), default.get(key) == value) for key, value in given.items() if not key.startswith(PRIVATE)
-    ]
+    return [(key, str(value), default.get(key) == value) for key, value in given.items()]
 
 
 def link_to(path: Path, folder: Path) -> str:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from hnm.engine.ranks import World
 from hnm.run.heartbeat import Heartbeat
+from shards.secrets import scrub
 
 T = TypeVar("T")
 PLAIN_LINE_EVERY_S = 15.0
@@ -56,6 +57,7 @@ class Journal:
 
     def say(self, text: str) -> None:
         """Log a line on every rank and print it on rank 0."""
+        text = scrub(text)
         self.logger.info(text)
         self.console.print(text, markup=False)
 
@@ -85,7 +87,7 @@ class Journal:
         """Append a line to events.jsonl on rank 0."""
         if self.folder is None or not self.world.is_main:
             return
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **values})
+        line = scrub(json.dumps({"time": round(time.time(), 3), "event": kind, **values}))
         with self._writing, open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 

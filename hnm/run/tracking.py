@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hnm.run.tracking_copy import Aside, DatabaseCopy
 from hnm.run.tracking_run import artifact_location, find_run, follow_move, tags_of_code, tags_of_new_run, tracking_uri
 from shards.files import whole_file
+from shards.secrets import SecretText, scrub
 
 ID_FILE = "mlflow_run_id.txt"
 SENT_FILE = "mlflow_sent.json"  # how far events.jsonl has been sent, and the last step of each metric
@@ -41,7 +42,7 @@ class TrackingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     enabled: bool = Field(True, description="false: no MLflow at all; events.jsonl is written in any case")
-    uri: str | None = Field(
+    uri: SecretText | None = Field(
         None, description="tracking server or database; default: a SQLite file in the run directory"
     )
     experiment: str = Field("hnm", description="MLflow experiment that the run is filed under")
@@ -240,7 +241,7 @@ class Tracker:
                     "MLflow does not take the metrics (%s: %s). Training goes on; they are in %s and are sent when it does: "
                     "now and then, at the end, or when the same command is run again",
                     type(error).__name__,
-                    str(error).splitlines()[0] if str(error) else "",
+                    scrub(str(error).splitlines()[0]) if str(error) else "",
                     self.folder / "events.jsonl",
                 )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from hnm.installed import commit_of_code
 from shards.files import whole_file
+from shards.secrets import SecretText
 
 ID_TAG = "hnm.run_directory_id"
 # Without the second a server keeps a job queue that we don't use: 0.8 GB of memory more.
@@ -19,9 +20,9 @@ MODEL_FOLDER = "model"  # in the run directory, and among the artifacts
 ROOT_FILES = ("config.yaml", "environment.json", "metrics.json", "predictions.parquet", "report.html")
 
 
-def tracking_uri(folder: Path, uri: str | None) -> str:
+def tracking_uri(folder: Path, uri: SecretText | None) -> str:
     """Return where runs of `folder` are tracked: the given server or database, else a SQLite file in the folder."""
-    return uri or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+    return uri.reveal() if uri else f"sqlite:///{(folder / 'mlflow.db').resolve()}"
 
 
 def artifact_location(uri: str) -> str | None:

@@ -1,5 +1,6 @@
 """`hnm evaluate`'s neighbours: compare, crossval, status, report, ui: what they accept; what they do is in launch/verbs/."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -104,12 +105,17 @@ def report(
 def ui(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or any folder with an mlflow.db.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 = 5000, or a free one.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Call the server or database that the run's config.yaml names.")] = False,
 ) -> None:
     """Look at a run in MLflow: serves its database on this machine only, until Ctrl-C; a run on a server is linked.
 
+    A server that is not in your own configuration is called only when you say so: a stranger may have named it.
     Example: `hnm ui run/`
     """
     from launch.verbs.ui import serve
 
-    finish(lambda: serve(run, port))
+    def ask(question: str) -> bool:
+        return sys.stdin.isatty() and typer.confirm(question)
+
+    finish(lambda: serve(run, port, yes, ask))
 

@@ -7,6 +7,7 @@ Only typer is imported here, so that --help answers at once; everything else is 
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from hnm.private import hide_command_line
 from launch.cli.cohort import cohort_app
 from launch.cli.evidence import compare, crossval, report, status, ui
 from launch.cli.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
@@ -21,6 +23,7 @@ from launch.cli.predict import export, predict
 from launch.cli.settings import config as config_command
 from launch.cli.submit import cancel, logs, submit_app
 from launch.process.distributed import is_of_torchrun
+from shards.secrets import scrub
 
 # Before torch is imported: on 3 ranks and more DDP warns, in C++ and on every rank, of a choice that is made on purpose
 # (hnm/engine/engine.py).
@@ -220,11 +223,15 @@ def main() -> None:
     if is_of_torchrun():
         # slurm/train.sbatch starts torchrun with USR2 ignored, which its ranks inherit, and asks them to stop by USR2
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    hide_command_line()
     code = 0
     try:
         app()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except Exception:  # an error of the code: all of it is told, but for the passwords in it
+        print(scrub(traceback.format_exc()), end="", file=sys.stderr)
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -49,14 +49,23 @@ def _array_options(
     """Hold the options of arrays."""
 
 
+def _own_config_option(
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", metavar="FILE", help="Your file that says how the job runs (slurm).")
+    ] = None,
+) -> None:
+    """Hold the option of commands that take what they compute from a folder, which may be a stranger's."""
+
+
 def _tiling_options(
     array_size: Annotated[int | None, typer.Option(min=1, help="Elements of the tiling array.")] = None,
 ) -> None:
     """Hold the options of tiling."""
 
 
-ARRAYS: dict[str, list[LocalCommand]] = {
-    "tile": [_tiling_options, _array_options], "pipeline": [_tiling_options, _array_options], "crossval": [_array_options]
+MORE_OPTIONS: dict[str, list[LocalCommand]] = {
+    "tile": [_tiling_options, _array_options], "pipeline": [_tiling_options, _array_options], "crossval": [_array_options],
+    "evaluate": [_own_config_option], "predict": [_own_config_option],
 }  # fmt: skip
 
 
@@ -87,7 +96,7 @@ def submit_app(*commands: LocalCommand) -> typer.Typer:
 def _submitted(local: LocalCommand) -> LocalCommand:
     """Return a command with the arguments of `local` and the cluster's options."""
     name = local.__name__.strip("_")
-    sources: list[LocalCommand] = [local, _cluster_options, *ARRAYS.get(name, [])]
+    sources: list[LocalCommand] = [local, _cluster_options, *MORE_OPTIONS.get(name, [])]
     parameters = {p.name: p for source in sources for p in inspect.signature(source).parameters.values()}
     own = inspect.signature(local).parameters.keys()
 
@@ -105,10 +114,10 @@ def _submitted(local: LocalCommand) -> LocalCommand:
 def _submit(name: str, local: LocalCommand, params: dict[str, Any], options: dict[str, Any]) -> int:
     from launch.cluster import submit_verbs
 
-    cluster, dry_run = options.pop("cluster"), options.pop("dry_run")
+    cluster, dry_run, config_name = options.pop("cluster"), options.pop("dry_run"), options.pop("config", None)
     flags = _overrides_of(options, None if name == "pipeline" else name)
     return submit_verbs.submit_verb(
-        name, lambda config: _command(local, params, config), params, flags, cluster, APP, dry_run
+        name, lambda config: _command(local, params, config), params, flags, cluster, APP, dry_run, config_name
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from hnm.slurm_config import JobConfig, SlurmConfig, minutes_of, resources_of
 from launch.cluster.submissions import submission_folder
+from shards.errors import InputError
+from shards.secrets import SecretText
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def script_of(spec: JobSpec, config: SlurmConfig, code: str) -> str:
         executor.parameters["map_count"] = len(spec.commands)
     text = str(executor._make_submission_file_text(executor._submitit_command_str, ""))
     waits = f"##SBATCH --dependency={spec.condition}:<job of {spec.after}>\n" if spec.after else ""
-    return text.replace("# Parameters\n", f"# hnm {shlex.join(spec.commands[0])}\n{waits}", 1)
+    return text.replace("# Parameters\n", f"# hnm {' '.join(map(_in_one_line, spec.commands[0]))}\n{waits}", 1)
 
 
 @contextmanager
@@ -119,12 +121,16 @@ def executor_of(spec: JobSpec, config: SlurmConfig, code: str, cluster: str, aft
     import submitit
 
     wanted = spec.resources
-    python = {"slurm_python": config.python} if config.python and cluster == "slurm" else {}
+    if not str(spec.folder).isprintable():
+        raise InputError(f"{str(spec.folder)!r}: a batch script cannot name this folder. Rename it without control characters")
+    python = {"slurm_python": _in_script("python", config.python)} if config.python and cluster == "slurm" else {}
     executor = submitit.AutoExecutor(
         submission_folder(spec.folder), cluster, slurm_max_num_timeout=config.max_num_timeout, **python
     )
     # requeue: after a node failure and a preemption, whatever the site's default
-    extra: dict[str, Any] = {"requeue": True, **wanted.extra}
+    extra: dict[str, Any] = {"requeue": True}
+    extra |= {name: _in_script("extra", v) if isinstance(v, SecretText) else v for name, v in wanted.extra.items()}
+    setup = [_in_script("setup", line) for line in wanted.setup]
     if after_job:
         extra |= {"dependency": f"{spec.condition}:{after_job}", "kill-on-invalid-dep": "yes"}
     # --kill-on-bad-exit: when a rank dies, the others are ended too. Since 22.05 srun does not see sbatch's --cpus-per-task
@@ -145,7 +151,7 @@ def executor_of(spec: JobSpec, config: SlurmConfig, code: str, cluster: str, aft
         slurm_mem=wanted.mem,
         slurm_signal_delay_s=config.signal_delay_s,
         slurm_array_parallelism=config.throttle or len(spec.commands),
-        slurm_setup=[*wanted.setup, *environment_lines(submission_folder(spec.folder) / code, config, spec)],
+        slurm_setup=[*setup, *environment_lines(submission_folder(spec.folder) / code, config, spec)],
         slurm_srun_args=srun_args,
         slurm_additional_parameters=extra,
     )
@@ -160,8 +166,28 @@ def environment_lines(code: Path, config: SlurmConfig, spec: JobSpec) -> list[st
         f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cores}}}",
     ]
     if config.interface:
-        lines.append(f"export GLOO_SOCKET_IFNAME={config.interface} NCCL_SOCKET_IFNAME={config.interface}")
+        name = shlex.quote(config.interface)
+        lines.append(f"export GLOO_SOCKET_IFNAME={name} NCCL_SOCKET_IFNAME={name}")
     return lines
+
+
+def _in_script(name: str, text: SecretText) -> str:
+    """Return a text of the settings for a batch script, which lies in the folder of the job and in SLURM's records.
+
+    Raises:
+        InputError: it has a password or a token in it.
+    """
+    if text.shown != text.reveal():
+        raise InputError(
+            f"slurm.{name}: {text}: others may read a batch script. Keep the secret in a file of yours, and write "
+            "NAME=$(cat FILE) into slurm.setup"
+        )
+    return text.reveal()
+
+
+def _in_one_line(word: str) -> str:
+    """Return a word of a command as a shell reads it; what is not printable, as Python writes it."""
+    return shlex.quote(word) if word.isprintable() else shlex.quote(repr(word))
 
 
 def _number(count: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hnm.config import Config, ConfigError, dump_config
+from hnm.config import Config, ConfigError, record_config
 from launch.cluster import slurm
 from launch.cluster.job import Job
 from launch.cluster.job_spec import JobSpec, executor_of, graph_lines, script_of
@@ -22,7 +22,6 @@ from launch.cluster.snapshot import Code, read_code
 from launch.cluster.submissions import SubmittedJob, add_job, live_jobs, submission_folder
 from shards.claim import process
 from shards.errors import InputError
-from shards.files import whole_file
 
 CONFIG_FILE = "config.yaml"
 
@@ -40,7 +39,7 @@ def submit(
 
     Args:
         specs: at least one.
-        config: the resolved configuration; it is written to each folder.
+        config: the resolved configuration; it is written to the folder of each command that takes one.
         cluster: slurm; local: processes of this machine; debug: this process.
         app: the command line that the jobs run, "module:name".
         dry_run: only print the graph and the batch scripts; also where there is no SLURM to check them.
@@ -71,7 +70,7 @@ def submit(
     before()
     job_of_stage: dict[str, str] = {}
     for spec in specs:
-        _prepare(spec.folder, config, code)
+        _prepare(spec, config, code)
         try:
             jobs = _queue(spec, config, code, cluster, app, job_of_stage.get(spec.after or ""))
         except Exception:  # whatever submitit raises: half a pipeline is not to stay in the queue
@@ -118,11 +117,11 @@ def _ask_slurm(specs: Sequence[JobSpec], config: Config, code: str) -> None:
             raise InputError(f"{spec.stage}: {problem}. Nothing was queued")
 
 
-def _prepare(folder: Path, config: Config, code: Code) -> None:
-    """Write what the jobs of a folder need: the resolved configuration, and the code."""
-    with whole_file(submission_folder(folder) / CONFIG_FILE) as temporary:
-        temporary.write_text(dump_config(config), encoding="utf-8")
-    code.write(submission_folder(folder))
+def _prepare(spec: JobSpec, config: Config, code: Code) -> None:
+    """Write what a job needs: the code, and the resolved configuration where the command takes one."""
+    if "--config" in spec.commands[0]:
+        record_config(submission_folder(spec.folder) / CONFIG_FILE, config)
+    code.write(submission_folder(spec.folder))
 
 
 def _queue(spec: JobSpec, config: Config, code: Code, cluster: str, app: str, after_job: str | None) -> list[Any]:

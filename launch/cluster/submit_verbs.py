@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hnm import slurm_config
-from hnm.config import Config, ConfigError, load_config, read_config
+from hnm.config import RECORDED, Config, ConfigError, difference, load_config, read_config
 from launch.cluster.job_spec import JobSpec, parallel_job
 from launch.cluster.submissions import PIPELINE_FOLDERS, submission_folder
 from launch.cluster.submit import CONFIG_FILE, submit
@@ -41,6 +41,7 @@ def submit_verb(
     cluster: str,
     app: str,
     dry_run: bool,
+    config_name: str | None = None,
 ) -> int:
     """Submit a verb or the pipeline, and say what comes next.
 
@@ -52,9 +53,10 @@ def submit_verb(
         cluster: slurm, local or debug.
         app: the command line that the jobs run, "module:name".
         dry_run: only print the jobs.
+        config_name: of evaluate and predict: the user's file that says how their jobs run.
     """
     folder = Path(params["folder" if name == "pipeline" else VERBS[name].folder]).absolute()
-    config = _config(name, params, folder, flags)
+    config = _config(name, params, folder, flags, config_name)
     if name == "pipeline":
         specs = pipeline_specs(params["slides_csv"].absolute(), folder, config, cluster)
     else:
@@ -77,17 +79,29 @@ def _remove_if_asked(params: Params) -> None:
         remove_run(params["run"], params["yes"])
 
 
-def _config(name: str, params: Params, folder: Path, flags: list[str]) -> Config:
+def _config(name: str, params: Params, folder: Path, flags: list[str], config_name: str | None) -> Config:
     """Return the local command's configuration with the cluster's options over it."""
-    if "config" not in params:  # evaluate and predict take that of the run, or of the exported model
-        recorded = (params["model"] if name == "predict" else folder) / "config.yaml"
-        return read_config(recorded, flags) if recorded.is_file() else load_config(None, None, flags)
+    if "config" not in params:  # what evaluate and predict compute stands in the folder; how their jobs run is the user's alone
+        config = load_config(config_name, None, flags)
+        _say_not_taken((params["model"] if name == "predict" else folder) / RECORDED, config)
+        return config
     overrides = params["overrides"] or []
     if name == "tile":
         from launch.verbs.tile import TileRequest, overrides_of
 
         overrides = overrides_of(TileRequest(**(params | {"overrides": overrides})))
     return load_config(params["config"], params.get("preset"), [*overrides, *flags])
+
+
+def _say_not_taken(recorded: Path, config: Config) -> None:
+    """Say which settings of a folder, which a stranger may have made, do not become the job's: setup lines are shell commands."""
+    if not recorded.is_file():
+        return
+    asked = read_config(recorded).slurm
+    lines = difference(config, config.model_copy(update={"slurm": asked})) if asked != type(asked)() else []
+    if lines:
+        told = "; ".join(ascii(line)[1:-1] for line in lines)
+        print(f"{recorded} says how jobs run; not taken: {told}. If they are yours and you want them: --config {recorded}")
 
 
 def _specs(name: str, command: list[str], params: Params, folder: Path, config: Config, cluster: str) -> list[JobSpec]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hnm.private import hidden_words
 from launch.process.cores import usable_cores
 from launch.process.ending import note_ending
 from launch.process.preemption import SAME_REQUEST_S, STOP_SIGNALS, STOPPING, TRY_AGAIN, Preempted, StopSignals
@@ -76,8 +77,9 @@ def start(arguments: Sequence[str], environment: Mapping[str, str]) -> subproces
             if os.getppid() != launcher:  # it died before that call
                 os._exit(1)
 
-    command = [sys.executable, "-P", "-u", "-m", "launch.cli", *arguments]
-    return subprocess.Popen(command, env=environment, preexec_fn=before)
+    words, secrets = hidden_words(arguments)
+    command = [sys.executable, "-P", "-u", "-m", "launch.cli", *words]
+    return subprocess.Popen(command, env={**environment, **secrets}, preexec_fn=before)
 
 
 def passable(number: signal.Signals) -> signal.Signals:

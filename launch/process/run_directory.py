@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hnm.config import Config, difference, dump_config, flatten, read_config
+from hnm.config import Config, difference, flatten, read_config, record_config
 from hnm.engine.checkpoint import settings_digest
 from hnm.installed import describe_environment
 from hnm.run.checksums import read_state
@@ -26,7 +26,7 @@ from launch.process.kinds import refuse_other
 from shards.claim import Waiting, claimed, is_running, owner_of
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
-from shards.files import whole_file, write_json
+from shards.files import write_json
 
 # A resumed run may change these. The first decide where it runs; a checkpoint does not know them.
 WHERE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "slurm.", "engine.deterministic")
@@ -201,8 +201,7 @@ def _digest(config: Config, settings: tuple[str, ...]) -> str:
 
 
 def _write_config(run: Path, config: Config) -> None:
-    with whole_file(run / "config.yaml") as temporary:
-        temporary.write_text(dump_config(config), encoding="utf-8")
+    record_config(run / "config.yaml", config)
 
 
 def _seconds_of_killed(state: dict[str, Any], beats: list[Beat]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from launch.process.distributed import RankLostError, num_starts, rank_of_process, size_of_process
 from shards.claim import process
+from shards.secrets import scrub
 
 SAID_WITHIN_S = 3.0  # ranks that fail by the same cause do so at about the same time
 POLL_S = 0.1
@@ -26,7 +27,7 @@ def in_words(error: BaseException) -> str:
     """Return an error as people are told it: a message of ours as it is, any other with its type, its first line only."""
     from shards.errors import InputError
 
-    text = str(error).strip()
+    text = scrub(str(error).strip())
     if isinstance(error, InputError | FloatingPointError) and text:
         return text
     return f"{type(error).__name__}: {(text or 'no message').splitlines()[0][:300]}"
@@ -38,7 +39,8 @@ def keep_log(error: BaseException, folder: Path) -> None:
 
 
 def say_error(error: BaseException, text: str) -> None:
-    """Print the error's text with this process's rank, unless rank 0 has said the same."""
+    """Print the error's text, without secrets, with this process's rank, unless rank 0 has said the same."""
+    text = scrub(text)
     rank = rank_of_process()
     if rank == 0:
         print(f"error: {text}", file=sys.stderr, flush=True)

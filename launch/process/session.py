@@ -40,6 +40,7 @@ from launch.process.staging import stage
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.reading.reader import PatchReader
+from shards.secrets import scrub
 
 STALLED_AFTER = 0.8  # of the collectives' time: rank 0 says who is late before the run ends
 
@@ -236,7 +237,7 @@ def _how_it_failed(error: BaseException, own: str, told: dict[int, str]) -> tupl
     if isinstance(error, RankLostError):
         first = next(iter(others.items()), None)
         return (LOST if first is None else f"failed (rank {first[0]}: {first[1].splitlines()[0][:300]})"), others
-    text = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:300]}"
+    text = scrub(f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}")[:300]
     return f"failed ({text})", others
 
 

@@ -191,7 +191,7 @@ def fold_overrides(request: Request, config: Config, key: Fold, parent_run: str)
     if config.tracking.enabled and config.tracking.uri is None and is_shared(request.out):
         overrides.append("tracking.enabled=false")  # whoever joins the folds tells MLflow of them: see finish_tracking
     elif parent_run:
-        uri = config.tracking.uri or f"sqlite:///{(request.out / 'mlflow.db').resolve()}"
+        uri = tracking_uri(request.out, config.tracking.uri)
         overrides += [f"tracking.uri={json.dumps(uri)}", f"tracking.parent_run={json.dumps(parent_run)}"]
     return overrides
 

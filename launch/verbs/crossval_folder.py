@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hnm.config import Config, ConfigError, difference, dump_config, read_config
+from hnm.config import Config, ConfigError, difference, read_config, record_config
 from hnm.engine.state import load_weights
 from hnm.evidence.folds import draw_folds, splits_of_fold
 from hnm.report.page import REPORT_FILE
@@ -170,8 +170,7 @@ def open_folder(request: Request, config: Config, cohort: Cohort) -> None:
     """
     _require_same(request, config, cohort)
     write_cohort(request, config, cohort)
-    with whole_file(request.out / "config.yaml") as temporary:
-        temporary.write_text(dump_config(config), encoding="utf-8")
+    record_config(request.out / "config.yaml", config)
     write_json(request.out / "crossval.json", _record(request, cohort))
 
 

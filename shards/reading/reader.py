@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from shards.reading.cache import ShardCache
 from shards.reading.decode import DecodeError, decode_into, image_shape
 from shards.reading.fetch import LocalShards, Wanted
 from shards.reading.remote import RemoteShards
+from shards.secrets import SecretOptions, SecretText
 
 
 class ReaderConfig(BaseModel):
@@ -49,12 +50,13 @@ class ReaderConfig(BaseModel):
     max_broken_share: float = Field(
         0.001, ge=0, le=1, description="broken: skip still fails when more than this share of all patches is broken."
     )
-    shards_url: str | None = Field(
+    shards_url: SecretText | None = Field(
         None, description="URL of the tars' folder (s3://, https://, ...); none: shards/ in the cohort's folder."
     )
-    storage_options: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Options of fsspec for shards_url, such as endpoint_url; keep credentials in the environment.",
+    storage_options: SecretOptions = Field(
+        default_factory=SecretOptions.none,
+        description="Options of fsspec for shards_url, such as endpoint_url; keep credentials in the environment. No file of a "
+        "run has them: *** stands there.",
     )
     num_requests: int = Field(16, ge=1, description="Range requests in flight at once, per thread (shards_url only).")
     num_retries: int = Field(
@@ -98,7 +100,7 @@ class PatchReader:
         self._cohort = cohort
         self._config = config
         self._copies = copies
-        folder = config.shards_url or str(cohort.root / "shards")
+        folder = str(config.shards_url or cohort.root / "shards")
         self.broken = BrokenPatches(cohort, folder, config.broken, config.max_broken_share, slide_groups)
         self.num_read = 0
         self._files = self._open_shards()

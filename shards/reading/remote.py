@@ -16,6 +16,7 @@ import numpy as np
 from shards.errors import InputError
 from shards.reading.cache import ShardCache
 from shards.reading.fetch import MISSING, Fetched, Ranges, Wanted, coalesce
+from shards.secrets import SecretOptions, SecretText, scrub
 
 # A request costs some 20 ms, in which a connection of 10 MB/s moves 200 kB: a smaller gap is cheaper read than skipped.
 _MAX_GAP = 128 << 10
@@ -29,9 +30,9 @@ class RemoteShards:
 
     def __init__(
         self,
-        url: str,
+        url: SecretText,
         shard_names: list[str],
-        storage_options: dict[str, Any],
+        storage_options: SecretOptions,
         num_requests: int,
         num_retries: int,
         cache: ShardCache | None,
@@ -41,7 +42,7 @@ class RemoteShards:
         Args:
             url: folder of the shards.
             shard_names: their file names, by shard index.
-            storage_options: passed on to fsspec, such as an endpoint; credentials come from the environment.
+            storage_options: passed on to fsspec, such as an endpoint; no message tells them.
             num_requests: requests in flight at once, per calling thread.
             num_retries: how often a failed request is sent again.
             cache: where fetched bytes are kept; None: nowhere.
@@ -50,10 +51,11 @@ class RemoteShards:
             InputError: no installed package knows this kind of URL.
         """
         try:
-            self._files, folder = fsspec.core.url_to_fs(url, **storage_options)
+            self._files, folder = fsspec.core.url_to_fs(url.reveal(), **storage_options.reveal())
         except (ImportError, ValueError) as error:
-            raise InputError(f"reader.shards_url {url}: {error}. Install it with: pip install 'hnm[remote]'") from error
-        self._url = url.rstrip("/")
+            problem = f"reader.shards_url {url}: {scrub(str(error))}"
+            raise InputError(f"{problem}. Install it with: pip install 'hnm[remote]'") from error
+        self._url = str(url).rstrip("/")
         self._paths = [f"{folder.rstrip('/')}/{name}" for name in shard_names]
         self._names = shard_names
         # File systems without asyncio (sftp, hdfs) fetch one range after the other and do not know the option.
@@ -115,7 +117,7 @@ class RemoteShards:
             return b"", f"the shard is cut short before byte {start}"
         if isinstance(answer, Exception):
             raise InputError(
-                f"{where}: no answer after {self._num_retries + 1} tries ({type(answer).__name__}: {answer}). Check "
+                f"{where}: no answer after {self._num_retries + 1} tries ({type(answer).__name__}: {scrub(str(answer))}). Check "
                 "the network and the access rights, then run the same command again: it goes on where it stopped"
             ) from answer
         if len(answer) > stop - start:

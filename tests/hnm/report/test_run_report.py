@@ -29,7 +29,6 @@ def test_the_page_is_whole_and_asks_nobody(evaluated_run: Path) -> None:
     assert "mining.neg_ratio" in found.text
     assert "slide_intervals.auc.low" in found.text
     assert "instance.intervals.in_positive_auc.high" in found.text
-    assert "tracking.uri" not in found.text
 
 
 @needs_chromium

@@ -1,5 +1,7 @@
 """`hnm submit --cluster local` and `--cluster debug`: the same jobs without SLURM, told and cancelled alike."""
 
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,8 +11,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from hnm.config import Config, dump_config, load_config
 from launch.cluster import submit_verbs
+from launch.cluster.job_spec import JobSpec, script_of
 from launch.cluster.submissions import live_jobs, read_jobs
+from shards.errors import InputError
 from tests.command_line import assert_refused, hnm
 from tests.paths import ROOT
 from tests.tiny import TINY
@@ -115,3 +120,68 @@ def test_a_job_gets_the_local_commands_arguments(
     named = [str(tmp_path / word) for word in words[2:] if word in ("run", "a.png", "b.png")]
     assert places == [*named, *([str(tmp_path / "predictions")] if verb == "predict" else [])]
     assert [word for word in rest if word not in places and word != "--out"] == options
+
+
+EVIL = "touch /tmp/done-by-a-stranger"
+STRANGERS = [
+    f"slurm.setup=['{EVIL}']", f"slurm.python='{EVIL}; python'", f"slurm.interface='eth0; {EVIL}'",
+    f"slurm.extra={{comment: '{EVIL}'}}", f"slurm.partition='{EVIL}'", f"slurm.stages.predict.setup=['{EVIL}']",
+    f"slurm.stages.evaluate.account='{EVIL}'",
+]  # fmt: skip
+
+
+def scripts_of(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> tuple[list[str], str]:
+    """Return the batch scripts that a command would hand to SLURM, and what it said."""
+    scripts: list[str] = []
+
+    def keep(specs: list[JobSpec], config: Config, *_: object) -> int:
+        scripts.extend(script_of(spec, config.slurm, "code-0") for spec in specs)
+        return 0
+
+    monkeypatch.setattr(submit_verbs, "submit", keep)
+    result = hnm("submit", *words)
+    assert result.exit_code == 0, result.output
+    return scripts, result.output
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_a_strangers_folder_says_nothing_about_how_jobs_run(
+    verb: str, evaluated_run: Path, tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "theirs; touch x"
+    theirs.mkdir()
+    for name in ("model", "state.json", "metrics.json"):
+        (theirs / name).symlink_to(evaluated_run / name)
+    folder = evaluated_run / "model" if verb == "predict" else theirs
+    if verb == "predict":
+        shutil.copytree(folder, folder := theirs / "exported")
+    (folder / "config.yaml").unlink(missing_ok=True)
+    (folder / "config.yaml").write_text(dump_config(load_config(None, None, STRANGERS)), encoding="utf-8")
+    words = [verb, folder, *([next(tiny_slides.parent.glob("images/*.png"))] if verb == "predict" else [])]
+    words += ["--out", tmp_path / "out"] if verb == "predict" else []
+    (script,), said = scripts_of(monkeypatch, *words, "--partition", "mine")
+    assert "done-by-a-stranger" not in script
+    assert "#SBATCH --partition=mine" in script
+    assert "theirs; touch x" in script
+    assert "touch x" not in re.sub(r"'[^'\n]*'", "", script)
+    assert "config.yaml says how jobs run; not taken: " in said
+    assert "done-by-a-stranger" in said
+    (script,), said = scripts_of(monkeypatch, *words, "--config", folder / "config.yaml")  # who wants them says so
+    assert EVIL in script.splitlines()
+
+
+def test_what_goes_into_a_script_is_quoted_or_refused(tmp_path: Path) -> None:
+    config = load_config(None, None, ["slurm.interface='ib0; reboot'", "slurm.extra={comment: 'a; $(reboot)'}"]).slurm
+    spec = JobSpec("train", tmp_path / "a $(reboot)", [["train", "a\nreboot", "$(reboot)"]], config)
+    script = script_of(spec, config, "code-0")
+    assert "export GLOO_SOCKET_IFNAME='ib0; reboot' NCCL_SOCKET_IFNAME='ib0; reboot'" in script
+    assert "#SBATCH --comment='a; $(reboot)'" in script
+    lines = [line for line in script.splitlines() if "reboot" in line and not line.startswith("#")]
+    assert lines
+    for line in lines:
+        assert "reboot" not in re.sub(r"'[^']*'", "", line)
+    told = load_config(None, None, ["slurm.setup=['export TOKEN=opensesame']"]).slurm
+    with pytest.raises(InputError, match=r"slurm.setup: export TOKEN=\*\*\*: others may read a batch script"):
+        script_of(JobSpec("train", tmp_path, [["train"]], told), told, "code-0")
+    with pytest.raises(InputError, match=r"a batch script cannot name this folder"):
+        script_of(JobSpec("train", tmp_path / "a\nreboot", [["train"]], config), config, "code-0")

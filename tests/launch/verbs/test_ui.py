@@ -110,16 +110,52 @@ def test_a_server_tracks_by_uri_and_a_lost_id_is_found_by_tag(
     history = client.get_metric_history(run_ids[0], "finetune/negative_loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 3.0), (2, 1.5)]
     (tmp_path / "config.yaml").write_text(f"tracking: {{uri: '{address}'}}\n")
-    assert serve(tmp_path, 0) == 0  # somebody else's server: only linked
+    assert serve(tmp_path, 0, True, never) == 0  # somebody else's server: only linked
     assert f"{address}/#/experiments/" in capsys.readouterr().out
+
+
+def never(question: str) -> bool:
+    raise AssertionError(question)
+
+
+def test_a_server_that_a_strangers_run_names_is_called_only_after_a_yes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def no(question: str) -> bool:
+        asked.append(question)
+        return False
+
+    (tmp_path / "mlflow_run_id.txt").write_text("abc")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "config.yaml").write_text(f"tracking: {{uri: '{address}'}}\n")
+        assert serve(tmp_path, 0, False, no) == 0
+        with pytest.raises(TimeoutError):
+            server.accept()
+        assert f"tracked by the server at {address} (not called: --yes finds its own page there)" in capsys.readouterr().out
+        assert f"config.yaml names {address}. Call it?" in asked[0]
+        server.close()  # whose own configuration names it is not asked; the server is away
+        (tmp_path / "own.yaml").write_text(f"tracking: {{uri: '{address}/'}}\n")
+        monkeypatch.setenv("HNM_CONFIG", str(tmp_path / "own.yaml"))
+        assert serve(tmp_path, 0, False, never) == 0
+    (tmp_path / "config.yaml").write_text(f"tracking: {{uri: 'sqlite:///{tmp_path}/new.db'}}\n")
+    with pytest.raises(InputError, match="not opened"):
+        serve(tmp_path, 0, False, no)
+    assert not (tmp_path / "new.db").exists()
 
 
 def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing is tracked here \(no mlflow.db\)"):
-        serve(tmp_path, 0)
+        serve(tmp_path, 0, False, never)
     (tmp_path / "mlflow.db").write_bytes(b"")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(InputError, match=f"--port {taken.getsockname()[1]}: taken"):
-            serve(tmp_path, taken.getsockname()[1])
+            serve(tmp_path, taken.getsockname()[1], False, never)
