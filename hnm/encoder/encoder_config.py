@@ -2,13 +2,14 @@
 
 import difflib
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hnm.encoder.registry import REGISTRY
 
-OURS = ("resnet18", "resnet50")
+Ours = Literal["resnet18", "resnet50"]
+OURS = get_args(Ours)
 FORM = re.compile(r"torchvision/resnet(18|50)|timm/[\w.]+|hf/\S+|python/[\w.]+:\w+")
 FORMS = "torchvision/resnet18, torchvision/resnet50, timm/NAME, hf/ORG/REPO@REVISION, hf/FOLDER, python/MODULE:FACTORY"
 
@@ -39,7 +40,7 @@ class EncoderConfig(BaseModel):
         max_length=3,
         description="of R, G, B, divided by before the network; null = its own (ours: none)",
     )
-    architecture: Literal["resnet18", "resnet50"] = Field(
+    architecture: Ours = Field(
         default="resnet18",
         description="depth of the ResNet; resnet50 takes 2.3 times the arithmetic and gives 4 times longer features",
     )
