@@ -17,7 +17,15 @@ from hnm.engine.ranks import single_world
 from hnm.model.export import export as export_run
 from hnm.model.export import require_writable
 from hnm.model.labelled import labelled_lines
-from hnm.model.model import Model, is_exported, open_exported, open_recorded, with_tile
+from hnm.model.model import (
+    MODEL_FILE,
+    Model,
+    is_exported,
+    open_exported,
+    open_recorded,
+    read_description,
+    with_tile,
+)
 from hnm.model.predict import predict_slide
 from hnm.model.predictions import (
     NOT_USED,
@@ -103,6 +111,8 @@ def export(run: Path, folder: Path, cohort_folder: Path | None) -> int:
     require_writable(folder)
     with only_writer(folder):
         export_run(record, folder)
+    if (note := read_description(folder / MODEL_FILE).encoder.get("licence_note")) is not None:
+        print(f"licence: {note}")
     print(f"wrote {folder}: read {folder / 'MODEL.md'}. Next: hnm predict {folder} SLIDES --out predictions/")
     return 0
 
