@@ -15,6 +15,7 @@ import typer
 import typer.core
 
 from launch.cli.cohort import cohort_app
+from launch.cli.embed import embed
 from launch.cli.evidence import compare, crossval, report, status, ui
 from launch.cli.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
 from launch.cli.predict import export, predict
@@ -196,9 +197,9 @@ def doctor() -> None:
 PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "The way": {"tile": tile, "check": check, "pretrain": pretrain, "train": train, "evaluate": evaluate},
     "Look": {"status": status, "report": report, "compare": compare, "ui": ui},
-    "More": {"crossval": crossval, "predict": predict, "export": export},
+    "More": {"crossval": crossval, "predict": predict, "export": export, "embed": embed},
     "On a cluster": {
-        "submit": submit_app(tile, pretrain, train, evaluate, predict, crossval), "logs": logs, "cancel": cancel
+        "submit": submit_app(tile, pretrain, train, evaluate, predict, crossval, embed), "logs": logs, "cancel": cancel
     },
     "Tools": {"demo": demo, "doctor": doctor, "cohort": cohort_app, "config": config_command},
 }  # fmt: skip

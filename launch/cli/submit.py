@@ -50,13 +50,14 @@ def _array_options(
 
 
 def _tiling_options(
-    array_size: Annotated[int | None, typer.Option(min=1, help="Elements of the tiling array.")] = None,
+    array_size: Annotated[int | None, typer.Option(min=1, help="Elements of the array that shares the slides.")] = None,
 ) -> None:
     """Hold the options of tiling."""
 
 
 ARRAYS: dict[str, list[LocalCommand]] = {
-    "tile": [_tiling_options, _array_options], "pipeline": [_tiling_options, _array_options], "crossval": [_array_options]
+    "tile": [_tiling_options, _array_options], "pipeline": [_tiling_options, _array_options], "crossval": [_array_options],
+    "embed": [_tiling_options, _array_options],
 }  # fmt: skip
 
 

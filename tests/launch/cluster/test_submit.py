@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from hnm.config import load_config
 from launch.cluster import submit_verbs
 from launch.cluster.submissions import live_jobs, read_jobs
 from tests.command_line import assert_refused, hnm
@@ -94,3 +95,14 @@ def test_a_job_gets_the_local_commands_arguments(
     named = [str(tmp_path / word) for word in words[2:] if word in ("run", "a.png", "b.png")]
     assert places == [*named, *([str(tmp_path / "predictions")] if verb == "predict" else [])]
     assert [word for word in rest if word not in places and word != "--out"] == options
+
+
+def test_embedding_becomes_an_array_where_its_size_is_given(tiny_cohort: Path, tmp_path: Path) -> None:
+    command = ["embed", "cohort"]
+    params = {"cohort": tiny_cohort, "shard_of": None}
+    one, array = (
+        submit_verbs.embed_specs(params, tmp_path, command, load_config(None, None, flags), "slurm")[0].commands
+        for flags in ([], ["slurm.array_size=3"])
+    )
+    assert one == [command]
+    assert array == [[*command, "--shard-of", f"{i}/3"] for i in (1, 2, 3)]
