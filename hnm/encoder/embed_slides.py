@@ -110,7 +110,9 @@ def embed_slides(
 def write_features(folder: Path, cohort: Cohort, slide: int, features: np.ndarray, about: dict[str, str]) -> None:
     """Write one slide's features (n, d) with the place and size of its patches."""
     slide_id, (start, stop) = str(cohort.slide_ids[slide]), cohort.patch_bounds[slide : slide + 2]
-    coords = np.stack([cohort.patches.x_level0[start:stop], cohort.patches.y_level0[start:stop]], axis=1).astype(np.int64)
+    coords = np.stack([cohort.patches.x_level0[start:stop], cohort.patches.y_level0[start:stop]], axis=1).astype(
+        np.int64
+    )
     attributes = {"features": {"name": slide_id, **about}, "coords": geometry_of(cohort, slide)}
     write_h5(features_path(folder, slide_id), {"features": features, "coords": coords}, attributes)
 

@@ -17,7 +17,8 @@ def embed(
     overrides: Overrides = None,
     config: ConfigOption = None,
     shard_of: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Embed only every N-th slide, from the I-th on (1 to N): array jobs.")
+        str | None,
+        typer.Option(metavar="I/N", help="Embed only every N-th slide, from the I-th on (1 to N): array jobs."),
     ] = None,
     ranks: RanksOption = 0,
 ) -> None:

@@ -17,6 +17,7 @@ import typer.core
 from launch.cli.cohort import cohort_app
 from launch.cli.embed import embed
 from launch.cli.evidence import compare, crossval, report, status, ui
+from launch.cli.imports import import_app
 from launch.cli.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
 from launch.cli.predict import export, predict
 from launch.cli.settings import config as config_command
@@ -201,7 +202,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "On a cluster": {
         "submit": submit_app(tile, pretrain, train, evaluate, predict, crossval, embed), "logs": logs, "cancel": cancel
     },
-    "Tools": {"demo": demo, "doctor": doctor, "cohort": cohort_app, "config": config_command},
+    "Tools": {"demo": demo, "doctor": doctor, "cohort": cohort_app, "import": import_app, "config": config_command},
 }  # fmt: skip
 for panel, commands in PANELS.items():
     for name, command in commands.items():

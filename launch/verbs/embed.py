@@ -102,7 +102,11 @@ def _refusal(folder: Path, cohort: Cohort, about: dict[str, str]) -> str:
     then = json.loads(path.read_text(encoding="utf-8"))
     decisive = [key for key in now if key not in ("cohort", "encoder")]  # those two are names, and may change
     differs = [f"{key}: {then.get(key)} -> {now[key]}" for key in decisive if then.get(key) != now[key]]
-    return f"{folder}: holds the features of something else ({'; '.join(differs)}). Choose another folder" if differs else ""
+    return (
+        f"{folder}: holds the features of something else ({'; '.join(differs)}). Choose another folder"
+        if differs
+        else ""
+    )
 
 
 def embed_missing(
@@ -121,7 +125,9 @@ def embed_missing(
         Preempted: a rank was asked to stop; the slides that are done stay.
     """
     journal = Journal(None, world)
-    missing = broadcast_array(_missing(slides, cohort, folder) if world.is_main else None, world)  # rank 0 looks, see main_says
+    missing = broadcast_array(
+        _missing(slides, cohort, folder) if world.is_main else None, world
+    )  # rank 0 looks, see main_says
     mine = share_slides(missing, cohort.patches_per_slide, world.size)[world.rank]
     forward = for_inference(encoder, config.engine, world)
     with PatchReader(cohort, config.reader) as reader:
@@ -158,7 +164,9 @@ def _tell_throughput(done: Throughput, journal: Journal, world: World) -> None:
 
 def _tell_left_out(num_broken: int, cohort: Cohort, journal: Journal) -> None:
     if num_broken:
-        journal.say(f"warning: {num_broken:,} patches could not be read; features of others stand in their place (reader.broken)")
+        journal.say(
+            f"warning: {num_broken:,} patches could not be read; features of others stand in their place (reader.broken)"
+        )
     empty = cohort.slide_ids[cohort.patches_per_slide == 0]
     if len(empty):
         some = ", ".join(map(str, empty[:MAX_NAMED])) + (" ..." if len(empty) > MAX_NAMED else "")

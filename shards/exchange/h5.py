@@ -89,5 +89,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        raise InputError("HDF5 files need the package h5py, which is not installed: pip install 'hnm[exchange]'") from None
+        raise InputError(
+            "HDF5 files need the package h5py, which is not installed: pip install 'hnm[exchange]'"
+        ) from None
     return h5py

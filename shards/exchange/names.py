@@ -35,7 +35,9 @@ def files_of_slides(folder: Path, slides: Sequence[Slide], suffixes: Sequence[st
     for slide in slides:
         files = by_name.get(_composed(slide.slide_id)) or by_name.get(_composed(slide.path.stem), [])
         if len(files) > 1:
-            raise InputError(f"{files[0]} and {files[1]}: both are of slide {slide.slide_id!r}. Give the folder of one of them")
+            raise InputError(
+                f"{files[0]} and {files[1]}: both are of slide {slide.slide_id!r}. Give the folder of one of them"
+            )
         if files:
             found[slide.slide_id] = files[0]
     if not found:

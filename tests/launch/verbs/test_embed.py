@@ -33,7 +33,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _embed_on(world: World, cohort: str, encoder: str, out: str) -> None:
     config = tiny_config("rounds.embed_batch_size=7")
     opened, cohort_ = load_encoder(Path(encoder), config.encoder), Cohort.open(Path(cohort))
-    verbs.embed_missing(opened, verbs.chosen_slides(cohort_, None), cohort_, config, Path(out), {}, world, StopSignals())
+    verbs.embed_missing(
+        opened, verbs.chosen_slides(cohort_, None), cohort_, config, Path(out), {}, world, StopSignals()
+    )
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
