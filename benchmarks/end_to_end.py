@@ -27,7 +27,7 @@ from hnm.aggregator.dsmil import pack
 from hnm.config import Config, read_config
 from hnm.encoder.augment import augment, draw, to_float
 from hnm.encoder.contrastive_model import load_model
-from hnm.encoder.resnet import Encoder
+from hnm.encoder.networks import Encoder
 from hnm.engine.engine import EngineConfig, Forward
 from hnm.evidence.measure import instance_part, slide_figures
 from hnm.rounds import START_ENCODER

@@ -22,8 +22,8 @@ import torch
 from benchmarks.about import about
 from benchmarks.processes import memory_mb, on_ranks
 from hnm.encoder.contrastive_model import fresh_model, start_training
+from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.losses import nt_xent
-from hnm.encoder.resnet import EncoderConfig
 from hnm.engine.engine import EngineConfig
 from hnm.engine.ranks import World
 from hnm.engine.step import Computed, take_step

@@ -25,9 +25,9 @@ from benchmarks.about import about
 from benchmarks.processes import on_ranks
 from hnm.encoder.augment import AugmentConfig
 from hnm.encoder.contrastive_model import forward_backward, fresh_model, start_training, two_views
+from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.finetune import FinetuneConfig, make_optimizer
 from hnm.encoder.losses import supcon
-from hnm.encoder.resnet import EncoderConfig
 from hnm.engine.engine import Engine, EngineConfig
 from hnm.engine.ranks import World, barrier, single_world
 from hnm.engine.step import take_step

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hnm.aggregator.aggregate import AggregateConfig
+from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.finetune import FinetuneConfig
-from hnm.encoder.resnet import EncoderConfig
 from hnm.encoder.simclr import PretrainConfig
 from hnm.engine.checkpoint import CheckpointConfig
 from hnm.engine.engine import EngineConfig
@@ -136,7 +136,7 @@ def check_config(tree: Tree, origin: Origin) -> Config:
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
     for name, chunk_size in (("pretrain", config.pretrain.chunk_size), ("finetune", config.finetune.chunk_size)):
-        if chunk_size and config.encoder.norm == "batch":
+        if chunk_size and config.encoder.name is None and config.encoder.norm == "batch":  # others: refused when they are built
             raise ConfigError(
                 f"{name}.chunk_size is {chunk_size}, but encoder.norm is batch, whose statistics would be those of a chunk "
                 f"instead of the batch. Set {name}.chunk_size to 0, or encoder.norm to instance"

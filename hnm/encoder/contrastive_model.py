@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from hnm.encoder.augment import AugmentConfig, augment, draw
+from hnm.encoder.batch_norm import use_global_batch_norm
+from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.grad_cache import backward_in_chunks, count_chunks
-from hnm.encoder.resnet import EncoderConfig, ProjectionHead, build_encoder, use_global_batch_norm
-from hnm.encoder.weights import load_encoder
+from hnm.encoder.networks import Encoder, build_encoder, metadata_of
+from hnm.encoder.resnet import ProjectionHead
+from hnm.encoder.weights import Checkpoint, fill_encoder, read_checkpoint
 from hnm.engine.engine import Engine, EngineConfig, MakeOptimizer
 from hnm.engine.engines import wrap
 from hnm.engine.ranks import World
-from hnm.engine.state import load_weights, save_weights
+from hnm.engine.state import save_weights
 from hnm.engine.step import Computed
 from shards.reading.plan import PADDING, rows_of_rank
 from shards.seeding import seeded_torch
@@ -23,20 +26,25 @@ from shards.seeding import seeded_torch
 class ContrastiveModel(nn.Module):
     """Images (batch, 3, h, w) in [0, 1] to unit-length projections (batch, projection_dim)."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, encoder: Encoder, projection_dim: int) -> None:
         super().__init__()
-        self.encoder = build_encoder(config)
-        self.projection = ProjectionHead(self.encoder.feature_dim, config.projection_dim)
+        self.encoder = encoder
+        self.projection = ProjectionHead(encoder.feature_dim, projection_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         projections: Tensor = self.projection(self.encoder(images))
         return projections
 
 
-def fresh_model(config: EncoderConfig, seed: int) -> ContrastiveModel:
-    """Return a randomly initialised model, the same on every rank."""
+def fresh_model(config: EncoderConfig, seed: int, start: Checkpoint | None = None) -> ContrastiveModel:
+    """Return a randomly initialised model, the same on every rank.
+
+    Args:
+        start: a file that says of which network it is, where the name alone would ask a hub.
+    """
     with seeded_torch(seed, "contrastive model"):
-        return ContrastiveModel(config)
+        encoder = build_encoder(config, start.network, start.wanted) if start else build_encoder(config)
+        return ContrastiveModel(encoder, config.projection_dim)
 
 
 def load_model(path: Path, config: EncoderConfig, seed: int) -> ContrastiveModel:
@@ -45,13 +53,12 @@ def load_model(path: Path, config: EncoderConfig, seed: int) -> ContrastiveModel
     Raises:
         InputError: the file does not fit the encoder section.
     """
-    model = fresh_model(config, seed)
-    model.encoder.load_state_dict(load_encoder(path, config).state_dict())
+    checkpoint = read_checkpoint(path, config)
+    model = fresh_model(config, seed, checkpoint)
+    fill_encoder(model.encoder, checkpoint)
     if path.suffix == ".safetensors":
         prefix = "projection."
-        state = {
-            key.removeprefix(prefix): value for key, value in load_weights(path)[0].items() if key.startswith(prefix)
-        }
+        state = {key.removeprefix(prefix): value for key, value in checkpoint.state.items() if key.startswith(prefix)}
         shapes = {key: value.shape for key, value in model.projection.state_dict().items()}
         if {key: value.shape for key, value in state.items()} == shapes:
             model.projection.load_state_dict(state)
@@ -60,7 +67,7 @@ def load_model(path: Path, config: EncoderConfig, seed: int) -> ContrastiveModel
 
 def save_model(path: Path, model: ContrastiveModel, metadata: dict[str, str]) -> None:
     """Write encoder and projection head as one safetensors file. Call it on rank 0 only."""
-    save_weights(path, model, metadata)
+    save_weights(path, model, {**metadata_of(model.encoder), **metadata})
 
 
 def start_training(

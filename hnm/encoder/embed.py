@@ -14,7 +14,7 @@ import torch
 
 from hnm.aggregator.bags import as_rows, file_of_rows, write_index
 from hnm.encoder.augment import to_float
-from hnm.encoder.resnet import Encoder
+from hnm.encoder.networks import Encoder
 from hnm.engine.engine import Forward, for_inference
 from hnm.engine.ranks import barrier, max_over_ranks
 from hnm.run.session import Session

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hnm.encoder.augment import AugmentConfig
+from hnm.encoder.batch_norm import refuse_chunks
 from hnm.encoder.contrastive_model import ContrastiveModel, forward_backward, split_batch, start_training, two_views
 from hnm.encoder.losses import PairMode, supcon
 from hnm.encoder.step_curve import StepCurve
@@ -138,6 +139,7 @@ def finetune(
         FloatingPointError: loss or gradient is not finite on some rank; no rank takes that step.
     """
     journal, world = session.journal, session.world
+    refuse_chunks(model.encoder, config.chunk_size, "finetune.chunk_size")
     engine = start_training(model, partial(make_optimizer, config), session.engine, world)
     num_epochs = num_rounds * config.epochs_per_round
     first = round_ * config.epochs_per_round

@@ -11,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hnm.encoder.augment import AugmentConfig
+from hnm.encoder.batch_norm import refuse_chunks
 from hnm.encoder.contrastive_model import forward_backward, fresh_model, split_batch, start_training, two_views
+from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.losses import nt_xent
-from hnm.encoder.resnet import EncoderConfig
+from hnm.encoder.networks import metadata_of
 from hnm.encoder.step_curve import StepCurve
+from hnm.encoder.suits import tell_encoder
 from hnm.engine.engine import Engine
 from hnm.engine.ranks import World, barrier
 from hnm.engine.state import save_weights
@@ -104,6 +107,9 @@ def pretrain(
     ids = session.study.encoder_patches
     check_batch(config, session.study, world)
     model = fresh_model(encoder, seed)
+    about = metadata_of(model.encoder)
+    tell_encoder(model.encoder, session)
+    refuse_chunks(model.encoder, config.chunk_size, "pretrain.chunk_size")
     engine = start_training(model, partial(make_optimizer, config), session.engine, world)
     progress = session.resume(engine, Progress("pretrain"))
     num_steps = config.epochs * steps_per_epoch(len(ids), config)
@@ -123,7 +129,8 @@ def pretrain(
     weights = engine.full_weights()
     before_file(steps=num_steps)
     if world.is_main:
-        save_weights(out, weights, {"encoder": encoder.model_dump_json(), "cohort": session.study.cohort.fingerprint})
+        about |= {"encoder": encoder.model_dump_json(), "cohort": session.study.cohort.fingerprint}
+        save_weights(out, weights, about)
     barrier(world)
     return num_steps
 

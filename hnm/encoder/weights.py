@@ -11,13 +11,18 @@ prefixes and nestings below. A `.pth` is read by torch's restricted unpickler: a
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hnm.encoder.resnet import Encoder, EncoderConfig, build_encoder
+from hnm.encoder.encoder_config import EncoderConfig
+from hnm.encoder.foreign import ForeignEncoder
+from hnm.encoder.networks import Encoder, build_encoder
+from hnm.encoder.resnet import ResNet
+from hnm.encoder.spec import InputSpec, NetworkSpec, told_in
 from hnm.engine.state import State, load_weights, require_file
 from shards.errors import InputError
 
@@ -26,18 +31,55 @@ log = logging.getLogger(__name__)
 
 NESTINGS = ("state_dict", "model", "encoder")
 PREFIXES = ("module.", "encoder.", "backbone.", "model.")
+OURS = "encoder.network."  # in our own files, of a network that is not ours
+HEADS = ("head", "head_dist", "fc", "classifier", "projection", "mask_token")  # what a classifier and a training leave behind
+OTHER_SECTION = "Set encoder.architecture, stem, width and norm as in the file"
+OTHER_NETWORK = "The file is of another network, or of other arguments: set encoder.name as it was made"
 # torch's Sequential(*list(resnet.children())[:-1]): 2 is the ReLU, 3 the max pool, 8 the average pool
 NAME_OF_FEATURES_INDEX = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 ENCODER_KEY = re.compile(r"(conv1|bn1|layer\d+)\.")
 NORM_KEY = re.compile(r"(bn\d|downsample\.1)\.(weight|bias|running_mean|running_var|num_batches_tracked)$")
 
 
-def load_encoder(path: Path, config: EncoderConfig) -> Encoder:
-    """Build the encoder of `config` and fill it from our weights or a foreign checkpoint; what is ignored is logged.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights.
+
+    Attributes:
+        path: where it was read, for messages.
+        state: its named tensors, nested dictionaries opened.
+        network: what it says of a network that is not ours; None: nothing.
+        wanted: what it says of the input; None: nothing.
+    """
+
+    path: Path
+    state: State
+    network: NetworkSpec | None = None
+    wanted: InputSpec | None = None
+
+
+def read_checkpoint(path: Path, config: EncoderConfig) -> Checkpoint:
+    """Read our weights or a foreign checkpoint.
 
     Args:
         path: *.safetensors, or a torch checkpoint (*.pth, *.pt, ...).
         config: the encoder that the file must fit.
+
+    Raises:
+        InputError: the file cannot be read safely, or says that it is of another network.
+    """
+    if path.suffix != ".safetensors":
+        return Checkpoint(path, _load_pickled(path))
+    state, metadata = load_weights(path)
+    network, wanted = told_in(metadata, str(path))
+    if network is not None and network.name != config.name:
+        given = config.name or f"null ({config.architecture})"
+        raise InputError(f"{path}: holds {network.name}, but encoder.name is {given}. Set encoder.name={network.name}")
+    return Checkpoint(path, state, network, wanted)
+
+
+def load_encoder(path: Path, config: EncoderConfig) -> Encoder:
+    """Build the encoder of `config` and fill it from our weights or a foreign checkpoint; what is ignored is logged.
 
     Returns:
         The encoder, on the CPU, in training mode.
@@ -45,8 +87,22 @@ def load_encoder(path: Path, config: EncoderConfig) -> Encoder:
     Raises:
         InputError: the file cannot be read safely, or an encoder tensor is missing, mis-shaped, not finite or too much.
     """
-    state = load_weights(path)[0] if path.suffix == ".safetensors" else _load_pickled(path)
-    encoder = build_encoder(config)
+    checkpoint = read_checkpoint(path, config)
+    encoder = build_encoder(config, checkpoint.network, checkpoint.wanted)
+    fill_encoder(encoder, checkpoint)
+    return encoder
+
+
+def fill_encoder(encoder: Encoder, checkpoint: Checkpoint) -> None:
+    """Give an encoder a checkpoint's weights.
+
+    Raises:
+        InputError: a tensor is missing, mis-shaped, not finite or too much.
+    """
+    state, path = checkpoint.state, checkpoint.path
+    if isinstance(encoder, ForeignEncoder):
+        encoder.network.load_state_dict(match_network(state, encoder, path), strict=False)
+        return
     matched, ignored = match_encoder(state, encoder, path)
     encoder.load_state_dict(matched, strict=False)  # match_encoder has checked; old files lack num_batches_tracked
     log.info("%s: %d encoder tensors taken, %d others ignored: %s", path, len(matched), len(ignored), ignored[:4])
@@ -58,10 +114,42 @@ def load_encoder(path: Path, config: EncoderConfig) -> Encoder:
             path,
             num_norm,
         )
-    return encoder
 
 
-def match_encoder(state: Mapping[str, Tensor], encoder: Encoder, path: Path) -> tuple[State, list[str]]:
+def match_network(state: Mapping[str, Tensor], encoder: ForeignEncoder, path: Path) -> State:
+    """Return a checkpoint's tensors under the names of a network that is not ours; a classifier and our head are left out.
+
+    Raises:
+        InputError: see `load_encoder`.
+    """
+    expected = encoder.network.state_dict()
+    matched: State = {}
+    too_many, ignored = [], []
+    for key, tensor in state.items():
+        name = key.removeprefix(OURS) if key.startswith(OURS) else _without_prefix(key, expected)
+        if name in expected:
+            matched[name] = tensor
+        elif name.partition(".")[0] in HEADS:
+            ignored.append(key)
+        else:
+            too_many.append(key)
+    _require_fit(matched, expected, too_many, f"encoder.name={encoder.spec.name}", OTHER_NETWORK, path)
+    log.info("%s: %d tensors taken, %d of a head ignored: %s", path, len(matched), len(ignored), ignored[:4])
+    return matched
+
+
+def _without_prefix(key: str, expected: State) -> str:
+    """Return a key without as many of `PREFIXES` as it takes to be a name of the network."""
+    name = key
+    while name not in expected:
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if prefix is None:
+            break
+        name = name.removeprefix(prefix)
+    return name
+
+
+def match_encoder(state: Mapping[str, Tensor], encoder: ResNet, path: Path) -> tuple[State, list[str]]:
     """Sort a checkpoint's tensors into the encoder's, by name, and the ignored rest.
 
     Args:
@@ -92,7 +180,12 @@ def match_encoder(state: Mapping[str, Tensor], encoder: Encoder, path: Path) -> 
             too_many.append(key)
         else:
             ignored.append(key)
-    _require_fit(matched, expected, too_many, encoder.config, path)
+    config = encoder.config
+    chosen = f"encoder.architecture={config.architecture}, stem={config.stem}, width={config.width}, norm={config.norm}"
+    if config.name is not None:
+        _require_fit(matched, expected, too_many, f"encoder.name={config.name}", OTHER_NETWORK, path)
+    else:
+        _require_fit(matched, expected, too_many, chosen, OTHER_SECTION, path)
     return matched, ignored
 
 
@@ -106,13 +199,11 @@ def torchvision_name(key: str) -> str:
     return key
 
 
-def _require_fit(matched: State, expected: State, too_many: list[str], config: EncoderConfig, path: Path) -> None:
+def _require_fit(matched: State, expected: State, too_many: list[str], chosen: str, remedy: str, path: Path) -> None:
     """Refuse what would leave part of the encoder at random, cut a deeper network short, or load NaN."""
-    chosen = f"encoder.architecture={config.architecture}, stem={config.stem}, width={config.width}, norm={config.norm}"
     missing = [name for name in expected if name not in matched and not name.endswith("num_batches_tracked")]
     if missing:
-        remedy = "Choose the encoder section that the file was made with"
-        if all(NORM_KEY.search(name) for name in missing):
+        if remedy == OTHER_SECTION and all(NORM_KEY.search(name) for name in missing):
             remedy = "The file has no batch-norm tensors: set encoder.norm=instance"
         raise InputError(f"{path}: {_first(missing)} missing for {chosen}. {remedy}")
     misshaped = [
@@ -121,9 +212,9 @@ def _require_fit(matched: State, expected: State, too_many: list[str], config: E
         if tensor.shape != expected[name].shape
     ]
     if misshaped:
-        raise InputError(f"{path}: shapes differ from {chosen}: {_first(misshaped)}. Set encoder.* as in the file")
+        raise InputError(f"{path}: shapes differ from {chosen}: {_first(misshaped)}. {remedy}")
     if too_many:
-        raise InputError(f"{path}: {_first(too_many)} too many for {chosen}. Set encoder.architecture as in the file")
+        raise InputError(f"{path}: {_first(too_many)} too many for {chosen}. {remedy}")
     broken = [name for name, tensor in matched.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise InputError(f"{path}: NaN or infinity in {_first(broken)}. Take an earlier checkpoint")

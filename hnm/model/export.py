@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hnm.config import Config, dump_config
+from hnm.encoder.networks import describe, metadata_of
 from hnm.encoder.weights import load_encoder
 from hnm.engine.state import load_weights, save_weights
 from hnm.model.card import write_card
@@ -35,13 +36,15 @@ def export(record: RunRecord, folder: Path) -> None:
     files, note = weight_files(record.run, record.chosen), {"round": str(record.chosen)}
     # the projection head served the contrastive loss only, and a foreign start encoder may be a pickle
     encoder = load_encoder(files[ENCODER_FILE], record.config.encoder)
-    save_weights(folder / ENCODER_FILE, {f"encoder.{k}": v for k, v in encoder.state_dict().items()}, note)
+    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    save_weights(folder / ENCODER_FILE, tensors, {**metadata_of(encoder), **note})
     weights, metadata = load_weights(files[AGGREGATOR_FILE])
     save_weights(folder / AGGREGATOR_FILE, weights, {**metadata, **note})  # its kind and number of members
     with whole_file(folder / CONFIG_FILE) as temporary:
         temporary.write_text(dump_config(portable(record.config)), encoding="utf-8")
     about = describe_run(record)
-    about = replace(about, weights={name: file_digest(folder / name) for name in (ENCODER_FILE, AGGREGATOR_FILE)})
+    digests = {name: file_digest(folder / name) for name in (ENCODER_FILE, AGGREGATOR_FILE)}
+    about = replace(about, weights=digests, encoder=describe(encoder))
     write_card(folder / CARD_FILE, about, record.config)
     write_json(folder / MODEL_FILE, as_json(about))
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from hnm.aggregator.aggregators import Aggregator, build_aggregator
 from hnm.config import Config, ConfigError, read_config
-from hnm.encoder.resnet import Encoder
+from hnm.encoder.networks import Encoder
 from hnm.encoder.weights import load_encoder
 from hnm.engine.state import load_weights
 from hnm.evidence.measure import warnings_of
@@ -50,6 +50,7 @@ class Description:
         test: figures on the test slides, and what limits them ("warnings", no slide is named); None: not evaluated.
         made_with: versions and commit.
         weights: SHA-256 of the weight files by name.
+        encoder: what the network is and does to its input first; an older export has none.
         format_version: of this file.
     """
 
@@ -64,6 +65,7 @@ class Description:
     test: dict[str, Any] | None
     made_with: dict[str, str]
     weights: dict[str, str] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 

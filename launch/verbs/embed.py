@@ -12,7 +12,7 @@ import torch
 
 from hnm.config import Config, load_config, read_config
 from hnm.encoder.embed_slides import Throughput, embed_slides, features_path, share_slides
-from hnm.encoder.resnet import Encoder
+from hnm.encoder.networks import Encoder, describe
 from hnm.encoder.weights import load_encoder
 from hnm.engine.engine import for_inference
 from hnm.engine.ranks import World, broadcast_array, main_says, max_over_ranks, sum_over_ranks
@@ -78,7 +78,8 @@ def open_encoder(path: Path, config: Config) -> tuple[Encoder, dict[str, str]]:
         raise InputError(
             f"--encoder {path}: there is no such file. Give an encoder.safetensors, a checkpoint, or a folder of hnm export"
         )
-    return load_encoder(file, section), {"encoder": path.name, "encoder_sha256": file_digest(file)}
+    encoder = load_encoder(file, section)
+    return encoder, {"encoder": path.name, "encoder_sha256": file_digest(file), "network": describe(encoder)["summary"]}
 
 
 def chosen_slides(cohort: Cohort, shard_of: str | None) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hnm.encoder.augment import AugmentConfig
 from hnm.encoder.contrastive_model import fresh_model, load_model, save_model, split_batch, two_views
-from hnm.encoder.resnet import EncoderConfig
+from hnm.encoder.encoder_config import EncoderConfig
 from hnm.engine.state import save_weights
 from shards.reading.plan import PADDING, ids_of_rank
 from shards.seeding import torch_generator

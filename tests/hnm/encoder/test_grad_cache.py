@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from hnm.config import ConfigError, load_config
 from hnm.encoder.contrastive_model import ContrastiveModel, forward_backward, fresh_model, start_training
+from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.grad_cache import count_chunks
 from hnm.encoder.losses import nt_xent, supcon
-from hnm.encoder.resnet import EncoderConfig
 from hnm.engine.engine import EngineConfig
 from hnm.engine.ranks import World, single_world
 from tests.ranks import on_ranks

@@ -11,7 +11,10 @@ import torch.multiprocessing as mp
 from pydantic import ValidationError
 from torch import nn
 
-from hnm.encoder.resnet import EncoderConfig, ProjectionHead, build_encoder, use_global_batch_norm
+from hnm.encoder.batch_norm import use_global_batch_norm
+from hnm.encoder.encoder_config import EncoderConfig
+from hnm.encoder.networks import build_encoder
+from hnm.encoder.resnet import ProjectionHead
 from shards.errors import InputError
 
 

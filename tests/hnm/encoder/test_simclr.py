@@ -35,7 +35,7 @@ def test_the_seed_decides(tiny_cohort: Path, tmp_path: Path) -> None:
             pretrain(config.encoder, config.pretrain, tmp_path / f"{name}.safetensors", session)
         files.append((tmp_path / f"{name}.safetensors").read_bytes())
     assert files[0] == files[1] != files[2]
-    assert load_weights(tmp_path / "a.safetensors")[1].keys() == {"encoder", "cohort"}
+    assert load_weights(tmp_path / "a.safetensors")[1].keys() == {"encoder", "cohort", "input"}
 
 
 def test_the_loss_falls(tiny_cohort: Path, tmp_path: Path) -> None:

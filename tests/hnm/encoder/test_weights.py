@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hnm.encoder.resnet import Encoder, EncoderConfig, build_encoder
+from hnm.encoder.encoder_config import EncoderConfig
+from hnm.encoder.networks import Encoder, build_encoder
 from hnm.encoder.weights import load_encoder, torchvision_name
 from hnm.engine.state import load_weights, save_weights
 from shards.errors import InputError
