@@ -73,7 +73,7 @@ class JobConfig(BaseModel):
         return value
 
 
-Stage = Literal["tile", "merge", "pretrain", "train", "evaluate", "predict", "crossval", "summary"]
+Stage = Literal["tile", "merge", "pretrain", "train", "evaluate", "predict", "crossval", "summary", "embed"]
 
 
 class SlurmConfig(JobConfig):
@@ -87,13 +87,15 @@ class SlurmConfig(JobConfig):
         default_factory=dict,
         description="what one stage wants otherwise, by stage: any of account to setup, such as slurm.stages.train.nodes=2. "
         "tile: an element of the tiling array; merge: after it; crossval: a fold, on one node; summary: after the folds, as for "
-        "a fold but without GPUs; pretrain, train, evaluate, predict: the command of that name",
+        "a fold but without GPUs; pretrain, train, evaluate, predict, embed: the command of that name",
     )
     signal_delay_s: int = Field(
         120, ge=5, description="seconds before the time limit at which the job is told to save (USR2)"
     )
     max_num_timeout: int = Field(100, ge=0, description="how often a job may go back to the queue at its time limit")
-    array_size: int = Field(32, ge=1, description="elements of the tiling array; never more than slides to cut")
+    array_size: int = Field(
+        32, ge=1, description="elements of the tiling array, and of hnm embed's where it is given; never more than slides"
+    )
     throttle: int | None = Field(None, ge=1, description="most elements at work at the same time; none: no limit")
     interface: str | None = Field(
         None, description="network interface of gloo and NCCL, such as ib0; none: the one of the node's hostname"

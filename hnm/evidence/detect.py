@@ -16,7 +16,7 @@ from hnm.statistics.froc import Counts, Hits, Lesions, count_hits, froc_figures,
 from hnm.statistics.lesions import lesions_of_area, lesions_of_patches, local_maxima
 from shards.cohort.annotations import read_annotation
 from shards.cohort.frame import frame_of_row
-from shards.tiling.mpp import level0_px
+from shards.tiling.mpp import patch_level0_of
 
 
 def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] | None:
@@ -96,8 +96,7 @@ def hits_of_slide(study: Study, slide: int, by_patch: np.ndarray, lesions: Lesio
 
 def patch_side(study: Study, slide: int) -> int:
     """Return the side of a slide's patches, level-0 pixels."""
-    settings = study.cohort.info["settings"]
-    return level0_px(settings["patch_px"], settings["mpp"], study.cohort.slides["source_mpp"][slide].as_py())
+    return patch_level0_of(study.cohort, slide)
 
 
 def _patches(study: Study, slide: int) -> slice:

@@ -74,6 +74,6 @@ def portable(config: Config) -> Config:
     The points file stays as a name: that patches were cut at points is part of the model.
     """
     blank, points = Config(), config.tile.points_file
-    tile = config.tile.model_copy(update={"points_file": Path(points.name) if points else None})
+    tile = config.tile.model_copy(update={"points_file": Path(points.name) if points else None, "coords": None})
     changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "slurm": blank.slurm, "tile": tile}
     return config.model_copy(update=changes)

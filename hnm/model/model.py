@@ -91,7 +91,7 @@ class Model:
     def identity(self) -> str:
         """A hash of all that decides a prediction: another model, other thresholds or other patches give another."""
         decisive = [self.about.weights, self.about.slide_threshold, self.about.patch_threshold]
-        tile = self.config.tile.model_dump(mode="json")
+        tile = self.config.tile.model_dump(mode="json", exclude={"coords"})  # new slides have none
         return hashlib.sha256(json.dumps([*decisive, tile], sort_keys=True).encode()).hexdigest()
 
 
@@ -140,6 +140,7 @@ def preprocessing_of(config: Config) -> dict[str, Any]:
         "skip_bad_outlines",
         "truth_share",
         "annotation_frame",
+        "coords",
     }
     left_out |= {"max_failed", "allow_unlabelled", "validation_share", "test_share", "split_seed", "shard_mb"}
     tile = config.tile.model_dump(mode="json", exclude=left_out)

@@ -22,7 +22,7 @@ from shards.errors import InputError
 from shards.files import whole_file
 from shards.reading.reader import PatchReader
 from shards.resample import resize
-from shards.tiling.mpp import level0_px
+from shards.tiling.mpp import patch_level0_of
 from shards.tiling.slide_reader import open_slide
 
 HEATMAP_PX, LEAST_HEATMAP_PX = 900, 420  # longest side; small images are enlarged to be seen
@@ -167,8 +167,7 @@ def scored_patches(record: RunRecord, slide: int) -> ScoredPatches:
     """Return the patches of a slide with their scores."""
     cohort = record.study.cohort
     own = slice(*cohort.patch_bounds[slide : slide + 2].tolist())
-    settings = cohort.info["settings"]
-    size = level0_px(settings["patch_px"], settings["mpp"], cohort.slides["source_mpp"][slide].as_py())
+    size = patch_level0_of(cohort, slide)
     return ScoredPatches(cohort.patches.x_level0[own], cohort.patches.y_level0[own], size, record.by_patch[own])
 
 

@@ -17,8 +17,10 @@ import typer.core
 
 from hnm.private import hide_command_line
 from launch.cli.cohort import cohort_app
+from launch.cli.embed import embed
 from launch.cli.encoder import encoder_app
 from launch.cli.evidence import compare, crossval, report, status, ui
+from launch.cli.imports import import_app
 from launch.cli.options import (
     CohortArgument,
     ConfigOption,
@@ -216,11 +218,13 @@ def doctor(
 PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "The way": {"tile": tile, "check": check, "pretrain": pretrain, "train": train, "evaluate": evaluate},
     "Look": {"status": status, "report": report, "compare": compare, "ui": ui},
-    "More": {"crossval": crossval, "predict": predict, "export": export},
+    "More": {"crossval": crossval, "predict": predict, "export": export, "embed": embed},
     "On a cluster": {
-        "submit": submit_app(tile, pretrain, train, evaluate, predict, crossval), "logs": logs, "cancel": cancel
+        "submit": submit_app(tile, pretrain, train, evaluate, predict, crossval, embed), "logs": logs, "cancel": cancel
     },
-    "Tools": {"demo": demo, "doctor": doctor, "encoder": encoder_app, "cohort": cohort_app, "config": config_command},
+    "Tools": {
+        "demo": demo, "doctor": doctor, "encoder": encoder_app, "cohort": cohort_app, "import": import_app, "config": config_command
+    },
 }  # fmt: skip
 for panel, commands in PANELS.items():
     for name, command in commands.items():

@@ -58,13 +58,14 @@ def _own_config_option(
 
 
 def _tiling_options(
-    array_size: Annotated[int | None, typer.Option(min=1, help="Elements of the tiling array.")] = None,
+    array_size: Annotated[int | None, typer.Option(min=1, help="Elements of the array that shares the slides.")] = None,
 ) -> None:
     """Hold the options of tiling."""
 
 
 MORE_OPTIONS: dict[str, list[LocalCommand]] = {
     "tile": [_tiling_options, _array_options], "pipeline": [_tiling_options, _array_options], "crossval": [_array_options],
+    "embed": [_tiling_options, _array_options],
     "evaluate": [_own_config_option], "predict": [_own_config_option],
 }  # fmt: skip
 

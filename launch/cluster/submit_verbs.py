@@ -2,6 +2,7 @@
 
 tile ──array, a share of the slides each──▶ merge ──▶ pretrain ──▶ train ──▶ evaluate
 crossval ──array, a fold each──▶ summary
+embed ──one job, or an array, a share of the slides each
 """
 
 from collections.abc import Callable
@@ -111,6 +112,8 @@ def _specs(name: str, command: list[str], params: Params, folder: Path, config: 
         return [JobSpec(name, folder, [[*command, *workers]], resources)]
     if name == "crossval":
         return crossval_specs(command, params, config, cluster)
+    if name == "embed":
+        return embed_specs(params, folder, command, config, cluster)
     if name != "tile":
         return [parallel_job(name, folder, command, config.slurm, params.get("ranks") or 0)]
     is_step = params["shard_of"] or params["merge"] or params["preview"]
@@ -147,6 +150,19 @@ def tile_specs(slides_csv: Path, cohort: Path, command: list[str], config: Confi
     # after any end of the array: a slide that failed does not stop the others, and the merge judges by tile.max_failed
     merge = JobSpec("merge", cohort, [[*command, "--merge"]], merging)
     return [array, replace(merge, after="tile", after_failure_too=True)] if left else [merge]
+
+
+def embed_specs(params: Params, out: Path, command: list[str], config: Config, cluster: str) -> list[JobSpec]:
+    """Return the job that embeds the slides, or an array that shares them where slurm.array_size is given."""
+    from launch.verbs.embed import chosen_slides
+    from shards.cohort.cohort import Cohort
+
+    job = parallel_job("embed", out, command, config.slurm, params.get("ranks") or 0)
+    num_slides = len(chosen_slides(Cohort.open(params["cohort"]), params["shard_of"]))
+    is_array = cluster == "slurm" and params["shard_of"] is None and "array_size" in config.slurm.model_fields_set
+    count = min(config.slurm.array_size, num_slides) if is_array else 1
+    commands = [[*command, "--shard-of", f"{i}/{count}"] for i in range(1, count + 1)]
+    return [replace(job, commands=commands if count > 1 else job.commands)]
 
 
 def _single_node(config: Config, stage: str) -> slurm_config.JobConfig:
@@ -225,6 +241,12 @@ def _check_evaluate(params: Params, config: Config) -> None:
     read_run(params["run"])
 
 
+def _check_embed(params: Params, config: Config) -> None:
+    from launch.verbs.embed import open_encoder
+
+    open_encoder(params["encoder"], config)
+
+
 def _check_predict(params: Params, config: Config) -> None:
     from launch.verbs.predict import check_model, read_inputs
 
@@ -239,4 +261,5 @@ VERBS = {
     "evaluate": Verb("run", _check_evaluate),
     "predict": Verb("out", _check_predict),
     "crossval": Verb("out", _check_crossval),
+    "embed": Verb("out", _check_embed),
 }

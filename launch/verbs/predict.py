@@ -140,7 +140,8 @@ def open_model(request: PredictRequest) -> Model:
         if is_exported(folder)
         else open_recorded(open_record(folder, request.cohort), device)
     )
-    changes: dict[str, Any] = {"points_file": None, "positive_class": None, "allow_unlabelled": True, "skip_bad_outlines": True}
+    changes: dict[str, Any] = {"points_file": None, "coords": None, "positive_class": None}  # of the cohort's slides
+    changes |= {"allow_unlabelled": True, "skip_bad_outlines": True}
     if request.assume_mpp is not None:
         changes["assume_mpp"] = request.assume_mpp
     model = with_tile(model, **changes)

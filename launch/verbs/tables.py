@@ -40,7 +40,7 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
 
 def _left_out(summary: TileSummary) -> list[tuple[int, str]]:
     return [
-        (summary.num_points_outside, "points without a patch of their own (at the rim, or doubled)"),
+        (summary.num_points_outside, "points without a patch of their own, or coordinates (at the rim, or doubled)"),
         (summary.num_points_unmatched, "points of images that are no slide of the table"),
         (summary.num_background, "patches left out as background"),
         (summary.num_outlines_repaired, "annotated outlines crossed themselves and were repaired"),

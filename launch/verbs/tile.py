@@ -97,7 +97,7 @@ def _warn(plan: Plan, cohort: Path, journal: Journal) -> None:
 
 def _share(plan: Plan, request: TileRequest, config: TileConfig, num_workers: int, journal: Journal) -> int:
     """Cut one share of an array job; the exit code follows the share of its slides that failed."""
-    number, count = _parse_share(request.shard_of or "")
+    number, count = parse_share(request.shard_of or "")
     jobs = share_of(plan.jobs, number, count)
     _warn(Plan(jobs, 0, False), request.cohort, journal)
     done = tile_jobs(jobs, request.cohort, config, journal.progress, num_workers)
@@ -113,7 +113,12 @@ def _share(plan: Plan, request: TileRequest, config: TileConfig, num_workers: in
     return 1 if len(failed) > config.max_failed * len(jobs) else 0
 
 
-def _parse_share(text: str) -> tuple[int, int]:
+def parse_share(text: str) -> tuple[int, int]:
+    """Return (I, N) of --shard-of I/N.
+
+    Raises:
+        ConfigError: it is not written so.
+    """
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"--shard-of {text}: write I/N with I from 1 to N, such as 17/64 ($SLURM_ARRAY_TASK_ID/64)")

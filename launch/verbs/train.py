@@ -37,7 +37,7 @@ def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides:
     require_start(config.encoder)
     cohort = Cohort.open(cohort_folder)
     study = open_study(cohort, config.data, config.seed)
-    if (code := _in_ranks(ranks, config)) is not None:
+    if (code := in_ranks(ranks, config)) is not None:
         return code
 
     def prepare(world: World) -> None:
@@ -78,7 +78,7 @@ def train(
         remove_run(run, is_sure=False)
     cohort = Cohort.open(cohort_folder)
     study = open_study(cohort, config.data, config.seed)
-    if (code := _in_ranks(ranks, config)) is not None:
+    if (code := in_ranks(ranks, config)) is not None:
         return code
 
     def prepare(world: World) -> None:
@@ -120,7 +120,7 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
         return 0
     cohort = Cohort.open(cohort_folder or recorded_folder)
     check_cohort(run, cohort, config.data)
-    if (code := _in_ranks(ranks, config)) is not None:
+    if (code := in_ranks(ranks, config)) is not None:
         return code
     with session_of(Opening("evaluate", config, cohort, run, lambda world: None)) as session:
         metrics: dict[str, Any] | None
@@ -151,7 +151,7 @@ def _check_start(start: Path, start_from: Start, config: Config) -> None:
             )
 
 
-def _in_ranks(ranks: int, config: Config) -> int | None:
+def in_ranks(ranks: int, config: Config) -> int | None:
     """Start this very command in several ranks and return its exit code, or None: this process is to do the work."""
     if is_rank():  # torchrun, srun or ourselves started this process
         return None

@@ -117,11 +117,12 @@ def _cut(job: SlideJob, folder: Path, config: TileConfig, claim: Claim) -> Unit:
             source_mpp=survey.source_mpp,
             mpp_from=survey.mpp_from,
             num_patches=len(entries),
-            num_points_outside=0 if job.points is None else len(job.points.truth) - len(survey.sites),
+            num_points_outside=survey.num_left_out,
             num_background=len(survey.sites) - len(kept),
             **annotation_fields(survey.annotation),
             **told_frame(job, survey),
             **told_tissue(survey),
+            patch_level0=survey.patch_level0 if job.coords is not None else None,
             tars={name: (folder / name).stat().st_size for name in dict.fromkeys(e.tar_name for e in entries)},
         )
     (folder / "picture.jpg").write_bytes(simplejpeg.encode_jpeg(picture, PICTURE_QUALITY, "RGB", "420"))

@@ -277,6 +277,8 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
         columns["annotation_frame"] = pa.array([unit.annotation_frame for unit in units], pa.string())
         columns["frame_x_level0"] = pa.array([unit.frame_x_level0 for unit in units], pa.int32())
         columns["frame_y_level0"] = pa.array([unit.frame_y_level0 for unit in units], pa.int32())
+    if any(unit.patch_level0 for unit in units):
+        columns["patch_level0"] = pa.array([unit.patch_level0 for unit in units], pa.int32())
     return pa.table(columns)
 
 

@@ -12,6 +12,7 @@ import xml.etree.ElementTree
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from shards.cohort.cohort import Cohort
 from shards.cohort.slides import PLAUSIBLE_MPP
 from shards.errors import InputError
 
@@ -125,6 +126,14 @@ def level0_px(size_px: int, mpp: float | None, source: float | None) -> int:
     if source > mpp * MAX_UPSAMPLING:
         raise InputError(f"the slide has {source:g} microns per pixel, too coarse for mpp {mpp:g}. Set tile.mpp higher")
     return max(1, round(size_px * mpp / source))
+
+
+def patch_level0_of(cohort: Cohort, slide: int) -> int:
+    """Return the side of a slide's patches, level-0 pixels."""
+    if "patch_level0" in cohort.slides.column_names:  # where another tool has chosen it
+        return int(cohort.slides["patch_level0"][slide].as_py())
+    settings = cohort.info["settings"]
+    return level0_px(settings["patch_px"], settings["mpp"], cohort.slides["source_mpp"][slide].as_py())
 
 
 def mpp_of_magnification(magnification: float) -> float:

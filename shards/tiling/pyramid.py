@@ -40,6 +40,7 @@ class Pyramid:
         height: level-0 pixels.
         bounds: where the scan lies in level 0, if the header tells.
         told: microns per pixel at level 0 as the header tells.
+        downsamples: of each level, ascending from 1.
     """
 
     needs_mpp = True  # without it nobody knows what a patch of a scan shows
@@ -47,7 +48,7 @@ class Pyramid:
     def __init__(self, path: Path, slide: openslide.OpenSlide) -> None:
         self.path, self._slide = path, slide
         self.width, self.height = slide.dimensions
-        self._downsamples = tuple(float(downsample) for downsample in slide.level_downsamples)
+        self.downsamples = tuple(float(downsample) for downsample in slide.level_downsamples)
 
     @property
     def bounds(self) -> Bounds | None:
@@ -79,8 +80,8 @@ class Pyramid:
             InputError: the file is damaged there.
         """
         require_inside(x_level0, y_level0, size_level0, self.width, self.height)
-        level = choose_level(self._downsamples, size_level0 / size_px)
-        size_level = max(1, round(size_level0 / self._downsamples[level]))
+        level = choose_level(self.downsamples, size_level0 / size_px)
+        size_level = max(1, round(size_level0 / self.downsamples[level]))
         return resize(self._read_level(x_level0, y_level0, level, size_level, size_level), size_px, size_px)
 
     def thumbnail(self, max_px: int) -> tuple[np.ndarray, float]:
@@ -90,7 +91,7 @@ class Pyramid:
             (h, w, 3) uint8 RGB, and how many level-0 pixels one of its pixels is wide.
         """
         downsample = max(1.0, max(self.width, self.height) / max_px)
-        level = choose_level(self._downsamples, downsample)
+        level = choose_level(self.downsamples, downsample)
         level_width, level_height = self._slide.level_dimensions[level]
         factor = max(1, int(np.ceil(max(level_width, level_height) / max_px)))  # whole pixels: blocks meet exactly
         thumbnail = np.empty((-(-level_height // factor), -(-level_width // factor), 3), np.uint8)
@@ -98,11 +99,11 @@ class Pyramid:
         for top in range(0, thumbnail.shape[0], block):
             for left in range(0, thumbnail.shape[1], block):
                 part = thumbnail[top : top + block, left : left + block]
-                x_level0, y_level0 = (round(at * factor * self._downsamples[level]) for at in (left, top))
+                x_level0, y_level0 = (round(at * factor * self.downsamples[level]) for at in (left, top))
                 height, width = (side * factor for side in part.shape[:2])
                 pixels = self._read_level(x_level0, y_level0, level, width, height)
                 part[:] = resize(pixels, part.shape[1], part.shape[0])
-        return thumbnail, factor * self._downsamples[level]
+        return thumbnail, factor * self.downsamples[level]
 
     def _read_level(self, x_level0: int, y_level0: int, level: int, width: int, height: int) -> np.ndarray:
         try:

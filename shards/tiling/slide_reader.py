@@ -37,6 +37,7 @@ class PlainImage:
     mpp_from: str = "header"
     needs_mpp = False
     bounds = None  # the image is the scan
+    downsamples = (1.0,)
 
     @property
     def told(self) -> ToldMpp:

@@ -7,6 +7,7 @@ slide ──thumbnail──▶ mask ──▶ candidates        annotation ─�
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from shards.cohort.annotations import Annotation, read_annotation, require_on_sl
 from shards.cohort.frame import NO_FRAME, Frame, frame_of, require_in_frame
 from shards.cohort.truth import truth_of
 from shards.errors import InputError
+from shards.exchange.coords import MAX_MAGNIFICATION_ERROR, inside, read_coords, side_on_slide
 from shards.tiling.mpp import level0_px
 from shards.tiling.pyramid import Pyramid
 from shards.tiling.sites import UNKNOWN, Sites, grid_sites, point_sites
@@ -47,6 +49,7 @@ class Survey:
         annotation: of the slide, if it has one, in level-0 pixels.
         filters: the background filters that a patch has to pass.
         frame: where (0, 0) of its annotation, of its points and of what is written for QuPath lies.
+        num_left_out: points or coordinates of a file without a patch of their own.
         threshold: what the mask was made with, if it is of otsu_saturation.
     """
 
@@ -61,6 +64,7 @@ class Survey:
     annotation: Annotation | None
     filters: tuple[str, ...] = ()
     frame: Frame = NO_FRAME
+    num_left_out: int = 0
     threshold: Threshold | None = None
 
 
@@ -72,26 +76,57 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
     """
     source_mpp, mpp_from = _known_mpp(slide, job, config)
     frame = frame_of(slide.bounds, config.annotation_frame)
-    patch_level0 = level0_px(config.patch_px, config.mpp, source_mpp)
-    if job.points is None:
-        stride_level0 = level0_px(config.stride_px or config.patch_px, config.mpp, source_mpp)
-        sites = grid_sites(slide.width, slide.height, patch_level0, stride_level0)
-    else:
-        require_in_frame(job.points.xy_level0, frame, slide.bounds, config.points_file or job.slide.path)
-        points = replace(job.points, xy_level0=job.points.xy_level0 + frame.corner_level0)
-        sites = point_sites(points, slide.width, slide.height, patch_level0)
+    sites, patch_level0, num_left_out = _sites(slide, job, config, source_mpp, frame)
     annotation = _annotation(slide, job, config, frame)
     if job.points is None:
         sites = replace(sites, truth=_truth(sites, annotation, patch_level0, job, config))
     thumbnail, level0_per_px = slide.thumbnail(thumbnail_px(max(slide.width, slide.height), patch_level0))
-    filters = tuple(config.filters_of(isinstance(slide, Pyramid), job.points is not None))
+    filters = tuple(config.filters_of(isinstance(slide, Pyramid), job.points is not None or job.coords is not None))
     mask, least_share, threshold = _tissue_mask(thumbnail, filters, config)
     share = shares(mask, level0_per_px, sites.x_level0, sites.y_level0, patch_level0)
     candidates = np.flatnonzero(share >= least_share)
     return Survey(
         source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation, filters, frame,
-        threshold,
+        num_left_out, threshold,
     )  # fmt: skip
+
+
+def _sites(
+    slide: SlideReader, job: SlideJob, config: TileConfig, source_mpp: float | None, frame: Frame
+) -> tuple[Sites, int, int]:
+    """Return where patches are, their side in level-0 pixels, and how many points or coordinates have none of their own."""
+    if job.coords is not None:
+        coords = read_coords(job.coords)
+        side = side_on_slide(coords, slide.width, slide.height, slide.downsamples, source_mpp)
+        require_scale(side, config, source_mpp, job.coords)
+        xy = inside(coords, side, slide.width, slide.height)
+        sites = Sites(xy[:, 0], xy[:, 1], np.full(len(xy), UNKNOWN, np.int8))
+        return sites, side, len(coords.xy_level0) - len(xy)
+    patch_level0 = level0_px(config.patch_px, config.mpp, source_mpp)
+    if job.points is None:
+        stride_level0 = level0_px(config.stride_px or config.patch_px, config.mpp, source_mpp)
+        return grid_sites(slide.width, slide.height, patch_level0, stride_level0), patch_level0, 0
+    require_in_frame(job.points.xy_level0, frame, slide.bounds, config.points_file or job.slide.path)
+    points = replace(job.points, xy_level0=job.points.xy_level0 + frame.corner_level0)
+    sites = point_sites(points, slide.width, slide.height, patch_level0)
+    return sites, patch_level0, len(points.truth) - len(sites)
+
+
+def require_scale(side_level0: int, config: TileConfig, source_mpp: float | None, path: Path) -> None:
+    """Refuse patches of another tool that show tissue at another scale than tile.mpp says.
+
+    Raises:
+        InputError: naming both scales.
+    """
+    if config.mpp is None or source_mpp is None:
+        return
+    scale = source_mpp * side_level0 / config.patch_px
+    if max(scale, config.mpp) > MAX_MAGNIFICATION_ERROR * min(scale, config.mpp):
+        raise InputError(
+            f"{path}: its patches of {side_level0} level-0 pixels show {scale:.3g} um per pixel at "
+            f"tile.patch_px={config.patch_px}; tile.mpp is {config.mpp:g}. Set both as they were, or leave both out with "
+            "hnm import coords"
+        )
 
 
 def thumbnail_px(longest_level0: int, patch_level0: int) -> int:
@@ -136,6 +171,8 @@ def patch_cutter(slide: SlideReader, survey: Survey, config: TileConfig) -> Call
 
 def why_empty(survey: Survey, slide: SlideReader) -> str:
     """Return why a slide gave no patch."""
+    if not len(survey.sites) and survey.num_left_out:
+        return f"none of the {survey.num_left_out} points or coordinates of its file has a patch wholly inside it"
     if not len(survey.sites):
         return f"no patch of {survey.patch_level0} level-0 px lies wholly inside its {slide.width} x {slide.height}"
     if not len(survey.candidates):

@@ -20,6 +20,8 @@ from shards.cohort.same_slides import same_slide_warnings
 from shards.cohort.slides import Slide, read_slide_table
 from shards.cohort.split_counts import count_splits, split_warnings
 from shards.errors import InputError
+from shards.exchange.coords import SUFFIXES
+from shards.exchange.names import files_of_slides
 from shards.progress import Progress
 from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
 from shards.tiling.merge import TileSummary, alone, finished_units, merge_cohort, splits_of
@@ -39,6 +41,7 @@ NOT_OF_A_SLIDE = {
     "validation_share",
     "test_share",
     "split_seed",
+    "coords",
 }
 POLL_S = 0.5  # how often a slide that another process cuts is looked at
 
@@ -79,6 +82,8 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
         slides = _with_drawn_split(slides, config)
     warnings += split_warnings(count_splits(slides))
     settings = config.model_dump(mode="json", exclude=NOT_OF_A_SLIDE)
+    if config.coords is not None:
+        return _plan_at_coords(slides_csv, slides, config, settings, split_drawn, warnings)
     if config.points_file is None:
         # In an annotated cohort a slide labelled 0 needs no file to say that none of its patches is positive.
         annotated = any(slide.annotation for slide in slides)
@@ -93,6 +98,21 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     settings = _resolved(settings, config, False, is_at_points=True)
     jobs = [slide_job(slide, points_of.get(slide.slide_id, no_points), settings) for slide in slides]
     return Plan(jobs, num_unmatched, split_drawn, _background_in_words(config, len(slides), 0, True), warnings)
+
+
+def _plan_at_coords(
+    slides_csv: Path, slides: list[Slide], config: TileConfig, settings: dict[str, Any], split_drawn: bool, warnings: list[str]
+) -> Plan:
+    """Make a job for each slide whose patches another tool has chosen; a slide without a file fails and says so."""
+    folder = slides_csv.parent / (config.coords or "")
+    files = files_of_slides(folder, slides, SUFFIXES)
+    settings = _resolved(settings, config, False, is_at_points=True)
+    annotated = any(slide.annotation for slide in slides)
+    jobs = []
+    for slide in slides:
+        file = files.get(slide.slide_id, folder / slide.slide_id)
+        jobs.append(slide_job(slide, None, settings, annotated and first_label(slide) == 0, file))
+    return Plan(jobs, 0, split_drawn, _background_in_words(config, len(slides), 0, True), warnings)
 
 
 def _resolved(settings: dict[str, Any], config: TileConfig, is_whole: bool, is_at_points: bool) -> dict[str, Any]:

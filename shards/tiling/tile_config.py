@@ -78,6 +78,11 @@ class TileConfig(BaseModel):
         None,
         description="The class in points_file whose patches are positive; all others are not. None: truth unknown.",
     )
+    coords: Path | None = Field(
+        None,
+        description="Folder with a file of coordinates for each slide (HDF5 of TRIDENT, CLAM, AtlasPatch; hs2p's npz): just "
+        "these patches are cut. A relative path starts at the folder of slides.csv.",
+    )
     max_failed: float = Field(
         0.0, ge=0, le=1, description="Share of slides that may fail; with more, no cohort is written."
     )
@@ -116,6 +121,8 @@ class TileConfig(BaseModel):
             raise ValueError("validation_share + test_share must be below 1: something has to be left for training")
         if self.positive_class is not None and self.points_file is None:
             raise ValueError("positive_class needs points_file: set points_file, or remove positive_class")
+        if self.coords is not None and self.points_file is not None:
+            raise ValueError("coords and points_file both say where to cut. Remove one of them")
         alone = {"none", "auto"} & set(self.background)
         if alone and len(self.background) > 1:
             name = min(alone)

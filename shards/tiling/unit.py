@@ -32,6 +32,8 @@ METADATA_KEY = b"hnm.unit"
 READING = b"annotation 2"
 # Likewise of slides whose tissue otsu_saturation finds: since "2" its threshold has limits.
 TISSUE = b"tissue 2"
+# Settings that are younger than units on disks: they are digested below, and only where they change something.
+OF_OWN_DIGEST = ("annotation_frame", "coords")
 AGAINST = ", against "  # in mpp_from: the table's microns per pixel are not the file's
 
 
@@ -44,12 +46,14 @@ class SlideJob:
         points: where to cut; None: on the grid.
         fingerprint: changes when the image file, the annotation, the settings or the points do.
         is_negative: whether its label says that no patch is positive.
+        coords: file of the patches that another tool has chosen; None: on the grid, or at the points.
     """
 
     slide: Slide
     points: Points | None
     fingerprint: str
     is_negative: bool = False
+    coords: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Unit:
         tissue_saturation: of otsu_saturation: above it, of 255, was tissue.
         tissue_from: which threshold that is (see shards.tiling.tissue).
         tars: size in bytes by file name, in order.
+        patch_level0: side of a patch, level-0 pixels, where another tool has chosen it.
     """
 
     fingerprint: str
@@ -99,6 +104,7 @@ class Unit:
     tissue_saturation: float | None = None
     tissue_from: str = ""
     tars: dict[str, int] = field(default_factory=dict)
+    patch_level0: int | None = None
 
     @property
     def failed(self) -> bool:
@@ -109,7 +115,9 @@ class Unit:
         return self.status.startswith("empty")
 
 
-def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_negative: bool = False) -> SlideJob:
+def slide_job(
+    slide: Slide, points: Points | None, settings: dict[str, Any], is_negative: bool = False, coords: Path | None = None
+) -> SlideJob:
     """Return the job for a slide.
 
     Args:
@@ -117,15 +125,18 @@ def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_
         points: where to cut; None: on the grid.
         settings: those that change the patches or the files they are in, as JSON values.
         is_negative: whether its label says that no patch is positive.
+        coords: file of the patches that another tool has chosen; if it is missing, the job will fail and say so.
     """
     frame = settings.get("annotation_frame", "qupath")
-    settings = {name: value for name, value in settings.items() if name != "annotation_frame"}
+    settings = {name: value for name, value in settings.items() if name not in OF_OWN_DIGEST}
     identity = [FORMAT_VERSION, slide.slide_id, str(slide.path), *_size_and_time(slide.path), slide.mpp, settings]
     digest = hashlib.sha256(json.dumps([*identity, is_negative], sort_keys=True).encode())
     if "otsu_saturation" in settings.get("background", []):
         digest.update(TISSUE)
     if points is not None:
         digest.update(b"points" + points.xy_level0.tobytes() + points.truth.tobytes())
+    if coords is not None:
+        digest.update(b"coords" + (coords.read_bytes() if coords.is_file() else b"missing"))
     if slide.annotation is not None:
         digest.update(READING + slide.annotation.suffix.encode())
         digest.update(slide.annotation.read_bytes() if slide.annotation.is_file() else b"missing")
@@ -134,7 +145,7 @@ def slide_job(slide: Slide, points: Points | None, settings: dict[str, Any], is_
     may_have_bounds = slide.path.suffix.lower() in BOUNDED_SUFFIXES and (points is not None or slide.annotation is not None)
     if may_have_bounds or frame != "qupath":
         digest.update(b"frame" + frame.encode())
-    return SlideJob(slide, points, digest.hexdigest(), is_negative)
+    return SlideJob(slide, points, digest.hexdigest(), is_negative, coords)
 
 
 def annotation_fields(annotation: Annotation | None) -> dict[str, Any]:
@@ -174,7 +185,8 @@ def write_unit(path: Path, unit: Unit, sites: Sites, entries: Sequence[Entry]) -
         "nbytes": [entry.nbytes for entry in entries],
         "truth": sites.truth,
     }
-    schema = UNIT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(unit)).encode()})
+    told = {name: value for name, value in asdict(unit).items() if name != "patch_level0" or value is not None}
+    schema = UNIT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(told).encode()})
     with whole_file(path) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary)
 

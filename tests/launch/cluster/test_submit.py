@@ -185,3 +185,12 @@ def test_what_goes_into_a_script_is_quoted_or_refused(tmp_path: Path) -> None:
         script_of(JobSpec("train", tmp_path, [["train"]], told), told, "code-0")
     with pytest.raises(InputError, match=r"a batch script cannot name this folder"):
         script_of(JobSpec("train", tmp_path / "a\nreboot", [["train"]], config), config, "code-0")
+def test_embedding_becomes_an_array_where_its_size_is_given(tiny_cohort: Path, tmp_path: Path) -> None:
+    command = ["embed", "cohort"]
+    params = {"cohort": tiny_cohort, "shard_of": None}
+    one, array = (
+        submit_verbs.embed_specs(params, tmp_path, command, load_config(None, None, flags), "slurm")[0].commands
+        for flags in ([], ["slurm.array_size=3"])
+    )
+    assert one == [command]
+    assert array == [[*command, "--shard-of", f"{i}/3"] for i in (1, 2, 3)]

@@ -1,0 +1,30 @@
+"""What `hnm import` does: cohorts from what other tools have written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hnm.config import load_config
+from launch.verbs.tile import TileRequest, overrides_of, tile
+from shards.cohort.slides import read_slides
+from shards.exchange.coords import SUFFIXES, common_settings, read_coords
+from shards.exchange.names import files_of_slides
+
+
+def coords(request: TileRequest, folder: Path) -> int:
+    """Cut just the patches that another tool has chosen; `tile.patch_px` and `tile.mpp` are its own unless they are given."""
+    config = load_config(request.config, None, overrides_of(request)).tile
+    slides = read_slides(request.slides_csv, allow_unlabelled=True)
+    found = [read_coords(path) for path in files_of_slides(folder, slides, SUFFIXES).values()]
+    given = {name: getattr(config, name) for name in ("patch_px", "mpp") if name in config.model_fields_set}
+    if len(given) < 2:
+        own = common_settings(found)
+        if "mpp" in own:  # the tool's scale is that of its own side
+            own["mpp"] *= own["patch_px"] / given.get("patch_px", own["patch_px"])
+        given = own | given
+    derived = [f"tile.{name}={value}" for name, value in given.items()]
+    tools = ", ".join(sorted({one.tool for one in found}))
+    print(
+        f"{sum(len(one.xy_level0) for one in found):,} patches in {len(found):,} files of {tools}: {', '.join(derived)}"
+    )
+    overrides = [*request.overrides, *derived, f"tile.coords={folder.absolute()}"]
+    return tile(replace(request, overrides=overrides))
