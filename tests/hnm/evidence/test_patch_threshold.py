@@ -5,7 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hnm.evidence.patch_threshold import OF_TRUTH, choose_patch_threshold, patch_threshold_of, patch_threshold_part, threshold_at
+from hnm.evidence.patch_threshold import (
+    OF_TRUTH,
+    choose_patch_threshold,
+    patch_threshold_of,
+    patch_threshold_part,
+    threshold_at,
+)
 from hnm.run.study import Study
 from hnm.statistics.metrics import youden_threshold
 from tests.hnm.evidence.test_measure import with_truth

@@ -16,7 +16,8 @@ def test_a_copy_is_known_and_another_file_is_not(tmp_path: Path) -> None:
     for name, pixels in (("a.svs", image), ("white.tif", white), ("tissue.tif", tissue), ("small.png", image[:100])):
         (tmp_path / name).write_bytes(pixels.tobytes())
     shutil.copy(tmp_path / "a.svs", tmp_path / "renamed.tif")
-    first, copy, *others = contents_of([tmp_path / name for name in ("a.svs", "renamed.tif", "white.tif", "tissue.tif", "small.png")])
+    names = ("a.svs", "renamed.tif", "white.tif", "tissue.tif", "small.png")
+    first, copy, *others = contents_of([tmp_path / name for name in names])
     assert first == copy
     assert len({first, *others}) == 4
     assert content_of(tmp_path / "gone.svs") == ""
