@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.folds import over_folds
+from hnm.evidence.measure import count_patients
 from hnm.run.broken import named
 from hnm.statistics.bootstrap import bootstrap_intervals
 from hnm.statistics.metrics import Figures, auc
@@ -58,12 +59,14 @@ def summarise(runs: dict[tuple[int, int], Path], num_folds: int, seed: int) -> t
         for repeat, fold in runs
     ]
     values = {name: [its[name] for its in figures.values() if name in its] for name in names}
+    its = arrays_of(predictions)
     return {
         "num_folds": num_folds,
         "mean": {name: over_folds(of_folds, num_folds) for name, of_folds in values.items()},
         "out_of_fold": pooled(predictions, seed),
+        "patients": count_patients(its.labels, its.patients),
         "folds": rows,
-        "interval_warnings": pooled_warning(arrays_of(predictions)) + means_warning(values),
+        "interval_warnings": pooled_warning(its) + means_warning(values),
     }, predictions
 
 

@@ -4,7 +4,9 @@
     else: patches of negative validation slides ──▶ at most a stated share of them reaches it (rounds.patch_false_positive_rate)
 
 Nothing about a negative slide is positive, so that its patches need no truth. Mining's own threshold (mining.positive_threshold)
-is another matter: it chooses what to learn from, and a model's scores may all lie above it.
+is another matter: it chooses what to learn from, and a model's scores may all lie above it. With a weak model of the colon
+images (2026-11-28; 10 negative images validate, 9 test) its 0.3 called 56 % of the patches of negative test images positive, of
+one image 92 %. A rate of 5 % called 14 % (and 26 % of the truly positive ones), 1 % called 4 % (12 %), but rests on 11 patches.
 """
 
 from collections.abc import Mapping

@@ -28,6 +28,7 @@ from hnm.report.page import (
 from hnm.report.pictures import Picture, drawn_or_not
 from hnm.report.table import SlideRow, SlideTable
 from hnm.run.broken import named
+from hnm.statistics.zero_width import few_patients
 from shards.cohort.slides import slide_key
 
 SECTIONS = ("figures", "folds", "pictures", "slides", "configuration", "cohort")
@@ -193,6 +194,7 @@ def _boxes(record: CrossvalRecord) -> list[Box]:
         return digits(figure and figure["mean"]), [f"{words}, mean over folds", *interval_lines(figure)]
 
     interval = [f"{line}, by patient" for line in interval_lines(pooled)]
+    interval += [few] if (few := few_patients(record.metrics)) else []
     return [
         box("slide auc", "slide AUC"),
         (digits(pooled["value"]), ["AUC of all out-of-fold scores", *interval]),

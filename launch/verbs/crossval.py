@@ -28,6 +28,7 @@ from hnm.run.study import open_study
 from hnm.run.tracking import ID_FILE, Tracker, TrackingConfig
 from hnm.run.tracking_copy import DatabaseCopy
 from hnm.run.tracking_run import files_of_run, tracking_uri
+from hnm.statistics.zero_width import few_patients
 from launch.process.disks import is_shared
 from launch.process.distributed import is_rank
 from launch.process.local import run_child, stop_if_asked
@@ -240,7 +241,8 @@ def print_summary(result: dict[str, Any], request: Request) -> None:
     console.print(table)
     pooled = result["out_of_fold"]["auc"]
     if pooled["value"] is not None and pooled["low"] is not None:
-        interval = f"{pooled['low']:.3f} to {pooled['high']:.3f} by patient"
+        few = f", {told}" if (told := few_patients(result)) else ""
+        interval = f"{pooled['low']:.3f} to {pooled['high']:.3f} by patient{few}"
         console.print(f"AUC of all out-of-fold predictions: {pooled['value']:.3f} ({interval})", soft_wrap=True)
     if (without := result.get("without_patch", {"slides": 0}))["slides"]:
         told = f"{without['slides']} slides with a label ({without['positive']} positive) gave no patch"

@@ -82,7 +82,8 @@ def test_the_summary_in_the_terminal_ends_with_the_warnings(twice: Path, capsys:
     request = Request(Path("cohort"), twice, 3, 2, None, None, None, [], None, None, 1)
     print_summary(metrics, request)
     (warning,) = metrics["interval_warnings"]
-    assert f"by patient)\nwarning: {warning}\nwrote {twice / 'metrics.json'}" in capsys.readouterr().out
+    few = "of few patients: 6 positive, 6 negative"
+    assert f"by patient, {few})\nwarning: {warning}\nwrote {twice / 'metrics.json'}" in capsys.readouterr().out
 
 
 def test_a_fold_of_one_class_has_no_auc_and_breaks_nothing(twice: Path) -> None:

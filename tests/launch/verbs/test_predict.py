@@ -1,7 +1,10 @@
 """`hnm predict` and `hnm export` as a user meets them: files, exit codes, what is said of a slide that fails."""
 
 import copy
+import csv
+import multiprocessing as mp
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ from PIL import Image
 
 from hnm.model.model import Model
 from hnm.model.predict import PredictedSlide, predict_slide
-from launch.verbs.predict import PredictRequest, predict, read_inputs
+from launch.process.writer import only_writer
+from launch.verbs.predict import PredictRequest, predict, read_inputs, rows_of_others
 from shards.cohort.annotations import read_annotation
 from shards.drawn.drawn_slides import make_whole_slides
 from shards.errors import InputError
@@ -155,3 +159,81 @@ def test_a_run_predicts_with_its_cohort_gone_only_as_an_export(evaluated_run: Pa
     request = PredictRequest(evaluated_run, [tmp_path / "a.png"], tmp_path / "out", cohort=tmp_path / "moved")
     with pytest.raises(InputError, match=r"cohort.json is missing"):
         predict(request)
+
+
+def table_of(out: Path) -> dict[str, dict[str, Any]]:
+    return {row["slide_id"]: row for row in pq.read_table(out / "predictions.parquet").to_pylist()}
+
+
+def test_another_slide_of_the_same_name_replaces_nothing(model: Path, tiny_slides: Path, tmp_path: Path) -> None:
+    first, second, third = sorted((tiny_slides.parent / "images").glob("*.png"))[:3]
+    out, other, moved = tmp_path / "out", tmp_path / "other" / "a.png", tmp_path / "moved" / "A.png"
+    for source, target in ((first, tmp_path / "a.png"), (second, other), (first, moved)):
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(source, target)
+    assert hnm("predict", model, tmp_path / "a.png", "-o", out, "--device", "cpu").exit_code == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    taken = f"1 slides have the name of another slide, whose prediction there would be replaced: 'a' is {tmp_path / 'a.png'}"
+    assert_refused(hnm("predict", model, other, third, "-o", out, "--device", "cpu"), 1, taken, "another slide_id for each")
+    (out / "predictions.parquet").unlink()  # a process that was killed before it wrote the table
+    assert_refused(hnm("predict", model, other, "-o", out, "--device", "cpu"), 1, taken)
+    (tmp_path / "a.png").unlink()
+    again = hnm("predict", model, moved, "-o", out, "--device", "cpu")  # the same slide, elsewhere, is no other
+    assert again.exit_code == 0, again.output
+    assert before.keys() <= {path for path in out.rglob("*") if path.is_file()}
+    gone, there = tmp_path / "x" / "b.png", tmp_path / "b.png"
+    assert hnm("predict", model, gone, "-o", out, "--device", "cpu").exit_code == 1
+    shutil.copy(third, there)
+    assert hnm("predict", model, there, "-o", out, "--device", "cpu").exit_code == 0  # of what could not be read nothing is lost
+    assert table_of(out)["b"]["path"] == str(there)
+
+
+def test_two_processes_at_once_lose_no_row(
+    model: Path, tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = sorted((tiny_slides.parent / "images").glob("*.png"))[:2]
+
+    def slow(*arguments: Any) -> Any:
+        rows = rows_of_others(*arguments)
+        time.sleep(1.0)  # between what is there and what is written is where a row was lost
+        return rows
+
+    monkeypatch.setattr("launch.verbs.predict.rows_of_others", slow)
+    requests = [PredictRequest(model, [image], tmp_path / "out", device="cpu") for image in images]
+    processes = [mp.get_context("fork").Process(target=predict, args=(request,), daemon=True) for request in requests]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(table_of(tmp_path / "out")) == ["slide-000", "slide-001"]
+
+
+def test_a_folder_that_another_process_writes_is_refused(model: Path, evaluated_run: Path, tmp_path: Path) -> None:
+    with only_writer(tmp_path / "out"), pytest.raises(InputError, match=r"out: process .* works there"), only_writer(
+        tmp_path / "out", wait_s=0.1
+    ):
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".takeover"]
+    result = hnm("export", evaluated_run, tmp_path / "out")  # empty, but for what locks leave
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "model.json").is_file()
+
+
+def test_slides_that_trained_are_no_test(model: Path, tiny_slides: Path, tmp_path: Path) -> None:
+    with open(tiny_slides, encoding="utf-8") as file:
+        rows = [row | {"path": str(tiny_slides.parent / row["path"])} for row in csv.DictReader(file)]
+    trained, *tested = next(row for row in rows if row["split"] == "train"), *(row for row in rows if row["split"] == "test")
+    shutil.copy(trained["path"], tmp_path / "copy.png")
+    renamed = trained | {"slide_id": "new", "patient_id": "new", "path": str(tmp_path / "copy.png")}
+    with open(tmp_path / "slides.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows([renamed, *tested])
+    for _ in range(2):  # the second time they are there
+        done = hnm("predict", model, tmp_path / "slides.csv", "-o", tmp_path / "out", "--device", "cpu")
+        assert done.exit_code == 0, done.output
+        assert f"{len(tested)} of them have a label" in done.output
+        assert "1 of 3 slides with a label are no test of this model and are in no figure: new (the model was" in done.output
+    told = {name: row["seen"] for name, row in table_of(tmp_path / "out").items()}
+    assert told == {"new": "the model was trained on it", **{row["slide_id"]: "" for row in tested}}

@@ -78,6 +78,13 @@ def test_the_tables_hold_the_figures(capsys: pytest.CaptureFixture[str]) -> None
     assert rows["1 *"] == ["0.625", "unknown", "1,000", "7", "unknown"]
 
 
+def test_few_patients_are_told_at_the_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"all": 30, "positive": 2, "negative": 28}
+    rows = printed(capsys, metrics_of(patients=few))
+    assert rows["95 % interval of few patients: 2 positive, 28 negative"] == ["0.710 to 0.950"]
+    assert "95 % interval" in printed(capsys, metrics_of(patients=few | {"positive": 10}))
+
+
 def test_froc_tells_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
     froc = {"score": None, "num_lesions": 0, "num_isolated_left_out": 12, "lesions_from": ["annotations"]}
     rows = printed(capsys, metrics_of(froc=froc))
