@@ -53,6 +53,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.mark.slow
 def test_the_demo_goes_all_the_way_and_learns(demo: tuple[Path, str]) -> None:
     folder, output = demo
+    last_of_rank_1 = (folder / "run" / "log" / "heartbeat-001.json").stat().st_mtime  # it left before rank 0 drew the report
+    assert last_of_rank_1 < min(path.stat().st_mtime for path in (folder / "run" / "figures").glob("*.png"))
     assert "slide AUC" in output
     assert "What to try next" in output
     metrics = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
 """Ranks of one machine, started by `hnm --ranks 2` itself: equal results, exit codes, and a kill in the middle."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -72,7 +71,8 @@ def test_stopped_then_killed_then_finished_is_undisturbed(
         assert "; rank 1: " in output
     assert "Traceback" not in output
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
-    assert read_status(run, time.time()).word in ("silent", "failed")  # rank 0 has said that it failed, or was ended before
+    killed = read_status(run, time.time())  # by the launcher: rank 0 knows only that it was lost, or was ended before that
+    assert (killed.word, killed.attempts[-1]["how"]) == ("failed", "failed (rank 1 was killed by SIGKILL)")
     done = hnm(*train, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert results_of(run) == results_of(run_on_2_ranks)
@@ -94,18 +94,6 @@ def test_none_outlives_the_launcher(tiny_cohort: Path, tmp_path: Path) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
-
-
-@pytest.mark.slow
-def test_nobody_waits_while_rank_0_draws_the_report(run_on_2_ranks: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(run_on_2_ranks, run)
-    done = hnm("evaluate", "run", "--ranks", "2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    last_of_rank_1 = (run / "log" / "heartbeat-001.json").stat().st_mtime
-    assert last_of_rank_1 < min(path.stat().st_mtime for path in (run / "figures").glob("*.png"))
-    assert (run / "model" / "model.json").is_file()
-    assert read_status(run, time.time()).attempts[-1]["how"] == "finished"
 
 
 def test_a_loss_that_is_not_finite_ends_both_ranks_with_1(tiny_cohort: Path, tmp_path: Path) -> None:

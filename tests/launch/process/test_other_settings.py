@@ -15,6 +15,7 @@ import torch
 
 from hnm.config import read_config
 from hnm.engine.state import load_weights
+from hnm.rounds import START_ENCODER
 from launch.process.run_directory import attempt_tags
 from shards.files import write_json
 from tests.launch.process.test_local import TIMEOUT_S
@@ -40,17 +41,21 @@ def finish(cohort: Path, run: Path, *more: str) -> str:
     return output
 
 
-def stop_in_finetuning(cohort: Path, run: Path) -> None:
-    process = start(cohort, run, "checkpoint.every_steps=1")
+def stop_in_finetuning(cohort: Path, run: Path, *more: str) -> str:
+    """Train until a checkpoint of the first fine-tuning is new, and stop; return the output."""
+    checkpoints = run / "round-000" / "encoder"
+    known = set(checkpoints.glob("step-*"))
+    process = start(cohort, run, "checkpoint.every_steps=1", *more)
     deadline = time.monotonic() + TIMEOUT_S
-    while not list((run / "round-000" / "encoder").glob("step-*")):
-        assert process.poll() is None
+    while not set(checkpoints.glob("step-*")) - known:
+        assert process.poll() is None, (process.communicate()[0] or "")[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGUSR2)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 75, output[-3000:]
-    assert list((run / "round-000" / "encoder").glob("step-*"))
+    assert list(checkpoints.glob("step-*"))
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +111,19 @@ def test_smaller_pieces_in_the_middle_of_a_phase_give_the_same_run(
     assert "mining.neg_ratio: 0.5 -> 0.4" in output
     assert f"--config {run / 'config.yaml'}" in output
     assert len(state_of(run)["attempts"]) == 3
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_zero_goes_on_without_it_and_the_other_way_round(
+    undisturbed: Path, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    run, zero = tmp_path / "run", "engine.deepspeed=zero2"
+    settings = ["finetune.epochs_per_round=20", "finetune.warmup_epochs=20", "--encoder", str(undisturbed / START_ENCODER)]
+    assert "goes on after" not in stop_in_finetuning(tiny_cohort, run, *settings, zero)
+    assert "finetune goes on after step" in stop_in_finetuning(tiny_cohort, run, *settings)
+    assert "finetune goes on after step" in stop_in_finetuning(tiny_cohort, run, *settings, zero)
+    assert [attempt["how"] for attempt in state_of(run)["attempts"]] == ["stopped as asked"] * 3
+    assert not list(run.rglob("refused-*"))
 
 
 def test_a_run_of_before_goes_on_with_the_configuration_that_it_recorded(

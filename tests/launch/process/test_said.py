@@ -1,16 +1,16 @@
 """Errors of ranks: each is told once, with its rank; the launcher tells of those who cannot."""
 
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from hnm.run.checksums import read_state
-from hnm.run.heartbeat import read_beats
+from hnm.run.heartbeat import Heartbeat
+from hnm.run.tracking import Tracker
+from launch.process.ending import note_ending, tell_launcher
+from launch.process.run_directory import begin_attempt, open_run
 from launch.process.said import SAID_WITHIN_S, in_words, keep_log, say_error
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
@@ -19,9 +19,9 @@ from shards.reading.plan import ids_of_rank, plan_epoch
 from shards.seeding import numpy_generator
 from tests.command_line import hnm as hnm_here
 from tests.hnm.run.test_broken import damage
-from tests.launch.process.test_local import TIMEOUT_S, hnm, start
-from tests.tiny import TINY
-from tests.waiting import wait_for
+from tests.launch.process.test_local import hnm
+from tests.ranks import world_of
+from tests.tiny import TINY, tiny_config
 
 
 def said_by(rank: int, error: Exception, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> str:
@@ -95,31 +95,36 @@ def test_an_error_of_rank_1_alone_is_told_everywhere(tiny_cohort: Path, tmp_path
     assert f"rank 1: {problem}" in status.stdout
 
 
-@pytest.mark.slow
 def test_the_launcher_tells_of_a_rank_0_that_was_ended_without_a_word(
-    tiny_cohort: Path, tracking_database: Path, tmp_path: Path
+    tiny_cohort: Path,
+    tracking_database: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As NCCL ends the ranks whose peer is dead: by SIGABRT, from a thread of its own."""
-    run = tmp_path / "run"
-    run.mkdir()
-    database = tmp_path / "mlflow.db"
-    shutil.copy(tracking_database, database)
-    tracking = ["tracking.enabled=true", f"tracking.uri=sqlite:///{database}"]
-    process = start("pretrain", tiny_cohort, run, "--ranks", "2", *TINY, "pretrain.epochs=1000", *tracking, cwd=tmp_path)
-    wait_for(run / "mlflow_run_id.txt", process)
-    wait_for(run / "log" / "heartbeat-001.json", process)
-    deadline = time.monotonic() + TIMEOUT_S
-    while read_beats(run / "log")[0]["phase"] != "pretrain" and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(read_beats(run / "log")[0]["pid"], signal.SIGABRT)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 128 + signal.SIGABRT, output
-    assert "rank 0 was killed by SIGABRT" in output
-    (line,) = [line for line in output.splitlines() if line.startswith("last reports: ")]
-    assert "rank 0: pretrain" in line
-    assert "; rank 1: pretrain" in line
-    assert read_state(run)["attempts"][-1]["how"] == "failed (rank 0 was killed by SIGABRT)"
-    tracked = MlflowClient(f"sqlite:///{database}").get_run((run / "mlflow_run_id.txt").read_text().strip())
+    """As NCCL ends the ranks whose peer is dead. That the launcher does it is in test_local.py: a rank is killed there."""
+    run, meeting = tmp_path / "run", tmp_path / "meeting"
+    meeting.mkdir()
+    note_ending(meeting, "failed (x)")  # no run was opened
+    monkeypatch.setenv("HNM_RENDEZVOUS", (meeting / "rendezvous").as_uri())
+    shutil.copy(tracking_database, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    config = tiny_config("tracking.enabled=true", f"tracking.uri={uri}")
+    open_run(run, Cohort.open(tiny_cohort), config)
+    begin_attempt(run, "train", 2)
+    tell_launcher(run)
+    tracker = Tracker(run, config.tracking, {})
+    (run / "log").mkdir()
+    for rank in (0, 1):
+        Heartbeat(run / "log", world_of(rank, 2)).close()
+    how = "failed (rank 0 was killed by SIGABRT)"
+    note_ending(meeting, how)
+    told = capsys.readouterr().err
+    assert told.startswith("last reports: rank 0: start, came forward 0 s ago")
+    assert "; rank 1: start" in told
+    tracked = MlflowClient(uri).get_run(tracker.run_id)
     assert tracked.info.status == "FAILED"
-    assert tracked.data.tags["hnm.attempt.001"].endswith("failed (rank 0 was killed by SIGABRT)")
-    assert "failed (rank 0 was killed by SIGABRT)" in hnm_here("status", run).stdout
+    assert tracked.data.tags["hnm.attempt.001"].endswith(how)
+    assert how in hnm_here("status", run).stdout
+    note_ending(meeting, "failed (another)")  # rank 0 had told it
+    assert read_state(run)["attempts"][-1]["how"] == how
