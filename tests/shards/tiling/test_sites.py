@@ -120,3 +120,23 @@ def test_a_points_file_of_other_slides_or_without_the_class_is_refused(tmp_path:
         read_points(path, [slide("B", "b.png")], "tumour")
     with pytest.raises(InputError, match=r"no point has class 'Tumour'.*'tumour'"):
         read_points(path, [slide("A", "a.png")], "Tumour")
+
+
+ODD = ["a", "b.x", "c", "tumour", "1", "-2.5", "nan", "1e999", '"', ",", "\n", "\0"]
+CELLS = st.one_of(st.text(max_size=6), st.sampled_from(ODD))
+
+
+@given(st.lists(st.lists(CELLS, min_size=3, max_size=5), max_size=5), st.sampled_from([None, "tumour"]))
+def test_any_table_of_points_is_read_whole_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], positive_class: str | None
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "points.csv"
+    path.write_bytes("\n".join(["image,x,y,class", *map(",".join, rows)]).encode())
+    try:
+        of_slide, num_unmatched = read_points(path, [slide("a", "a.svs"), slide("b", "b.x.tif")], positive_class)
+    except InputError as error:
+        assert str(path) in str(error)  # noqa: PT017
+    else:
+        assert sum(len(its.truth) for its in of_slide.values()) > 0
+        assert num_unmatched >= 0
+        assert all(np.isfinite(its.xy_level0).all() for its in of_slide.values())
