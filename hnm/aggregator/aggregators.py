@@ -13,12 +13,12 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from hnm.aggregator.baselines import AttentionMIL, Pooling
+from hnm.aggregator.baselines import AttentionMIL, MeanMLP, Pooling
 from hnm.aggregator.dsmil import DSMIL, Packed, Prediction
 from shards.errors import InputError
 
-Kind = Literal["dsmil", "abmil", "abmil_gated", "clam_sb", "max", "mean"]
-Single = DSMIL | AttentionMIL | Pooling
+Kind = Literal["dsmil", "abmil", "abmil_gated", "clam_sb", "max", "mean", "simlp"]
+Single = DSMIL | AttentionMIL | Pooling | MeanMLP
 
 
 class Ensemble(nn.Module):
@@ -66,4 +66,6 @@ def _build_one(kind: str, dim: int) -> Single:
             return AttentionMIL(dim, gated=True, instance_head=True)
         case "max" | "mean":
             return Pooling(dim, highest=kind == "max")
+        case "simlp":
+            return MeanMLP(dim)
     raise InputError(f"aggregate.kind {kind!r} is none of {', '.join(get_args(Kind))}. Take the hnm that made this file")

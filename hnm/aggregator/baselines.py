@@ -1,4 +1,4 @@
-"""The aggregators that DSMIL is compared with, on packed bags: attention MIL, CLAM-SB, max and mean pooling.
+"""The aggregators that DSMIL is compared with, on packed bags: attention MIL, CLAM-SB, max and mean pooling, SiMLP.
 
     features (patches of all bags, dim) ── h = ReLU(W x) ─┬─ head ─▶ instance logits ── max or mean in each bag ─▶ bag logit
                                                           └─ attention a, softmax in each bag ─ sum(a h) ─ head ─▶ bag logit
@@ -124,6 +124,44 @@ class Pooling(nn.Module):
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the bag logits (bags,) of the mean logits (bags, 1)."""
         return pooled.squeeze(1)
+
+
+class MeanMLP(nn.Module):
+    """SiMLP: a small network on the mean of a slide's features (Li et al., arXiv 2502.20823), the strong trivial baseline.
+
+    A patch's instance logit is the bag logit of a bag that holds only this patch: what the network, which sees nothing but
+    means, makes of a slide that looks like this patch throughout. Widths as above; the paper's network may differ.
+
+    Args:
+        dim: feature dimension of the patches.
+    """
+
+    two_streams = False
+    bag_is_highest = False
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(dim, dim)
+        self.bag = nn.Linear(dim, 1)
+
+    def forward(self, bags: Packed) -> Prediction:
+        """Return instance logits, bag logits and the share that each patch has in its bag's mean, as attention."""
+        share = 1 / bags.sizes.to(bags.features.dtype)[bags.bag]
+        mean = segment_sum(share[:, None] * bags.features, bags.bag, len(bags.sizes))
+        return Prediction(self.score(bags.features), self.classify(mean), share)
+
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the instance logits (n,) of patches (n, dim); they do not depend on the bag."""
+        return self.classify(features)
+
+    def weigh(self, features: torch.Tensor, critical: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return exponents (n,), all equal, and the features as values (n, dim); `critical` is DSMIL's."""
+        return features.new_zeros(len(features)), features
+
+    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the bag logits (bags,) of the means of the features, (bags, dim)."""
+        logits: torch.Tensor = self.bag(torch.relu(self.hidden(pooled)))
+        return logits.squeeze(1)
 
 
 def clam_losses(prediction: Prediction, bags: Packed, positive: torch.Tensor, top_k: int) -> torch.Tensor:
