@@ -87,7 +87,8 @@ def hits_of_slide(study: Study, slide: int, by_patch: np.ndarray, lesions: Lesio
     """Return what the local maxima of a slide's patch scores, at the patches' centres, meet."""
     own = _patches(study, slide)
     if own.start == own.stop:  # its lesions are missed, all of them
-        return hits_of(*np.empty((3, 0)), lesions)
+        nothing = np.empty(0)
+        return hits_of(nothing, nothing, nothing, lesions)
     side = patch_side(study, slide)
     x, y, scores = study.cohort.patches.x_level0[own], study.cohort.patches.y_level0[own], by_patch[own]
     peaks = local_maxima(x, y, scores, side)

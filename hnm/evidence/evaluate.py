@@ -154,7 +154,7 @@ def write_predictions(path: Path, by_slide: np.ndarray, threshold: float, sessio
     slides = np.flatnonzero(split != "")
     unknown = np.isnan(by_slide[slides])
     has_patch = study.cohort.patches_per_slide[slides] > 0
-    status = ["done" if is_cut else study.status_of(slide) for slide, is_cut in zip(slides, has_patch, strict=True)]
+    status = ["done" if is_cut else study.status_of(slide) for slide, is_cut in zip(slides.tolist(), has_patch, strict=True)]
     table = pa.table(
         {
             "slide_id": study.cohort.slide_ids[slides],

@@ -109,8 +109,10 @@ def describe_run(record: RunRecord) -> Description:
     require_whole(list(weight_files(record.run, record.chosen).values()), record.run, single_world())
     test, threshold = None, record.chosen_patch_threshold
     if record.metrics is not None:
-        kept = ("num_test_slides", "patients", "slide", "slide_without_missed", "slide_auc_interval", "slide_intervals")
-        kept += ("without_patch", "instance", "froc", "patch_threshold")
+        kept = (
+            *("num_test_slides", "patients", "slide", "slide_without_missed", "slide_auc_interval", "slide_intervals"),
+            *("without_patch", "instance", "froc", "patch_threshold"),
+        )
         test = {name: record.metrics[name] for name in kept if record.metrics.get(name) is not None}
         # not the "warnings" of metrics.json: of unreadable patches they name slides, and an export goes to strangers
         limits = explain_without_patch(record.metrics) + warnings_of(record.study, record.metrics.get("froc"))

@@ -222,17 +222,17 @@ def predict_one(
     """Score one slide and write its files; return its row, and whether an earlier run had done it."""
     slide, label = job.slide, job.slide.labels.get(model.config.data.label_column)
     fingerprint = hashlib.sha256(f"{model.identity} {job.fingerprint}".encode()).hexdigest()
-    told = {"seen": model.known.told(slide, content) if model.known else "", "content": content}
+    seen = model.known.told(slide, content) if model.known else ""
     if (row := done_row(request.out, slide, label, fingerprint)) is not None:
-        return replace(row, **told), True
+        return replace(row, seen=seen, content=content), True
     threads = request.workers or usable_cores()
     try:
         result = predict_slide(job, model, request.batch_size, threads, journal.progress)
     except Exception as error:  # whatever it is, the other slides are done
         if not isinstance(error, (InputError, OSError, FloatingPointError)):
             traceback.print_exc()
-        return replace(failed_row(slide, label, _reason(error), model, fingerprint), **told), False
-    row = replace(row_of(slide, label, result, model, fingerprint), **told)
+        return replace(failed_row(slide, label, _reason(error), model, fingerprint), seen=seen, content=content), False
+    row = replace(row_of(slide, label, result, model, fingerprint), seen=seen, content=content)
     write_slide(request.out, slide, row, result)
     return row, False
 
