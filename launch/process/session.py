@@ -83,18 +83,18 @@ def session_of(opening: Opening) -> Iterator[Session]:
             with ExitStack() as open_things:
                 claim, changed = _begin(opening, open_things, world)
                 journal, tracker = _open_journal(opening, open_things, world)
+                readers: list[PatchReader] = []
+                journal.heartbeat = Heartbeat(
+                    folder / "log", world, lambda: sum(reader.num_read for reader in readers), journal.event,
+                    _say_stalled(journal), STALLED_AFTER * config.timeout.step_s, claim,
+                )  # fmt: skip
+                open_things.callback(journal.heartbeat.close)  # it beats, and keeps the claim, while MLflow takes the files
                 open_things.enter_context(_ending_noted(folder, tracker, journal))
                 open_things.enter_context(told_when_lost(folder / "log"))
                 _say_changed(changed, journal)
                 _prepare_device(config, journal)
                 keeper = _make_keeper(opening, signals, journal)
                 study = open_study(opening.cohort, config.data, config.seed)
-                readers: list[PatchReader] = []
-                journal.heartbeat = Heartbeat(
-                    folder / "log", world, lambda: sum(reader.num_read for reader in readers), journal.event,
-                    _say_stalled(journal), STALLED_AFTER * config.timeout.step_s, claim,
-                )  # fmt: skip
-                open_things.callback(journal.heartbeat.close)
                 copies = _stage(opening, study, journal, keeper)
                 reader = PatchReader(study.cohort, config.reader, study.slide_groups, copies)
                 readers.append(open_things.enter_context(reader))

@@ -41,7 +41,6 @@ def test_every_finished_file_has_its_checksum(finished_run: Path, evaluated_run:
 @pytest.mark.parametrize(
     ("name", "remove"),
     [
-        ("encoder-start.safetensors", "it"),
         ("round-000/encoder.safetensors", "it"),
         ("round-000/scores.npy", "it and RUN/round-000/mining.json"),
         ("round-001/aggregator.safetensors", "it and RUN/round-001/mining.json"),

@@ -100,5 +100,6 @@ def test_a_loss_that_is_not_finite_ends_both_ranks_with_1(tiny_cohort: Path, tmp
     done = hnm("pretrain", tiny_cohort, "out", "--ranks", "2", *TINY, "pretrain.lr=1e30", cwd=tmp_path)
     assert done.returncode == 1
     assert "loss is nan at pretrain epoch 0, step 1 (loss) (rank 0: loss nan, ids [" in done.stderr
+    assert [line[:7] for line in done.stderr.splitlines()] == ["error: "]  # rank 1 would say the same
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "encoder.safetensors").exists()

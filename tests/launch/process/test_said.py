@@ -64,12 +64,6 @@ def test_errors_in_words() -> None:
     assert in_words(KeyError()) == "KeyError: no message"
 
 
-def test_a_wrong_setting_is_said_once_by_two_ranks(tiny_cohort: Path, tmp_path: Path) -> None:
-    done = hnm("pretrain", tiny_cohort, "out", "--ranks", "2", "mining.neg_ratio=7", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.count("error") == done.stderr.count("\n") == 1, done.stderr
-
-
 @pytest.mark.slow
 def test_an_error_of_rank_1_alone_is_told_everywhere(tiny_cohort: Path, tmp_path: Path) -> None:
     cohort = tmp_path / "cohort"
