@@ -16,7 +16,17 @@ import typer.core
 
 from launch.cli.cohort import cohort_app
 from launch.cli.evidence import compare, crossval, report, status, ui
-from launch.cli.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
+from launch.cli.options import (
+    CohortArgument,
+    ConfigOption,
+    DoctorCohort,
+    DoctorFolder,
+    Overrides,
+    PresetOption,
+    RanksOption,
+    finish,
+    run_in_ranks,
+)
 from launch.cli.predict import export, predict
 from launch.cli.settings import config as config_command
 from launch.cli.submit import cancel, logs, submit_app
@@ -185,8 +195,25 @@ def demo(
     finish(lambda: run(folder, ranks))
 
 
-def doctor() -> None:
-    """Print versions, devices, ranks and free disk, and what is missing."""
+def doctor(
+    overrides: Overrides = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Under srun, or with --ranks: measure ranks, network and shared disk.")
+    ] = False,
+    folder: DoctorFolder = Path("."),
+    cohort: DoctorCohort = None,
+    config: ConfigOption = None,
+    ranks: RanksOption = 0,
+) -> None:
+    """Print versions, devices, ranks and free disk, and what is missing; with --cluster what a job's ranks have.
+
+    On a cluster: `hnm submit doctor --nodes 2 --gpus-per-node 8`, or `srun -n 16 hnm doctor --cluster`
+    """
+    if cluster:
+        run_in_ranks(ranks)
+        from launch.verbs import doctor_cluster
+
+        finish(lambda: doctor_cluster.run(folder, cohort, config, overrides or []))
     from launch.verbs.doctor import run
 
     finish(run)

@@ -98,6 +98,8 @@ def _specs(name: str, command: list[str], params: Params, folder: Path, config: 
         return [JobSpec(name, folder, [[*command, *workers]], resources)]
     if name == "crossval":
         return crossval_specs(command, params, config, cluster)
+    if name == "doctor":
+        command = [*command, "--cluster"]
     if name != "tile":
         return [parallel_job(name, folder, command, config.slurm, params.get("ranks") or 0)]
     is_step = params["shard_of"] or params["merge"] or params["preview"]
@@ -223,4 +225,5 @@ VERBS = {
     "evaluate": Verb("run", _check_evaluate),
     "predict": Verb("out", _check_predict),
     "crossval": Verb("out", _check_crossval),
+    "doctor": Verb("folder", lambda params, config: None),
 }
