@@ -24,6 +24,8 @@ from launch.cli.imports import import_app
 from launch.cli.options import (
     CohortArgument,
     ConfigOption,
+    DoctorCohort,
+    DoctorFolder,
     Overrides,
     PresetOption,
     RanksOption,
@@ -204,11 +206,27 @@ def demo(
 
 
 def doctor(
+    overrides: Overrides = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Under srun, or with --ranks: measure ranks, network and shared disk.")
+    ] = False,
+    folder: DoctorFolder = Path("."),
+    cohort: DoctorCohort = None,
+    config: ConfigOption = None,
+    ranks: RanksOption = 0,
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="Also: are this encoder's weights here, or would the hub give them?")
     ] = None,
 ) -> None:
-    """Print versions, devices, ranks and free disk, and what is missing."""
+    """Print versions, devices, ranks and free disk, and what is missing; with --cluster what a job's ranks have.
+
+    On a cluster: `hnm submit doctor --nodes 2 --gpus-per-node 8`, or `srun -n 16 hnm doctor --cluster`
+    """
+    if cluster:
+        run_in_ranks(ranks)
+        from launch.verbs import doctor_cluster
+
+        finish(lambda: doctor_cluster.run(folder, cohort, config, overrides or []))
     from launch.verbs.doctor import run
 
     finish(lambda: run(encoder))

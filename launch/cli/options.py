@@ -30,6 +30,8 @@ Overrides = Annotated[
     ),
 ]
 CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder that `hnm tile` wrote.")]
+DoctorFolder = Annotated[Path, typer.Option(help="With --cluster: try the disk here, where run directories would be.")]
+DoctorCohort = Annotated[Path | None, typer.Option(help="With --cluster: read the shards of this cohort.")]
 MovedCohort = Annotated[Path | None, typer.Option("--cohort", help="Where the cohort is now, if it has moved.")]
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from launch.cli.options import ConfigOption, Overrides, PresetOption, finish
+from launch.cli.options import ConfigOption, DoctorCohort, DoctorFolder, Overrides, PresetOption, RanksOption, finish
 
 LocalCommand = Callable[..., None]
 APP = "launch.cli.main:app"  # what a job runs
@@ -83,13 +83,26 @@ def _pipeline(
     """
 
 
+def _doctor(
+    overrides: Overrides = None,
+    folder: DoctorFolder = Path("."),
+    cohort: DoctorCohort = None,
+    config: ConfigOption = None,
+    ranks: RanksOption = 0,
+) -> None:
+    """What the ranks of such a job have: devices, cores, clocks, network, shared disk; and what to do about it.
+
+    Example: `hnm submit doctor --nodes 2 --gpus-per-node 8 --folder runs/`; then `hnm logs runs/`
+    """
+
+
 def submit_app(*commands: LocalCommand) -> typer.Typer:
     """Return the group `hnm submit` with a verb for each local command, and the pipeline."""
     group = typer.Typer(
         no_args_is_help=True,
         help="Run a command as a job of a SLURM cluster: the local command's arguments, and what it asks for.",
     )
-    for command in (*commands, _pipeline):
+    for command in (*commands, _pipeline, _doctor):
         group.command(name=command.__name__.strip("_"))(_submitted(command))
     return group
 
@@ -132,7 +145,7 @@ def _overrides_of(options: dict[str, Any], stage: str | None) -> list[str]:
 
 def _command(local: LocalCommand, params: dict[str, Any], config: Path) -> list[str]:
     """Return the words of the local command, with the file of the resolved configuration in place of what made it."""
-    arguments, options = [local.__name__], []
+    arguments, options = [local.__name__.strip("_")], []
     for name, parameter in inspect.signature(local).parameters.items():
         value = params[name]
         is_default = value == parameter.default and not isinstance(value, Path)  # the job may begin in another folder

@@ -114,6 +114,8 @@ def _specs(name: str, command: list[str], params: Params, folder: Path, config: 
         return crossval_specs(command, params, config, cluster)
     if name == "embed":
         return embed_specs(params, folder, command, config, cluster)
+    if name == "doctor":
+        command = [*command, "--cluster"]
     if name != "tile":
         return [parallel_job(name, folder, command, config.slurm, params.get("ranks") or 0)]
     is_step = params["shard_of"] or params["merge"] or params["preview"]
@@ -262,4 +264,5 @@ VERBS = {
     "predict": Verb("out", _check_predict),
     "crossval": Verb("out", _check_crossval),
     "embed": Verb("out", _check_embed),
+    "doctor": Verb("folder", lambda params, config: None),
 }

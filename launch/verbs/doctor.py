@@ -14,7 +14,8 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from launch.process.cores import usable_cores
-from launch.process.distributed import is_rank, rank_of_process, size_of_process
+from launch.process.distributed import adopt_launcher, is_rank, rank_of_process, size_of_process
+from shards.errors import InputError
 
 LOW_DISK_GB = 10.0
 
@@ -105,6 +106,11 @@ def _devices() -> Iterator[str]:
 
 
 def _ranks() -> Iterator[str]:
+    try:
+        adopt_launcher()
+    except InputError as error:
+        yield f"ranks       {error}"
+        return
     if is_rank():
         yield f"ranks       this is rank {rank_of_process()} of {size_of_process()} (from the environment)"
     else:

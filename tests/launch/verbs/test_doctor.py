@@ -59,8 +59,8 @@ def test_the_report_of_a_machine_that_has_everything(
 def test_what_is_missing_differs_or_is_an_option_is_said(
     other_metadata: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("WORLD_SIZE", "8")
+    for name, value in {"RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     assert run() == 1
     out = capsys.readouterr().out
     assert re.search(r"^no-such-package MISSING$", out, re.MULTILINE)
@@ -70,6 +70,13 @@ def test_what_is_missing_differs_or_is_an_option_is_said(
     assert re.search(r"^\[remote\] +there$", out, re.MULTILINE)
     assert "[luxury]    not there: no-such-option. If you need it: pip install 'hnm[luxury]'" in out
     assert "this is rank 3 of 8" in out
+
+
+def test_a_launcher_that_is_not_whole_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    run()
+    assert "ranks       WORLD_SIZE='' in the environment is no number" in capsys.readouterr().out
 
 
 def test_another_version_and_a_missing_option_are_no_failure(
