@@ -36,6 +36,7 @@ def test_parts_rehearse_on_a_cpu_and_tell_a_line_each(only: str, capsys: pytest.
     assert (summary["failed"], summary["no_time_left"]) == ([], [])
 
 
+@pytest.mark.slow
 def test_what_no_time_is_left_for_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--cpu", "--only", "check: c", "--limit", "30"]) == 1
     *_, summary = map(json.loads, capsys.readouterr().out.splitlines())
