@@ -46,8 +46,9 @@ from shards.tiling.tile import TileConfig, tile_cohort
 SIDE_PX, BATCH = 32, 24
 ENCODER = EncoderConfig(stem="small", width=0.25, projection_dim=32)
 # Sums of other orders: fp32 without TF32 differs by 1e-6 a layer; bf16 has 8 bits. Its gradients are not compared: of a network
-# with random weights, whose features are all alike, they are noise (on a CPU: as far from fp32's as these are long).
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.05}
+# with random weights, whose features are all alike, they are noise (on a CPU: as far from fp32's as these are long); its outputs
+# are 0.10 off there.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
 NOISE_IN_BF16 = "gradients"
 KINDS = ("dsmil", "abmil", "abmil_gated", "clam_sb", "max", "mean")
 

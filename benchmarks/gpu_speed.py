@@ -78,7 +78,7 @@ def build_network(name: str, size: Size) -> Projected:
 
 
 def import_timm() -> Any:
-    """Return timm, which imports torchvision, whose compiled part wants CUDA's libraries: without a GPU its operators are named."""
+    """Return timm. It imports torchvision, whose compiled part wants CUDA's libraries: without a GPU its operators are named."""
     if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
         NAMED.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         NAMED.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
