@@ -27,6 +27,7 @@ from hnm.run.phase import phase, read_state
 from hnm.run.session import Session
 from hnm.run.study import Study
 from hnm.statistics.zero_width import zero_width_warning
+from shards.cohort.cohort import FEATURES
 from shards.errors import InputError
 from shards.files import whole_file, write_array, write_json
 
@@ -70,9 +71,10 @@ def score_test_slides(
         On rank 0 the (S,) slide scores and (N,) patch scores of all embedded slides, NaN elsewhere; None on other ranks.
     """
     study, world, folder = session.study, session.world, run / "test-features"
-    model = load_model(encoder_of_round(run, chosen), config.encoder, session.seed)
-    embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
-    bags = open_bags(folder, world)
+    if study.cohort.has_pictures:
+        model = load_model(encoder_of_round(run, chosen), config.encoder, session.seed)
+        embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
+    bags = open_bags(folder if study.cohort.has_pictures else study.cohort.root / FEATURES, world, study.test)
     aggregator = load_aggregator(round_folder(run, chosen) / "aggregator.safetensors", bags.dim, session)
     logits, part = score_slides(aggregator, bags, study.test, session)
     scores = np.empty(study.cohort.num_patches, np.float32) if world.is_main else None
@@ -84,7 +86,7 @@ def score_test_slides(
     by_patch = np.load(round_folder(run, chosen) / "scores.npy")
     test_patches = study.patches_of(study.test)
     by_patch[test_patches] = scores[test_patches]
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=not study.cohort.has_pictures)
     return by_slide, by_patch
 
 

@@ -30,6 +30,7 @@ def export(record: RunRecord, folder: Path) -> None:
     """
     if not record.is_finished:
         raise InputError(f"{record.run}: training is not finished. Run the same hnm train again, then export")
+    record.study.cohort.require_pictures("hnm export")
     if folder.exists() and not _may_be_written(folder):
         raise InputError(f"{folder}: exists and is no exported model. Choose another name or remove it")
     (folder / MODEL_FILE).unlink(missing_ok=True)

@@ -182,6 +182,7 @@ def open_exported(folder: Path, device: torch.device) -> Model:
 
 def open_recorded(record: RunRecord, device: torch.device) -> Model:
     """Open the model of a run."""
+    record.study.cohort.require_pictures("hnm predict")
     return load_networks(weight_files(record.run, record.chosen), record.config, describe_run(record), device)
 
 

@@ -41,3 +41,23 @@ def coords(
 
     request = TileRequest(slides_csv, cohort, config, overrides or [], workers, shard_of, merge, preview)
     finish(lambda: imports.coords(request, folder))
+
+
+@import_app.command()
+def features(
+    slides_csv: Annotated[
+        Path, typer.Argument(metavar="SLIDES.CSV", help="The table of slides, as for `hnm tile`; path may be missing.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A file for each slide: HDF5, .pt or .npy.")],
+    cohort: OutArgument,
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    name: Annotated[str | None, typer.Option(help="Which features, where a file holds several.")] = None,
+) -> None:
+    """Make a cohort without pictures of features that another tool has computed, to train aggregators on.
+
+    Example: `hnm import features slides.csv features_uni_v1/ cohort/`, then `hnm train cohort/ run/ rounds.num_rounds=0`
+    """
+    from launch.verbs import imports
+
+    finish(lambda: imports.features(slides_csv, folder, cohort, name, config, overrides or []))

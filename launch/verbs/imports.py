@@ -3,7 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+from hnm.aggregator.given_features import import_features
 from hnm.config import load_config
+from hnm.engine.ranks import single_world
+from hnm.run.journal import Journal
+from launch.verbs.tables import counts_lines
 from launch.verbs.tile import TileRequest, overrides_of, tile
 from shards.cohort.slides import read_slides
 from shards.exchange.coords import SUFFIXES, common_settings, read_coords
@@ -28,3 +32,22 @@ def coords(request: TileRequest, folder: Path) -> int:
     )
     overrides = [*request.overrides, *derived, f"tile.coords={folder.absolute()}"]
     return tile(replace(request, overrides=overrides))
+
+
+def features(
+    slides_csv: Path, folder: Path, cohort: Path, name: str | None, config_name: str | None, overrides: list[str]
+) -> int:
+    """Make a cohort of features, without pictures."""
+    config, journal = load_config(config_name, None, overrides).tile, Journal(None, single_world())
+    summary, given, warnings = import_features(slides_csv, folder, cohort, name, config, journal.progress)
+    for line in [f"warning: {text}" for text in warnings] + counts_lines(summary, cohort):
+        journal.say(line)
+    journal.say(f"{given.dim} numbers a patch, as they are in {folder}; there are no pictures")
+    if given.num_without_places:
+        journal.say(
+            f"{given.num_without_places:,} files have no coordinates: no heatmaps, and no truth of patches from annotations"
+        )
+    journal.say(
+        f"Next: hnm train {cohort} run/ rounds.num_rounds=0, and aggregate.kind=dsmil, abmil, clam_sb, max or mean"
+    )
+    return 0

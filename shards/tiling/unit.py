@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -181,6 +182,16 @@ def write_unit(path: Path, unit: Unit, sites: Sites, entries: Sequence[Entry]) -
     schema = UNIT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(told).encode()})
     with whole_file(path) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary)
+
+
+def write_pictureless_unit(path: Path, unit: Unit, sites: Sites) -> None:
+    """Write a unit whose patches have no picture: a row per site, in no tar."""
+    nowhere = {"shard": -1, "offset": 0, "nbytes": 0}
+    columns = {"x_level0": sites.x_level0, "y_level0": sites.y_level0, "truth": sites.truth}
+    columns |= {name: np.full(len(sites), value) for name, value in nowhere.items()}
+    schema = UNIT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(unit)).encode()})
+    with whole_file(path) as temporary:
+        pq.write_table(pa.table({name: columns[name] for name in UNIT_SCHEMA.names}, schema=schema), temporary)
 
 
 def read_unit(path: Path) -> Unit:
