@@ -61,3 +61,31 @@ def features(
     from launch.verbs import imports
 
     finish(lambda: imports.features(slides_csv, folder, cohort, name, config, overrides or []))
+
+
+@import_app.command()
+def tiles(
+    slides_csv: Annotated[
+        Path, typer.Argument(metavar="SLIDES.CSV", help="The table of slides, as for `hnm tile`; path may be missing.")
+    ],
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER|PARQUET", help="Pictures of patches, or Parquet that holds them.")
+    ],
+    cohort: OutArgument,
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    table: Annotated[Path | None, typer.Option(help="Of a folder: CSV with file,slide,x,y[,truth].")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Of a folder: regular expression for file names, groups slide, x, y[, truth].")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 = one per core.")] = 0,
+) -> None:
+    """Make a cohort of patches that are cut already: a folder of pictures, or Parquet.
+
+    Run it again to do only what is missing. Example: `hnm import tiles slides.csv patches/ cohort/ --table patches.csv`
+    """
+    from launch.verbs import imports
+    from launch.verbs.tile import TileRequest
+
+    request = TileRequest(slides_csv, cohort, config, overrides or [], workers)
+    finish(lambda: imports.tiles(source, request, table, pattern))

@@ -46,7 +46,7 @@ def tile(request: TileRequest) -> int:
         )
     settings = load_config(request.config, None, overrides_of(request))
     config, label_column = settings.tile, settings.data.label_column
-    num_workers = request.workers or _num_cores()
+    num_workers = request.workers or num_cores()
     plan = plan_cohort(request.slides_csv, config)
     if not request.merge:
         journal.say(plan.background)
@@ -66,7 +66,7 @@ def tile(request: TileRequest) -> int:
     return _share(plan, request, config, num_workers, journal)
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Return the cores that this process may use: a SLURM job's share, not the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

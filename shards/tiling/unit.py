@@ -21,6 +21,7 @@ from shards.cohort.annotations import Annotation
 from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA
 from shards.cohort.groups import Tally
 from shards.cohort.slides import Slide
+from shards.exchange.tiles import GivenTiles
 from shards.files import plain_name, whole_file
 from shards.tiling.sites import Points, Sites
 from shards.tiling.tar import Entry
@@ -46,6 +47,7 @@ class SlideJob:
         fingerprint: changes when the image file, the annotation, the settings or the points do.
         is_negative: whether its label says that no patch is positive.
         coords: file of the patches that another tool has chosen; None: on the grid, or at the points.
+        tiles: patches that are cut already; None: they are to be cut.
     """
 
     slide: Slide
@@ -53,6 +55,7 @@ class SlideJob:
     fingerprint: str
     is_negative: bool = False
     coords: Path | None = None
+    tiles: GivenTiles | None = None
 
 
 @dataclass(frozen=True)
