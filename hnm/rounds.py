@@ -39,6 +39,7 @@ from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
 from hnm.run.study import Study
 from hnm.statistics.metrics import scores_at, youden_threshold
+from shards.cohort.cohort import FEATURES
 from shards.errors import InputError
 from shards.files import write_array
 
@@ -50,7 +51,7 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
 
     Args:
         config: the resolved configuration.
-        start_encoder: the pretrained encoder, ours or a foreign checkpoint.
+        start_encoder: the pretrained encoder, ours or a foreign checkpoint; not looked at where features are given.
         run: the run directory, visible to all ranks.
         session: data, ranks, journal.
 
@@ -58,6 +59,9 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
         InputError: the encoder does not fit, or the mined sets cannot fill a batch.
     """
     check_batches(config, session.study, session.world)
+    if not session.study.cohort.has_pictures:
+        score_round(None, config, 0, run, session)
+        return
     model = load_model(whole(start_encoder, run, session.world), config.encoder, session.seed)
     tell_encoder(model.encoder, session)
     for round_ in range(config.rounds.num_rounds + 1):
@@ -71,17 +75,13 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
         model = load_model(encoder, config.encoder, session.seed)
 
 
-def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path, session: Session) -> None:
+def score_round(model: ContrastiveModel | None, config: Config, round_: int, run: Path, session: Session) -> None:
     """Embed, aggregate, score and mine: from an encoder to a decision. Every rank must call it."""
     folder, world, study = round_folder(run, round_), session.world, session.study
     if main_says((folder / "mining.json").is_file, world):
         forget_features(folder, config, session)
         return
-    if not main_says(lambda: features_complete(folder / "features"), world):
-        with phase("embed", round_, run, session) as record:
-            batch_size = config.rounds.embed_batch_size
-            embed(model.encoder, study.embedded_slides, batch_size, folder / "features", session, record.keep)
-    bags = open_bags(folder / "features", world)
+    bags = bags_of_round(model, config, round_, run, session)
     aggregator = aggregate_round(bags, config, round_, run, session)
     with phase("mine", round_, run, session) as record:
         slides = study.embedded_slides
@@ -104,10 +104,21 @@ def score_round(model: ContrastiveModel, config: Config, round_: int, run: Path,
     barrier(world)
 
 
+def bags_of_round(model: ContrastiveModel | None, config: Config, round_: int, run: Path, session: Session) -> Bags:
+    """Return the features of a round: embedded now, or before; or given, without a model. Every rank must call it."""
+    folder, world, study = round_folder(run, round_) / FEATURES, session.world, session.study
+    if model is None:
+        return open_bags(study.cohort.root / FEATURES, world, study.embedded_slides)
+    if not main_says(lambda: features_complete(folder), world):
+        with phase("embed", round_, run, session) as record:
+            embed(model.encoder, study.embedded_slides, config.rounds.embed_batch_size, folder, session, record.keep)
+    return open_bags(folder, world)
+
+
 def forget_features(folder: Path, config: Config, session: Session) -> None:
     """Remove the features of a round that is decided, unless they are to be kept."""
     if session.world.is_main and not config.rounds.keep_features:
-        shutil.rmtree(folder / "features", ignore_errors=True)
+        shutil.rmtree(folder / FEATURES, ignore_errors=True)
 
 
 def aggregate_round(bags: Bags, config: Config, round_: int, run: Path, session: Session) -> Aggregator:
@@ -202,7 +213,12 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     Raises:
         InputError: naming the config key and the remedy.
     """
-    if config.rounds.num_rounds == 0 or config.finetune.objective == "slide":
+    if config.rounds.num_rounds == 0:
+        return
+    study.cohort.require_pictures(
+        f"rounds.num_rounds={config.rounds.num_rounds} fine-tunes an encoder (0: an aggregator alone is trained), which"
+    )
+    if config.finetune.objective == "slide":
         return
     num_negatives = study.num_patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
     mined = count_of_share(config.mining.neg_ratio, num_negatives)

@@ -47,42 +47,56 @@ class Bags:
     Args:
         folder: the features folder of a round, complete (with index.json).
         device: where bags are put.
+        slides: (s,) increasing slide numbers; these alone, as if the folder had no others. None: all.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, slides: np.ndarray | None = None) -> None:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         names = [plain_name(name, folder / "index.json") for name in index["files"]]
         self.part_starts = np.array([0, *(rows_of_file(name)[1] for name in names)])
         self.part = lru_cache(MOST_OPEN)(lambda i: np.load(folder / names[i], mmap_mode="r"))  # closed when it is let go
         starts = np.concatenate([[0], np.cumsum(index["rows_per_slide"])])
-        self.rows_of_slide = {slide: (int(starts[i]), int(starts[i + 1])) for i, slide in enumerate(index["slides"])}
-        self.num_rows, self.dim = int(starts[-1]), self.part(0).shape[1]
+        here = range(len(starts) - 1) if slides is None else np.flatnonzero(np.isin(index["slides"], slides)).tolist()
+        self.first_rows = starts[:-1][here]  # in the files, of each slide
+        self.starts = np.concatenate([[0], np.cumsum(np.diff(starts)[here])])  # as they are counted here
+        numbers = [index["slides"][i] for i in here]
+        self.rows_of_slide = {slide: (int(self.starts[i]), int(self.starts[i + 1])) for i, slide in enumerate(numbers)}
+        self.num_rows, self.dim = int(self.starts[-1]), self.part(0).shape[1]
         self.device = device
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) as (stop - start, dim) float32, whichever files they lie in."""
+        first, last = np.searchsorted(self.starts, [start, max(start, stop - 1)], side="right") - 1
+        pieces: list[np.ndarray] = []
+        for i in range(first, min(last + 1, len(self.first_rows))):
+            offset = self.first_rows[i] - self.starts[i]
+            low, high = max(start, self.starts[i]), min(stop, self.starts[i + 1])
+            pieces += self._rows_of_files(int(low + offset), int(high + offset))
+        rows = np.concatenate(pieces or [self.part(0)[:0]])
+        return torch.from_numpy(rows.astype(np.float32)).to(self.device)
+
+    def _rows_of_files(self, start: int, stop: int) -> list[np.ndarray]:
+        """Return rows [start, stop) of all files one after another, in pieces."""
         first, last = np.searchsorted(self.part_starts, [start, stop], side="right") - 1
-        pieces = [
+        return [
             self.part(i)[max(start - self.part_starts[i], 0) : stop - self.part_starts[i]]
             for i in range(first, min(last + 1, len(self.part_starts) - 1))
         ]
-        rows = np.concatenate(pieces or [self.part(0)[:0]])
-        return torch.from_numpy(rows.astype(np.float32)).to(self.device)
 
     def bag(self, slide: int) -> torch.Tensor:
         """Return the features of one slide, (patches, dim) float32."""
         return self.rows(*self.rows_of_slide[slide])
 
 
-def open_bags(folder: Path, world: World) -> Bags:
-    """Return the bags of features that the ranks have just written. Every rank may call it, or some.
+def open_bags(folder: Path, world: World, slides: np.ndarray | None = None) -> Bags:
+    """Return the bags of features that the ranks have just written, or of some of their slides. Every rank may call it.
 
     Raises:
         InputError: this rank's machine does not see the others' files, see `wait_until_seen`.
     """
     index = json.loads(seen(folder / "index.json", world).read_text(encoding="utf-8"))
     wait_until_seen(folder, index["files"], world)
-    return Bags(folder, world.device)
+    return Bags(folder, world.device, slides)
 
 
 def features_complete(folder: Path) -> bool:

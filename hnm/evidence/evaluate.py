@@ -29,6 +29,7 @@ from hnm.run.phase import phase
 from hnm.run.session import Session
 from hnm.run.study import Study
 from hnm.statistics.zero_width import zero_width_warning
+from shards.cohort.cohort import FEATURES
 from shards.cohort.slides import SPLITS
 from shards.errors import InputError
 from shards.files import whole_file, write_array, write_json
@@ -77,9 +78,10 @@ def score_test_slides(
         slides, whose score is 0; None on other ranks.
     """
     study, world, folder = session.study, session.world, run / "test-features"
-    model = load_model(whole(encoder_of_round(run, chosen), run, world), config.encoder, session.seed)
-    embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
-    bags = open_bags(folder, world)
+    if study.cohort.has_pictures:
+        model = load_model(whole(encoder_of_round(run, chosen), run, world), config.encoder, session.seed)
+        embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
+    bags = open_bags(folder if study.cohort.has_pictures else study.cohort.root / FEATURES, world, study.test)
     saved = whole(round_folder(run, chosen) / "aggregator.safetensors", run, world)
     aggregator = load_aggregator(saved, bags.dim, session)
     logits, part = score_slides(aggregator, bags, study.test, session)
@@ -92,7 +94,7 @@ def score_test_slides(
     by_patch = np.load(round_folder(run, chosen) / "scores.npy")
     test_patches = study.patches_of(study.test)
     by_patch[test_patches] = scores[test_patches]
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=not study.cohort.has_pictures)
     return by_slide, by_patch
 
 

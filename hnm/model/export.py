@@ -31,6 +31,7 @@ def export(record: RunRecord, folder: Path) -> None:
     """
     if not record.is_finished:
         raise InputError(f"{record.run}: training is not finished. Run the same hnm train again, then export")
+    record.study.cohort.require_pictures("hnm export")
     require_writable(folder)
     (folder / MODEL_FILE).unlink(missing_ok=True)
     files, note = weight_files(record.run, record.chosen), {"round": str(record.chosen)}

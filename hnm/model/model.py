@@ -206,6 +206,7 @@ def open_recorded(record: RunRecord, device: torch.device) -> Model:
     Raises:
         InputError: a file of it is damaged.
     """
+    record.study.cohort.require_pictures("hnm predict")
     model = load_networks(weight_files(record.run, record.chosen), record.config, describe_run(record), device)
     return replace(model, known=known_of_run(record))
 

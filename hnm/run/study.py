@@ -120,6 +120,7 @@ def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
     """
     labels, splits = cohort.labels(config.label_column), cohort.splits(config.split_column)
     if config.witness_rate is not None:
+        cohort.require_pictures("data.witness_rate")
         cohort = cohort.restricted(thin_to_witness_rate(cohort, labels, config.witness_rate, seed))
     usable = (labels >= 0) & (np.diff(cohort.patch_bounds) > 0)
     train, validation, test = (np.flatnonzero(usable & (splits == name)) for name in SPLITS)

@@ -85,6 +85,7 @@ MAX_SHARDS = 50  # shards listed, each with its first problems; all are counted
 def run(folder: Path, deep: bool, workers: int) -> int:
     """Check the cohort in `folder`, print what was found, and return 0 when it is sound, else 1."""
     cohort = Cohort.open(folder)
+    cohort.require_pictures("hnm check")
     report = check_cohort(cohort, deep, workers, Journal(None, single_world()).progress)
     _print(report, folder, deep)
     return 0 if report.is_sound else 1

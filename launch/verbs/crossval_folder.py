@@ -24,7 +24,7 @@ from launch.process.local import stop_if_asked
 from launch.process.preemption import StopSignals
 from launch.process.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, SUBFOLDER, WAIT_FOR_CLAIM_S
 from shards.claim import Waiting, claimed, touched
-from shards.cohort.cohort import Cohort
+from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import whole_file, write_json
 
@@ -204,7 +204,7 @@ def write_cohort(request: Request, config: Config, cohort: Cohort) -> None:
             values = pa.array(splits_of_fold(folds, fold, request.num_folds), pa.string())
             table = table.append_column(split_column((repeat, fold)), values)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("shards", "patches.parquet"):
+    for name in ("shards" if cohort.has_pictures else FEATURES, "patches.parquet"):
         with suppress(FileExistsError):
             os.symlink((cohort.root / name).resolve(), folder / name)
     with whole_file(folder / "slides.parquet") as temporary:

@@ -11,7 +11,7 @@ from hnm.model.model import MODEL_FILE
 from hnm.report.page import REPORT_FILE
 from hnm.report.record import read_record
 from hnm.report.run_report import make_report
-from hnm.rounds import round_folder
+from hnm.rounds import START_ENCODER, round_folder
 from hnm.run.journal import Journal
 from hnm.run.session import Session
 from hnm.run.study import open_study
@@ -53,14 +53,18 @@ def report(run: Path, cohort_folder: Path | None, max_heatmaps: int | None = Non
 def write_results(config: Config, run: Path, session: Session) -> None:
     """Write the page and the model of an evaluated run: what one looks at, and what one hands on. Call it on rank 0 only."""
     write_report(config, run, session)
+    if not session.study.cohort.has_pictures:
+        session.journal.say(f"no {MODEL_FOLDER}/: the encoder of these features is not ours; the aggregator is in round-000/")
+        return
     with only_writer(run / MODEL_FOLDER):
         export(read_record(run, config, session.study), run / MODEL_FOLDER)
     session.journal.say(f"wrote {run / MODEL_FOLDER}: the model with its card, MODEL.md. Next: hnm predict {run} SLIDES")
 
 
 def has_results(run: Path) -> bool:
-    """Return whether `write_results` has been here, to its end."""
-    return (run / REPORT_FILE).is_file() and (run / MODEL_FOLDER / MODEL_FILE).is_file()
+    """Return whether `write_results` has been here, to its end; of features that were given there is no model."""
+    is_ours = (run / START_ENCODER).is_file()
+    return (run / REPORT_FILE).is_file() and (not is_ours or (run / MODEL_FOLDER / MODEL_FILE).is_file())
 
 
 def numbers_of(metrics: dict[str, Any]) -> dict[str, float]:
@@ -80,6 +84,8 @@ def write_report(config: Config, run: Path, session: Session, max_heatmaps: int 
     """Write the page of a run, and say where it is. Call it on rank 0 only."""
     record = read_record(run, config, session.study)
     most = MAX_HEATMAPS if max_heatmaps is None else max_heatmaps
+    if (session.study.cohort.patches.x_level0 < 0).any():  # features that came without places
+        most = 0
     page = make_report(record, session.reader, session.world.device, most, session.journal.progress)
     session.journal.say(f"wrote {page}: open it in a browser; its pictures are in {run / 'figures'}")
 

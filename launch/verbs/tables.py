@@ -13,6 +13,11 @@ from shards.tiling.merge import TileSummary
 
 def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
     """Return the summary of a tiling, line by line; everything that was left out is in it."""
+    return [*counts_lines(summary, cohort), f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort} pretrained/"]
+
+
+def counts_lines(summary: TileSummary, cohort: Path) -> list[str]:
+    """Return what became of the slides, line by line."""
     lines = [
         f"{cohort}: {summary.num_slides} slides: {summary.num_done} done, {summary.num_empty} empty, "
         f"{summary.num_failed} failed; {summary.num_tiled} tiled now, the others were there",
@@ -34,8 +39,7 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
         how = "by patient" if summary.patients_known else "slide by slide, for the table names no patients"
         lines.append(f"the table has no split column: train, validation and test were drawn {how} (tile.split_seed)")
     lines += [*split_lines(summary.splits), *(f"warning: {text}" for text in split_warnings(summary.splits))]
-    lines += [f"  {slide_id}: {reason}" for slide_id, reason in (summary.failures | summary.empties).items()]
-    return [*lines, f"Look at {cohort / 'tiling.html'}. Next: hnm pretrain {cohort} pretrained/"]
+    return lines + [f"  {slide_id}: {reason}" for slide_id, reason in (summary.failures | summary.empties).items()]
 
 
 def _left_out(summary: TileSummary) -> list[tuple[int, str]]:

@@ -36,6 +36,7 @@ def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides:
     config = load_config(config_name, None, overrides)
     require_start(config.encoder)
     cohort = Cohort.open(cohort_folder)
+    cohort.require_pictures("Pretraining")
     study = open_study(cohort, config.data, config.seed)
     if (code := in_ranks(ranks, config)) is not None:
         return code
@@ -77,6 +78,8 @@ def train(
     if restart and not yes:
         remove_run(run, is_sure=False)
     cohort = Cohort.open(cohort_folder)
+    if encoder is not None:
+        cohort.require_pictures("--encoder")
     study = open_study(cohort, config.data, config.seed)
     if (code := in_ranks(ranks, config)) is not None:
         return code
@@ -87,13 +90,13 @@ def train(
             remove_run(run, yes)
         if start_from is not None:
             _check_start(run / START_ENCODER, start_from, config)
-        elif not (run / START_ENCODER).is_file():
+        elif cohort.has_pictures and not (run / START_ENCODER).is_file():
             check_batch(config.pretrain, study, world)
         open_run(run, cohort, config)
 
     with session_of(Opening("train", config, cohort, run, prepare)) as session:
         start = run / START_ENCODER
-        if not main_says(start.is_file, session.world):
+        if cohort.has_pictures and not main_says(start.is_file, session.world):
             if start_from is None:
                 with phase("pretrain", 0, run, session) as record:
                     pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)

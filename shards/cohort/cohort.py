@@ -4,7 +4,7 @@
       cohort.json       format version, settings, shard names (index = the `shard` column), totals
       slides.parquet    a row per slide
       patches.parquet   a row per patch; the row number is the patch id, in slide order
-      shards/*.tar      WebDataset tars of JPEGs
+      shards/*.tar      WebDataset tars of JPEGs; or, of hnm import features, features/ in their place
 
 A patch is a row number: scores, labels, weights and features are plain arrays indexed by it.
 """
@@ -24,6 +24,7 @@ from shards.errors import InputError
 from shards.files import plain_name
 
 FORMAT_VERSION = 1
+FEATURES = "features"  # folder with features in the place of pictures
 
 PATCH_SCHEMA = pa.schema(
     [
@@ -108,6 +109,23 @@ class Cohort:
         return len(self.patches)
 
     @property
+    def has_pictures(self) -> bool:
+        """Are there pictures, or the features of `hnm import features` in their place?"""
+        return "features" not in self.info
+
+    def require_pictures(self, what: str) -> None:
+        """Refuse `what` where there are no pictures.
+
+        Raises:
+            InputError: naming the remedy.
+        """
+        if not self.has_pictures:
+            raise InputError(
+                f"{self.root}: a cohort of features, without pictures (hnm import features). {what} needs pictures: cut the "
+                "slides with hnm tile or hnm import coords"
+            )
+
+    @property
     def num_slides(self) -> int:
         return self.slides.num_rows
 
@@ -133,6 +151,8 @@ class Cohort:
         digest = hashlib.sha256("\n".join(self.slide_ids).encode())
         for field in fields(self.patches):
             digest.update(np.ascontiguousarray(getattr(self.patches, field.name)).data)
+        if not self.has_pictures:
+            digest.update(str(self.info["features"]["digest"]).encode())
         return digest.hexdigest()[:16]
 
     def labels(self, column: str = "label") -> np.ndarray:

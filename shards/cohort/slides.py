@@ -83,13 +83,16 @@ def read_slides(slides_csv: Path, allow_unlabelled: bool = False) -> list[Slide]
     return read_slide_table(slides_csv, allow_unlabelled, patients_matter=not allow_unlabelled).slides
 
 
-def read_slide_table(slides_csv: Path, allow_unlabelled: bool = False, patients_matter: bool = True) -> SlideTable:
+def read_slide_table(
+    slides_csv: Path, allow_unlabelled: bool = False, patients_matter: bool = True, needs_files: bool = True
+) -> SlideTable:
     """Read and check slides.csv.
 
     Args:
         slides_csv: the table; relative paths in it are relative to its folder.
         allow_unlabelled: accept a table without labels, or with labels of one kind: for prediction.
         patients_matter: refuse what would take one patient for two (see `shards.cohort.patients`).
+        needs_files: the column path must be there; without it, a slide's file is one of its name, which may be missing.
 
     Returns:
         The slides, all with the same label and split columns, and the warnings.
@@ -98,7 +101,11 @@ def read_slide_table(slides_csv: Path, allow_unlabelled: bool = False, patients_
         InputError: a missing column, a value that is not allowed, a slide listed twice, a patient in two splits or behind
             another name, or a first label column without a positive or without a negative slide.
     """
-    rows = read_rows(slides_csv, REQUIRED_COLUMNS, optional=OPTIONAL_COLUMNS, prefixes=("label", "split"))
+    required = REQUIRED_COLUMNS if needs_files else REQUIRED_COLUMNS[:1]
+    rows = read_rows(slides_csv, required, optional=(*OPTIONAL_COLUMNS, "path"), prefixes=("label", "split"))
+    for row in rows:
+        if not needs_files:
+            row.cells["path"] = row.cells.get("path") or row.cells["slide_id"]
     if not allow_unlabelled and not any(column.startswith("label") for column in rows[0].cells):
         raise InputError(
             f"{slides_csv}, row 1: there is no column 'label' (or label_...); the columns are: "

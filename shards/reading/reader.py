@@ -129,6 +129,7 @@ class PatchReader:
         Raises:
             UnreadablePatchError: none can be read.
         """
+        self._cohort.require_pictures("This")
         last = "it has none"
         first_of_slides = np.flatnonzero(np.diff(self._cohort.patch_bounds))  # a whole shard may be missing
         for patch_id in chain(self._cohort.patch_bounds[first_of_slides].tolist(), range(self._cohort.num_patches)):

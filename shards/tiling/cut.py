@@ -19,6 +19,7 @@ import simplejpeg
 from shards.claim import Claim, claimed, this_process
 from shards.errors import InputError
 from shards.files import fsync_folder
+from shards.tiling.given_tiles import pack_tiles
 from shards.tiling.picture import draw_survey
 from shards.tiling.sites import UNKNOWN, Sites
 from shards.tiling.slide_reader import SlideReader, open_slide
@@ -70,7 +71,7 @@ def tile_slide(job: SlideJob, cohort: Path, config: TileConfig) -> Outcome | Non
         (cohort / "cohort.json").unlink(missing_ok=True)
         try:
             with _workbench(cohort, job.slide.key) as folder:
-                unit = _cut(job, folder, config, claim)
+                unit = _cut(job, folder, config, claim) if job.tiles is None else pack_tiles(job, folder, config, claim)
                 _land(folder, cohort, job, unit)
                 return Outcome(unit, is_new=True)
         except (InputError, OSError) as error:

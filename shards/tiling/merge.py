@@ -99,7 +99,12 @@ class TileSummary:
 
 
 def merge_cohort(
-    slides: Sequence[Slide], units: Sequence[Unit], cohort: Path, settings: dict[str, Any], max_failed: float
+    slides: Sequence[Slide],
+    units: Sequence[Unit],
+    cohort: Path,
+    settings: dict[str, Any],
+    max_failed: float,
+    features: dict[str, Any] | None = None,
 ) -> TileSummary:
     """Write the cohort's tables from its finished units; the caller holds `alone`.
 
@@ -109,6 +114,7 @@ def merge_cohort(
         cohort: the cohort's folder.
         settings: the tiling's settings, recorded in cohort.json.
         max_failed: share of slides that may have failed.
+        features: what is said of the features that stand in the place of pictures; None: there are pictures.
 
     Returns:
         The numbers that the units tell.
@@ -120,13 +126,14 @@ def merge_cohort(
     failures = {slide.slide_id: unit.status for slide, unit in zip(slides, units, strict=True) if unit.failed}
     _refuse_failures(failures, len(slides), max_failed)
     shard_names = [name for unit in units for name in unit.tars]
-    if not shard_names:
+    if not any(unit.num_patches for unit in units):
         raise InputError(_no_patch(cohort, slides, units, len(failures)))
     num_positive = _write_patches(slides, units, cohort)
     with whole_file(cohort / "slides.parquet") as temporary:
         pq.write_table(_slide_table(slides, units), temporary)
     summary = _summary(slides, units, num_positive, settings)
-    write_json(cohort / "cohort.json", _cohort_info(settings, shard_names, summary))
+    in_place = {"features": features} if features else {}
+    write_json(cohort / "cohort.json", _cohort_info(settings, shard_names, summary) | in_place)
     return summary
 
 

@@ -75,12 +75,7 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     Raises:
         InputError: something is wrong with slides.csv or the points file.
     """
-    table = read_slide_table(slides_csv, config.allow_unlabelled)
-    slides, warnings = table.slides, table.warnings + same_slide_warnings(table.slides)
-    split_drawn = "split" not in slides[0].splits
-    if split_drawn:
-        slides = _with_drawn_split(slides, config)
-    warnings += split_warnings(count_splits(slides))
+    slides, split_drawn, warnings = slides_of_table(slides_csv, config)
     settings = config.model_dump(mode="json", exclude=NOT_OF_A_SLIDE)
     if config.coords is not None:
         return _plan_at_coords(slides_csv, slides, config, settings, split_drawn, warnings)
@@ -98,6 +93,23 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     settings = _resolved(settings, config, False, is_at_points=True)
     jobs = [slide_job(slide, points_of.get(slide.slide_id, no_points), settings) for slide in slides]
     return Plan(jobs, num_unmatched, split_drawn, _background_in_words(config, len(slides), 0, True), warnings)
+
+
+def slides_of_table(slides_csv: Path, config: TileConfig, needs_files: bool = True) -> tuple[list[Slide], bool, list[str]]:
+    """Return the slides of a table, with splits; whether these were drawn; and warnings.
+
+    Args:
+        needs_files: whether the column path must be there.
+
+    Raises:
+        InputError: something is wrong with the table.
+    """
+    table = read_slide_table(slides_csv, config.allow_unlabelled, needs_files=needs_files)
+    slides, warnings = table.slides, table.warnings + same_slide_warnings(table.slides)
+    split_drawn = "split" not in slides[0].splits
+    if split_drawn:
+        slides = _with_drawn_split(slides, config)
+    return slides, split_drawn, warnings + split_warnings(count_splits(slides))
 
 
 def _plan_at_coords(

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,6 +21,7 @@ from shards.cohort.annotations import Annotation
 from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA
 from shards.cohort.groups import Tally
 from shards.cohort.slides import Slide
+from shards.exchange.tiles import GivenTiles
 from shards.files import plain_name, whole_file
 from shards.tiling.sites import Points, Sites
 from shards.tiling.tar import Entry
@@ -47,6 +49,7 @@ class SlideJob:
         fingerprint: changes when the image file, the annotation, the settings or the points do.
         is_negative: whether its label says that no patch is positive.
         coords: file of the patches that another tool has chosen; None: on the grid, or at the points.
+        tiles: patches that are cut already; None: they are to be cut.
     """
 
     slide: Slide
@@ -54,6 +57,7 @@ class SlideJob:
     fingerprint: str
     is_negative: bool = False
     coords: Path | None = None
+    tiles: GivenTiles | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,16 @@ def write_unit(path: Path, unit: Unit, sites: Sites, entries: Sequence[Entry]) -
     schema = UNIT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(told).encode()})
     with whole_file(path) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary)
+
+
+def write_pictureless_unit(path: Path, unit: Unit, sites: Sites) -> None:
+    """Write a unit whose patches have no picture: a row per site, in no tar."""
+    nowhere = {"shard": -1, "offset": 0, "nbytes": 0}
+    columns = {"x_level0": sites.x_level0, "y_level0": sites.y_level0, "truth": sites.truth}
+    columns |= {name: np.full(len(sites), value) for name, value in nowhere.items()}
+    schema = UNIT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(unit)).encode()})
+    with whole_file(path) as temporary:
+        pq.write_table(pa.table({name: columns[name] for name in UNIT_SCHEMA.names}, schema=schema), temporary)
 
 
 def read_unit(path: Path) -> Unit:

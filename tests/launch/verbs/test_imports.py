@@ -1,14 +1,23 @@
 """`hnm import`: cohorts from the files of other tools, by way of the command line."""
 
+import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import torch
 
+from hnm.aggregator.bags import Bags
+from hnm.encoder.contrastive_model import fresh_model, save_model
 from shards.cohort.cohort import Cohort
+from shards.cohort.cohort_table import write_csv
 from shards.drawn.drawn_slides import make_whole_slides
+from shards.errors import InputError
+from shards.exchange.features import read_features
 from tests.command_line import assert_refused, hnm
 from tests.shards.exchange.foreign_files import trident
+from tests.tiny import TINY, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +72,81 @@ def test_coordinates_of_another_slide_are_a_failed_slide_with_both_numbers(slide
     assert_refused(
         hnm("import", "coords", slides_csv, slides_csv.parent / "slides", tmp_path / "none"), 1, "there is: "
     )
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path) -> Path:
+    """The tiny cohort's slides embedded by a drawn encoder, and a table without pictures."""
+    folder = tmp_path_factory.mktemp("features")
+    save_model(folder / "encoder.safetensors", fresh_model(tiny_config().encoder, seed=1), {})
+    command = ["embed", tiny_cohort, "--encoder", folder / "encoder.safetensors", "--out", folder / "h5", *TINY]
+    assert hnm(*command).exit_code == 0
+    slides = Cohort.open(tiny_cohort).slides.select(["slide_id", "label", "split", "patient_id"]).to_pylist()
+    write_csv(folder / "slides.csv", list(slides[0]), [row.values() for row in slides])
+    return folder
+
+
+def test_features_that_were_exported_come_back_bit_for_bit_and_train(
+    features: Path, tiny_cohort: Path, tmp_path: Path
+) -> None:
+    cohort, run = tmp_path / "cohort", tmp_path / "run"
+    result = hnm("import", "features", features / "slides.csv", features / "h5", cohort)
+    assert result.exit_code == 0, result.output
+    opened, bags, own = Cohort.open(cohort), Bags(cohort / "features", torch.device("cpu")), Cohort.open(tiny_cohort)
+    for slide, slide_id in enumerate(opened.slide_ids):
+        with h5py.File(features / "h5" / f"{slide_id}.h5") as file:
+            np.testing.assert_array_equal(bags.bag(slide).numpy(), file["features"][()])
+    np.testing.assert_array_equal(opened.patches.x_level0, own.patches.x_level0)
+    assert opened.slides["patch_level0"].to_pylist() == [16] * 10
+    aggregator_alone = [*TINY, "rounds.num_rounds=0"]
+    assert hnm("train", cohort, run, *aggregator_alone).exit_code == 0
+    result = hnm("evaluate", run)
+    assert result.exit_code == 0, result.output
+    assert "no model/: the encoder of these features is not ours" in result.output
+    assert "a cohort of features, without pictures" in (run / "report.html").read_text()
+    assert_refused(hnm("train", cohort, tmp_path / "rounds", *TINY), 1, "rounds.num_rounds=2 fine-tunes an encoder")
+    assert_refused(hnm("export", run, tmp_path / "model"), 1, "hnm export needs pictures")
+    assert_refused(hnm("pretrain", cohort, tmp_path / "pretrained", *TINY), 1, "Pretraining needs pictures")
+
+
+def test_tensors_and_arrays_are_features_without_places(features: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    for number, path in enumerate(sorted((features / "h5").glob("*.h5"))):
+        with h5py.File(path) as file:
+            rows = file["features"][()].astype(np.float16)
+        if number % 2:
+            np.save(given / f"{path.stem}.npy", rows)
+        else:
+            torch.save({"feats": torch.from_numpy(rows)[None]}, given / f"{path.stem}.pt")
+    result = hnm("import", "features", features / "slides.csv", given, tmp_path / "cohort")
+    assert result.exit_code == 0, result.output
+    assert "10 files have no coordinates" in result.output
+    cohort = Cohort.open(tmp_path / "cohort")
+    assert set(cohort.patches.x_level0.tolist()) == {-1}
+    assert np.load(next((tmp_path / "cohort" / "features").glob("rows-*.npy"))).dtype == np.float16
+    (given / f"{path.stem}.npy").unlink()
+    result = hnm("import", "features", features / "slides.csv", given, tmp_path / "cohort")
+    assert_refused(result, 1, "1 of 10 slides failed", "there is no file of features for this slide")
+
+
+class _Harm:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("harm",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_Harm(), "refused, no file of plain tensors"),
+        ([1, 2], "holds a list, no tensor"),
+        ({"labels": torch.zeros(2)}, "no tensor features or feats or embeddings; there is: labels"),
+        (torch.zeros(4, dtype=torch.int64), "features are int64 of shape (4,)"),
+        (torch.tensor([[0.0, float("nan")]]), "row 0 (the first of 1) is not finite"),
+        ({"features": torch.zeros(3, 4), "coords": torch.zeros(2, 2)}, "3 features, but coords of shape (2, 2)"),
+    ],
+)
+def test_files_without_features_are_refused(content: object, words: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_features(tmp_path / "a.pt")
