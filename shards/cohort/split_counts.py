@@ -64,7 +64,8 @@ def count_splits(slides: Sequence[Slide], num_patches: Sequence[int] | None = No
     """
     if not any(slide.labels for slide in slides):
         return []
-    pairs: list[tuple[Slide, int | None]] = list(zip(slides, num_patches or [None] * len(slides), strict=True))
+    numbers: Sequence[int | None] = [None] * len(slides) if num_patches is None else num_patches
+    pairs = list(zip(slides, numbers, strict=True))
     return [
         _count(column, split, [(slide, number) for slide, number in pairs if slide.splits[column] == split])
         for column in slides[0].splits

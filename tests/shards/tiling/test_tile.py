@@ -1,6 +1,8 @@
 
 import json
+import subprocess
 from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import webdataset as wds
 from PIL import Image
 from pydantic import ValidationError
 
+from shards.claim import process
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.tiling.cut import tile_slide
@@ -182,6 +185,26 @@ def test_progress_wraps_the_slides_that_are_cut(slides_csv: Path, tmp_path: Path
     tile_cohort(slides_csv, tmp_path / "cohort", CONFIG, progress)
     tile_cohort(slides_csv, tmp_path / "cohort", CONFIG, progress)
     assert calls == [("tiling", 4), ("tiling", 0)]
+
+
+def test_a_slide_that_another_process_cuts_is_waited_for_and_not_in_silence(
+    slides_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, lock = subprocess.Popen(["sleep", "60"]), tmp_path / "cohort" / "locks" / "b.json"
+    owner = process(other.pid)
+    lock.parent.mkdir(parents=True)
+    lock.write_text(json.dumps(asdict(owner)))
+
+    def progress(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+        for number, item in enumerate(items):
+            if number == 2:  # nothing is left to do but what the other one does
+                other.kill()
+            yield item
+
+    summary = tile_cohort(slides_csv, tmp_path / "cohort", CONFIG, progress)
+    other.wait()
+    assert capsys.readouterr().err == f"{tmp_path / 'cohort'}: slides that are left: {owner} is at work on that; waiting\n"
+    assert (summary.num_done, summary.num_tiled) == (3, 4)
 
 
 def test_points_give_patches_with_truth(slides_csv: Path, tmp_path: Path) -> None:
