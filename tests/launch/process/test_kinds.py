@@ -35,6 +35,7 @@ def test_evaluate_says_what_the_folder_is(tmp_path: Path, kind: str) -> None:
         assert_refused(hnm("predict", folder, "a.svs"), 1, f"{folder}: {says}")
     if kind != "crossval":  # whose page it is
         assert_refused(hnm("report", folder), 1, f"{folder}: {says}")
+        assert_refused(hnm("compare", folder, folder), 1, f"{folder}: {says}")
     assert_refused(hnm("export", folder, tmp_path / "m"), 1, f"{folder}: {says}")
 
 
