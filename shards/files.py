@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     A crash or an error leaves no file under the final name (and after an error no temporary one either).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # processes in containers of two machines may have one number
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:

@@ -18,6 +18,7 @@ from hnm.evidence.measure import count_patients
 from hnm.run.checksums import read_state
 from hnm.run.study import open_study
 from hnm.statistics.zero_width import few_patients
+from launch.process.kinds import refuse_other
 from launch.process.run_directory import check_cohort, read_run
 from launch.verbs.crossval_folder import is_crossval, read_record
 from shards.cohort.cohort import Cohort
@@ -59,6 +60,8 @@ def run(a: Path, b: Path, json_file: Path | None, cohort: Path | None = None) ->
 
 
 def _of_runs(run_a: Path, run_b: Path, cohort: Path | None, console: Console) -> dict[str, Any]:
+    for folder in (run_a, run_b):
+        refuse_other(folder)
     a, b = read_test_scores(run_a), read_test_scores(run_b)
     result = compare(a, b)
     result["patch_figures"], result["patch_remarks"] = patch_figures(a, b, cohort)

@@ -99,6 +99,30 @@ def test_an_exported_folder_says_what_it_is_and_nothing_of_this_machine(record: 
     assert portable(hidden).tracking.uri is None
 
 
+def test_without_truth_the_patch_threshold_is_that_of_validation_negatives_wherever_it_is_told(
+    record: RunRecord, tmp_path: Path
+) -> None:
+    cohort = record.study.cohort
+    patches = replace(cohort.patches, truth=np.full(cohort.num_patches, -1, np.int8))
+    study = replace(record.study, cohort=replace(cohort, patches=patches))
+    blind = replace(record, study=study, metrics={**(record.metrics or {}), "instance": None, "patch_threshold": None})
+    negatives = study.patches_of(study.validation[study.labels[study.validation] == 0])
+    assert 0 <= np.mean(blind.by_patch[negatives] >= blind.patch_threshold) <= 0.05
+    export(blind, tmp_path / "model")
+    card = (tmp_path / "model" / "MODEL.md").read_text()
+    source = "the patches of negative validation slides, of which at most 5 %"
+    assert f"a patch from {blind.patch_threshold:.4f} on (chosen on {source} reach it)" in card
+    assert "The patch threshold was not chosen on annotated patches" in card
+    row = cohort.slides.to_pylist()[1]
+    slide, model = Slide(row["slide_id"], Path(row["path"]), "p", {}, {}, None), on_grid(open_exported(tmp_path / "model", CPU))
+    found = predict_slide(slide_job(slide, None, {}), model, batch_size=16, num_threads=1, progress=quiet)
+    predicted = row_of(slide, None, found, model, "")
+    assert predicted.patch_threshold == blind.patch_threshold
+    write_slide(tmp_path / "out", slide, predicted, found)
+    features = json.loads((tmp_path / "out" / "geojson" / f"{slide.key}.geojson").read_text())["features"]
+    assert len(features) == predicted.num_positive_patches == np.sum(found.patches.scores >= blind.patch_threshold)
+
+
 def test_the_same_run_exports_the_same_bytes_and_other_folders_are_left_alone(
     record: RunRecord, exported: Path, tmp_path: Path
 ) -> None:

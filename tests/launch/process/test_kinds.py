@@ -27,15 +27,19 @@ def made(folder: Path, names: list[str]) -> Path:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_evaluate_says_what_the_folder_is(tmp_path: Path, kind: str) -> None:
+def test_a_folder_is_called_what_it_is(tmp_path: Path, kind: str) -> None:
     names, says = FILES[kind]
-    folder = made(tmp_path / kind, names)
-    assert_refused(hnm("evaluate", folder), 1, f"{folder}: {says}")
-    if kind != "model":
-        assert_refused(hnm("predict", folder, "a.svs"), 1, f"{folder}: {says}")
-    if kind != "crossval":  # whose page it is
-        assert_refused(hnm("report", folder), 1, f"{folder}: {says}")
-    assert_refused(hnm("export", folder, tmp_path / "m"), 1, f"{folder}: {says}")
+    with pytest.raises(InputError) as refused:
+        refuse_other(made(tmp_path / kind, names))
+    assert str(refused.value).startswith(f"{tmp_path / kind}: {says}")
+
+
+def test_every_verb_that_wants_a_run_says_so(tmp_path: Path) -> None:
+    names, says = FILES["pretrained"]
+    folder = made(tmp_path / "pretrained", names)
+    for words in (("evaluate", folder), ("predict", folder, "a.svs"), ("report", folder), ("export", folder, tmp_path / "m")):
+        assert_refused(hnm(*words), 1, f"{folder}: {says}")
+    assert_refused(hnm("compare", folder, folder), 1, f"{folder}: {says}")
 
 
 def test_a_table_and_a_run_and_what_is_none_of_ours(tmp_path: Path, finished_run: Path) -> None:

@@ -195,7 +195,7 @@ def test_two_processes_at_once_lose_no_row(
 
     def slow(*arguments: Any) -> Any:
         rows = rows_of_others(*arguments)
-        time.sleep(1.0)  # between what is there and what is written is where a row was lost
+        time.sleep(0.5)  # between what is there and what is written is where a row was lost
         return rows
 
     monkeypatch.setattr("launch.verbs.predict.rows_of_others", slow)
