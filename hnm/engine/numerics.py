@@ -20,7 +20,8 @@ def numerics(config: EngineConfig) -> Iterator[None]:
     """
     before = (
         torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic,
-        torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
     )  # fmt: skip
     is_tf32 = config.precision == "tf32"
     if config.deterministic:
@@ -38,7 +39,7 @@ def _set(matmul: str, tf32: bool, cudnn_deterministic: bool, deterministic: bool
     torch.backends.cudnn.deterministic = cudnn_deterministic
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler, 2 s
         torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = fill
+    torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def numerics_in_words(config: EngineConfig, device: torch.device) -> str | None:

@@ -66,7 +66,7 @@ class Heartbeat:
         """Note that a phase begins, at once: a process that is killed soon has been in this one."""
         self.phase_began = self.doing_began = self.moved = time.time()
         self.now = {"phase": phase, "round": round_, "doing": phase, "done": 0, "total": 0}
-        self._write()
+        self.write()
 
     def follow(self, items: Iterable[T], doing: str, total: int, done: int = 0, num_more: int = 0) -> Iterator[T]:
         """Yield `items` and note how many have been worked on.
@@ -87,11 +87,11 @@ class Heartbeat:
     def failed(self, text: str) -> None:
         """Note, at once, what ends this rank's work: the others tell it."""
         self.now = {**self.now, "error": text}
-        self._write()
+        self.write()
 
     def copy(self) -> None:
         """Write this rank's file now and, on rank 0, copy all ranks' to events.jsonl."""
-        self._write()
+        self.write()
         if self.world.is_main:
             self._copied = time.monotonic()
             for beat in read_beats(self.folder):
@@ -104,15 +104,15 @@ class Heartbeat:
         self.copy()
 
     def _run(self) -> None:
-        self._write()  # a rank that dies at once has a last word, too
+        self.write()  # a rank that dies at once has a last word, too
         while not self._end.wait(BEAT_EVERY_S):
             due = time.monotonic() - self._copied >= COPY_EVERY_S
-            self.copy() if due else self._write()
+            self.copy() if due else self.write()
             if self.world.is_main and not self._told and time.time() - self.moved > self.stall_s:
                 self._told = True
                 self.stalled(last_words(read_beats(self.folder), time.time()))
 
-    def _write(self) -> None:
+    def write(self) -> None:
         """Replace this rank's file; a full disk or a lost mount must not end the run here."""
         with self._writing, suppress(OSError):
             now, images = time.monotonic(), self.num_images()

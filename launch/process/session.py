@@ -91,6 +91,7 @@ def session_of(opening: Opening) -> Iterator[Session]:
                 open_things.callback(journal.heartbeat.close)  # it beats, and keeps the claim, while MLflow takes the files
                 open_things.enter_context(_ending_noted(folder, tracker, journal))
                 open_things.enter_context(told_when_lost(folder / "log"))
+                open_things.callback(journal.heartbeat.write)  # before that tells what each rank did last
                 _say_changed(changed, journal)
                 _prepare_device(config, journal)
                 keeper = _make_keeper(opening, signals, journal)

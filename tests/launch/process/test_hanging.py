@@ -94,7 +94,7 @@ def test_the_others_end_in_time_and_say_who_last_reported_what(hung: Hung) -> No
     assert "rank 1 does not end and is killed" in hung.output
     assert "Traceback" not in hung.output
     status = read_status(hung.run, time.time())
-    assert (status.word, status.attempts[-1]["how"]) == ("failed", "failed (another rank was gone or did not answer)")
+    assert (status.word, status.attempts[-1]["how"]) == ("failed", "failed (rank 1 did not end and was killed)")
 
 
 @pytest.mark.slow
