@@ -102,7 +102,8 @@ def submit_app(*commands: LocalCommand) -> typer.Typer:
         no_args_is_help=True,
         help="Run a command as a job of a SLURM cluster: the local command's arguments, and what it asks for.",
     )
-    for command in (*commands, _pipeline, _doctor):
+    everything: tuple[LocalCommand, ...] = (*commands, _pipeline, _doctor)
+    for command in everything:
         group.command(name=command.__name__.strip("_"))(_submitted(command))
     return group
 

@@ -1,6 +1,7 @@
 """How many CPU cores this process may use, of its job or container and not the machine's, and how many threads a rank starts."""
 
 import os
+from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 
@@ -59,3 +60,11 @@ def threads_of_rank(usable: int, on_node: int, ranks: int) -> int:
     """
     usable = min(usable, on_node)
     return usable if usable * ranks <= on_node else max(1, usable // ranks)  # its own ones, or a share of those of all
+
+
+def thread_variables(environment: Mapping[str, str], ranks_on_node: int, cores_on_node: str | None) -> dict[str, str]:
+    """Return OMP_NUM_THREADS of a rank, unless it is set: by default each starts a thread for every core that it sees."""
+    if "OMP_NUM_THREADS" in environment:
+        return {}
+    on_node = int(cores_on_node or os.cpu_count() or 1)
+    return {"OMP_NUM_THREADS": str(threads_of_rank(usable_cores(), on_node, ranks_on_node))}

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from launch.process.cores import threads_of_rank, usable_cores
+from launch.process.cores import thread_variables
 from shards.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def variables_of_launcher(environment: Mapping[str, str]) -> dict[str, str]:
         port = str(meeting_port(number, num_restarts(environment)))
         address = environment.get("MASTER_ADDR") or _first_host(environment.get("SLURM_STEP_NODELIST", ""))
         named |= {"MASTER_ADDR": address, "MASTER_PORT": environment.get("MASTER_PORT", port)}
-        tasks = re.findall(r"(\d+)(?:\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))  # "2(x3),1"
-        return named | _threads(environment, max(map(int, tasks), default=1))
+        tasks = re.findall(r"(\d+)(?:\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))  # "2(x3),1"
+        return named | thread_variables(environment, max(map(int, tasks)), environment.get("SLURM_CPUS_ON_NODE"))
     for rank, size, local_rank in MPI_NAMES:
         if int(environment.get(size) or 1) > 1 and rank in environment:
             local = environment.get(local_rank, environment[rank])
@@ -74,16 +74,8 @@ def variables_of_launcher(environment: Mapping[str, str]) -> dict[str, str]:
                 found["MASTER_ADDR"] = environment.get("MASTER_ADDR", "127.0.0.1")
                 found["MASTER_PORT"] = environment.get("MASTER_PORT", port)
             on_node = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or environment.get("MPI_LOCALNRANKS") or "1"
-            return found | _threads(environment, int(on_node))
+            return found | thread_variables(environment, int(on_node), environment.get("SLURM_CPUS_ON_NODE"))
     return {}
-
-
-def _threads(environment: Mapping[str, str], ranks_on_node: int) -> dict[str, str]:
-    """Return OMP_NUM_THREADS of a rank, unless somebody has set it: by default each starts one for every core it sees."""
-    if "OMP_NUM_THREADS" in environment:
-        return {}
-    on_node = int(environment.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)
-    return {"OMP_NUM_THREADS": str(threads_of_rank(usable_cores(), on_node, ranks_on_node))}
 
 
 def require_ranks(environment: Mapping[str, str]) -> None:

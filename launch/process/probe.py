@@ -120,9 +120,10 @@ def shared_folder(folder: Path, world: World) -> Facts:
     Each looks for the others' files before they are there, as a program would: NFS may remember a look in vain.
 
     Returns:
-        write_s: to write 1 MiB, with fsync and rename. listed_s: until a listing of the folder shows all ranks' files, after
-        the last was renamed; named_s: until they are found by name; None: not within `SEE_WITHIN_S`. links: are there hard
-        links, which claims are made of?
+        problem: why this rank cannot write there, None if it can. write_s: to write 1 MiB, with fsync and rename.
+        listed_s: until a listing of the folder shows all ranks' files, after the last was renamed; named_s: until they are
+        found by name; None: not within `SEE_WITHIN_S`, or a rank could not write. links: are there hard links, of which
+        claims are made?
     """
     number = broadcast_array(np.array([time.time_ns()]) if world.is_main else None, world)
     place = folder / f".hnm-doctor-{int(number[0])}"
@@ -130,16 +131,20 @@ def shared_folder(folder: Path, world: World) -> Facts:
     for path in paths:
         path.exists()
     barrier(world)
-    begin = time.perf_counter()
-    with whole_file(paths[world.rank]) as temporary:
-        temporary.write_bytes(b"\0" * FILE_BYTES)
+    begin, problem = time.perf_counter(), None
+    try:
+        with whole_file(paths[world.rank]) as temporary:
+            temporary.write_bytes(b"\0" * FILE_BYTES)
+    except OSError as error:
+        problem = error.strerror or str(error)
     write_s = time.perf_counter() - begin
     barrier(world)
-    seen = _see(place, paths)
-    links = _has_links(paths[world.rank])
+    seen: Facts = {"listed_s": None, "named_s": None, "links": False}
+    if not max_over_ranks(int(problem is not None), world):
+        seen = _see(place, paths) | {"links": _has_links(paths[world.rank])}
     barrier(world)
     shutil.rmtree(place, ignore_errors=True)  # each its own view: another rank's removal is no error
-    return {"write_s": write_s, **seen, "links": links}
+    return {"problem": problem, "write_s": write_s, **seen}
 
 
 def _see(place: Path, paths: Sequence[Path]) -> Facts:

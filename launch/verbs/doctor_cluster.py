@@ -71,8 +71,8 @@ def report_lines(ranks: Sequence[Facts], networks: Sequence[Facts], found: Seque
         read = facts["read_bytes_per_s"]
         yield (
             f"rank {facts['rank']} of {len(ranks)}  {facts['host']}, {facts['device']} ({facts['device_name']}), "
-            f"{facts['cores']} of {facts['machine_cores']} cores, {facts['threads']} threads, {facts['open_files']} open files at most "
-            f"({facts['open_files_hard']} if asked for), clock {facts['clock_s']:+.3f} s, 1 MiB written in "
+            f"{facts['cores']} of {facts['machine_cores']} cores, {facts['threads']} threads, {facts['open_files']} open files "
+            f"at most ({facts['open_files_hard']} if asked for), clock {facts['clock_s']:+.3f} s, 1 MiB written in "
             f"{facts['write_s'] * 1e3:.0f} ms, all files seen after {_seconds(facts['listed_s'])}, by name "
             f"{_seconds(facts['named_s'])}{'' if read is None else f', reads {read / 1e6:.0f} MB/s'}"
         )

@@ -94,6 +94,10 @@ def of_nodes(ranks: Sequence[Facts]) -> Iterator[Finding]:
 
 def of_folder(ranks: Sequence[Facts], folder: Path) -> Iterator[Finding]:
     """Judge the disk that the run's files would be on."""
+    if refused := [facts for facts in ranks if facts["problem"] is not None]:
+        who = named([facts["rank"] for facts in refused])
+        yield Finding(True, f"{folder}: {who} cannot write there ({refused[0]['problem']}). Choose another folder (--folder)")
+        return
     if blind := [facts["rank"] for facts in ranks if facts["listed_s"] is None]:
         yield Finding(
             True,

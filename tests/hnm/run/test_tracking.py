@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 import socket
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -104,25 +103,6 @@ def test_what_a_dead_server_did_not_take_is_sent_when_the_command_runs_again(
     again = Tracker(tmp_path, TrackingConfig(uri=finished_tracking_db), {"seed": 1})
     tracked(tmp_path, again).metrics("x", 1, loss=0.5)
     again.finish("FINISHED", [])
-    assert points(tmp_path, finished_tracking_db, "x/loss") == [(0, 1.0), (1, 0.5)]
-
-
-def test_what_a_locked_database_did_not_take_is_sent_at_the_end(
-    tmp_path: Path, finished_tracking_db: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hnm.run.tracking.FLUSH_AT", 1)
-    tracker = Tracker(tmp_path, TrackingConfig(uri=f"{finished_tracking_db}?timeout=0.2"), {})
-    journal = tracked(tmp_path, tracker)
-    other = sqlite3.connect(finished_tracking_db.removeprefix("sqlite:///"), isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")  # another program writes, and does not end
-    with caplog.at_level(logging.WARNING, "hnm"):
-        journal.metrics("x", 0, loss=1.0)
-        journal.metrics("x", 1, loss=0.5)
-    other.execute("ROLLBACK")
-    other.close()
-    (record,) = [record for record in caplog.records if record.name == "hnm"]
-    assert "locked" in record.getMessage()
-    tracker.finish("FINISHED", [])
     assert points(tmp_path, finished_tracking_db, "x/loss") == [(0, 1.0), (1, 0.5)]
 
 

@@ -16,7 +16,7 @@ from tests.ranks import on_ranks, world_of
 SOUND: Facts = {
     "rank": 0, "host": "node1", "local_rank": 0, "device": "cuda:0", "device_name": "H100, 80 GiB", "cores": 8,
     "machine_cores": 64, "threads": 8, "open_files": 4096, "open_files_hard": 4096, "disk": "nfs4", "versions": "hnm 1, torch 2",
-    "write_s": 0.01, "listed_s": 0.02, "named_s": 0.05, "links": True, "clock_s": 0.001, "read_bytes_per_s": 4e8,
+    "problem": None, "write_s": 0.01, "listed_s": 0.02, "named_s": 0.05, "links": True, "clock_s": 0.001, "read_bytes_per_s": 4e8,
 }  # fmt: skip
 OTHER = {**SOUND, "rank": 1, "device": "cuda:1"}
 FAR = {**SOUND, "rank": 1, "host": "node2"}
@@ -60,6 +60,13 @@ def test_one_rank_is_told_to_be_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = hnm("doctor", "--cluster", "--folder", tmp_path / "file", "device=cpu")
+    assert done.exit_code == 1
+    assert f"to mend      {tmp_path / 'file'}: rank 0 cannot write there (Not a directory)" in done.output
+
+
 @pytest.mark.parametrize("ranks", [[SOUND, OTHER], [SOUND, FAR]])
 def test_a_sound_cluster_has_no_findings(ranks: list[Facts]) -> None:
     assert findings(ranks, [FAST], Path("runs")) == []
@@ -77,6 +84,7 @@ def test_a_sound_cluster_has_no_findings(ranks: list[Facts]) -> None:
         (FAR, {"versions": "hnm 1, torch 1"}, True, "ranks run different code (hnm 1, torch 1; hnm 1, torch 2)"),
         (FAR, {"listed_s": None, "named_s": None}, True, "runs: rank 1 did not see the others' files within 60 s"),
         (FAR, {"named_s": 31.0}, False, "found by its name 31 s after another node has written it"),
+        (FAR, {"problem": "Read-only file system"}, True, "runs: rank 1 cannot write there (Read-only file system)"),
         (FAR, {"links": False}, True, "runs: no hard links, by which hnm claims a run"),
         (FAR, {"read_bytes_per_s": 2e7}, False, "a rank reads 20 MB/s of the cohort's shards: decoding will wait"),
     ],
