@@ -64,11 +64,11 @@ def steps_like_on_the_cpu(cohort: Path, device: torch.device, precision: str = "
     takers: dict[str, Callable[[Session], tuple[Engine, Computed]]] = {
         "pretrain": pretrain_step, "negative": partial(finetune_step, number=0), "positive": partial(finetune_step, number=1)
     }  # fmt: skip
-    deviations = {}
+    deviations: dict[str, float] = {}
     for name, take in takers.items():
         found = []
         for world, config in (
-            (single(torch.device("cpu")), EngineConfig()), (single(device), EngineConfig(precision=precision))  # type: ignore[arg-type]
+            (single(torch.device("cpu")), EngineConfig()), (single(device), EngineConfig(precision=precision))
         ):  # fmt: skip
             with exact_products(), session_on(cohort, world, config) as session:
                 found.append(what_came_out(*take(session), world))
@@ -183,7 +183,7 @@ def two_ranks_on_one_device(cohort: Path, device: torch.device) -> dict[str, flo
         alone = single(device)
         with exact_products(), session_on(cohort, alone) as session:
             expected = [what_came_out(*finetune_step(session, number), alone) for number in (0, 1)]
-        deviations = {}
+        deviations: dict[str, float] = {}
         for number in (0, 1):
             found = torch.load(Path(folder) / f"{number}.pt", weights_only=True)
             of_step = distance(found, {name: expected[number][name] for name in ("gradients", "weights")})

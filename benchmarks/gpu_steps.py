@@ -84,7 +84,7 @@ def finetune_step(session: Session, number: int) -> tuple[Engine, Computed]:
 
 def aggregate_step(session: Session, bags: Bags, kind: str, **settings: Any) -> tuple[Engine, Computed]:
     """Do forward and backward of a step of an aggregator's training on two pairs of slides."""
-    config, study = aggregate.AggregateConfig(kind=kind, num_members=2, **settings), session.study  # type: ignore[arg-type]
+    config, study = aggregate.AggregateConfig(kind=kind, num_members=2, **settings), session.study
     with seeded_torch(0, "aggregator"):
         model = build_aggregator(kind, bags.dim, config.num_members)
     engine = wrap(model, partial(aggregate.make_optimizer, config), EngineConfig(), session.world)
