@@ -35,7 +35,8 @@ Part = tuple[str, float, Callable[[], dict[str, Any]]]  # name, seconds that it 
 def parts_of(device: torch.device, folder: Path) -> Iterator[Part]:
     """Yield the parts in the order of what matters most."""
     from benchmarks import gpu_speed
-    from benchmarks.gpu_checks import CHECKS, draw_cohort
+    from benchmarks.gpu_checks import CHECKS
+    from benchmarks.gpu_steps import draw_cohort
 
     is_gpu = device.type == "cuda"
     cohort = draw_cohort(folder / "small") if is_gpu else draw_cohort(folder / "small", 16, 4)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import aggregator
-from benchmarks.gpu_checks import session_on, single
+from benchmarks.gpu_steps import session_on, single
 from benchmarks.step import CONFIG, draw_images, engine_of, take, wait
 from hnm.encoder.augment import to_float
 from hnm.encoder.finetune import make_optimizer

@@ -45,7 +45,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
-        if error.errno in NO_ROOM and error.filename is None:  # write(2) does not know the name
+        if error.errno in NO_ROOM and error.filename in (None, str(temporary)):  # write(2) does not know the name
             error.filename = str(path)
         raise
     finally:

@@ -71,7 +71,7 @@ class _Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: Any) -> None:
-        self._value = value._value if isinstance(value, _Secret) else value
+        self._value: Any = value._value if isinstance(value, _Secret) else value
 
     @property
     def shown(self) -> Any:

@@ -33,6 +33,7 @@ from hnm.rounds import encoder_of_round, round_folder
 from hnm.run.broken import count_broken
 from hnm.run.checksums import require_whole
 from shards.errors import InputError
+from shards.files import plain_name
 
 FORMAT_VERSION = 1
 MODEL_FILE, ENCODER_FILE, AGGREGATOR_FILE = "model.json", "encoder.safetensors", "aggregator.safetensors"
@@ -190,6 +191,7 @@ def open_exported(folder: Path, device: torch.device) -> Model:
     """
     about = read_description(folder / MODEL_FILE)
     for name, digest in about.weights.items():
+        plain_name(name, folder / MODEL_FILE)
         if (folder / name).is_file() and file_digest(folder / name) != digest:
             raise InputError(f"{folder / name}: not the weights that {MODEL_FILE} names. Copy the whole folder again")
     if about.known and file_digest(folder / SEEN_FILE) != about.known["sha256"]:

@@ -21,7 +21,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from hnm.run.tracking_copy import Aside, DatabaseCopy
-from hnm.run.tracking_run import artifact_location, find_run, follow_move, tags_of_code, tags_of_new_run, tracking_uri
+from hnm.run.tracking_run import (
+    artifact_location,
+    find_run,
+    follow_move,
+    remove_partial,
+    tags_of_code,
+    tags_of_new_run,
+    tracking_uri,
+)
 from shards.files import whole_file
 from shards.secrets import SecretText, scrub
 
@@ -106,7 +114,11 @@ class Tracker:
             self._send()
             self._set_tags(tags or {})
             for path, target in files:
-                self.client.log_artifact(self.run_id, str(path), target)
+                try:
+                    self.client.log_artifact(self.run_id, str(path), target)
+                except Exception:
+                    remove_partial(self.client.get_run(self.run_id).info.artifact_uri, path, target)
+                    raise
             self.client.set_terminated(self.run_id, status)
 
         self._guarded(all_of_it, WAIT_S if status == "KILLED" else WAIT_AT_END_S)

@@ -8,6 +8,8 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from hnm.installed import commit_of_code
 from shards.files import whole_file
@@ -30,6 +32,20 @@ def artifact_location(uri: str) -> str | None:
     if not uri.startswith("sqlite:///"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+
+
+def remove_partial(artifact_uri: str, path: Path, target: str | None) -> None:
+    """Remove what a full disk has left of an artifact: half a file would keep it full, and look like a whole one.
+
+    Args:
+        artifact_uri: the run's; a server's own storage is not ours to tidy.
+        path: the file that was to be stored.
+        target: its artifact folder; None is the root.
+    """
+    if artifact_uri.startswith("file:"):
+        copy = Path(url2pathname(urlsplit(artifact_uri).path), target or "", path.name)
+        if copy.is_file() and copy.stat().st_size != path.stat().st_size:
+            copy.unlink()
 
 
 def follow_move(folder: Path, copy: Path | None = None) -> None:

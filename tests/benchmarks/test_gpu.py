@@ -26,18 +26,10 @@ def test_a_part_that_fails_says_where_and_the_next_one_runs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("only", ["check: b", "speed: s"])
-def test_parts_rehearse_on_a_cpu_and_tell_a_line_each(only: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--cpu", "--only", only]) == 0
+def test_parts_rehearse_on_a_cpu_and_tell_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cpu", "--only", "speed: s"]) == 0
     about, *parts, summary = map(json.loads, capsys.readouterr().out.splitlines())
     assert about["versions"]["torch"] == torch.__version__
     assert all(part["ok"] for part in parts)
     assert summary["ok"] == [part["part"] for part in parts]
     assert (summary["failed"], summary["no_time_left"]) == ([], [])
-
-
-@pytest.mark.slow
-def test_what_no_time_is_left_for_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--cpu", "--only", "check: c", "--limit", "30"]) == 1
-    *_, summary = map(json.loads, capsys.readouterr().out.splitlines())
-    assert summary["no_time_left"] == ["check: checkpoint"]

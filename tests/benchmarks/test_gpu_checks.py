@@ -14,8 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.gpu_checks import (
-    CHECKS,
+from benchmarks.gpu_checks import CHECKS
+from benchmarks.gpu_steps import (
     ENCODER,
     KINDS,
     aggregate_step,

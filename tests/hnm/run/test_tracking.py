@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hnm.engine.ranks import single_world
 from hnm.run.journal import Journal
 from hnm.run.tracking import Tracker, TrackingConfig
 from launch.verbs import train as verbs
+from tests.disks import small_disk
 from tests.tiny import TINY, results_of
 
 
@@ -106,6 +108,38 @@ def test_what_a_dead_server_did_not_take_is_sent_when_the_command_runs_again(
     assert points(tmp_path, finished_tracking_db, "x/loss") == [(0, 1.0), (1, 0.5)]
 
 
+def test_a_full_disk_takes_no_half_artifact_and_gets_all_when_there_is_room(
+    tmp_path: Path, tracking_database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "report.html").write_bytes(b"x" * 2_000_000)
+    with small_disk(tmp_path / "disk", "3m") as disk, caplog.at_level(logging.WARNING, "hnm"):
+        shutil.copy(tracking_database, disk)
+        stone = disk / "stone"
+        config = TrackingConfig(uri=f"sqlite:///{disk}/mlflow.db")
+        tracker = Tracker(run, config, {"seed": 1})
+        journal = tracked(run, tracker)
+        stone.write_bytes(b"x" * (shutil.disk_usage(disk).free - 1_000_000))
+        journal.metrics("x", 0, loss=1.0)
+        tracker.finish("FINISHED", [(run / "report.html", None)])
+        assert not list(disk.rglob("report.html"))
+        (record,) = [record for record in caplog.records if record.name == "hnm"]
+        assert "MLflow does not take the metrics (OSError: [Errno 28] No space left on device" in record.getMessage()
+        with suppress(OSError), open(stone, "ab") as file:  # not even the database has room
+            while True:
+                file.write(b"x" * 4096)
+                file.flush()
+        again = Tracker(run, config, {"seed": 1})
+        tracked(run, again).metrics("x", 1, loss=0.5)
+        again.finish("FINISHED", [])
+        assert "full" in caplog.records[-1].getMessage()
+        stone.unlink()
+        again.finish("FINISHED", [(run / "report.html", None)])
+        assert points(run, f"sqlite:///{disk}/mlflow.db", "x/loss") == [(0, 1.0), (1, 0.5)]
+        assert [path.stat().st_size for path in disk.rglob("report.html")] == [2_000_000]
+
+
 def test_tracking_can_be_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = Tracker(tmp_path, TrackingConfig(enabled=False), {})
     tracker.metrics_written({"x/loss": 1.0}, 0)
@@ -124,10 +158,12 @@ def test_training_goes_on_without_its_tracker(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = tmp_path / "run"
-    overrides = [*TINY, "tracking.enabled=true", f"tracking.uri=http://127.0.0.1:{closed_port()}"]
+    overrides = [*TINY, "tracking.enabled=true", f"tracking.uri=http://me:hunter-2@127.0.0.1:{closed_port()}"]
     with caplog.at_level(logging.WARNING, "hnm"):
         assert verbs.train(tiny_cohort, run, None, None, "hnm", overrides, ranks=1) == 0
-    assert sum(record.name == "hnm" for record in caplog.records) == 1
+    (record,) = [record for record in caplog.records if record.name == "hnm"]
+    assert "hunter-2" not in record.getMessage()
+    assert [path for path in run.rglob("*") if path.is_file() and b"hunter-2" in path.read_bytes()] == []
     ours, others = results_of(run), results_of(finished_run)
     ours.pop("config.yaml"), others.pop("config.yaml")
     assert ours == others
