@@ -17,6 +17,7 @@ from hnm.model.model import AGGREGATOR_FILE, ENCODER_FILE, MODEL_FILE, as_json, 
 from hnm.report.record import RunRecord
 from shards.errors import InputError
 from shards.files import whole_file, write_json
+from shards.tiling.tile_config import OF_ITS_SLIDES
 
 CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
 OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE)
@@ -64,6 +65,7 @@ def portable(config: Config) -> Config:
     The points file stays as a name: that patches were cut at points is part of the model.
     """
     blank, points = Config(), config.tile.points_file
-    tile = config.tile.model_copy(update={"points_file": Path(points.name) if points else None, "coords": None})
+    files = {"points_file": Path(points.name) if points else None, **dict.fromkeys(OF_ITS_SLIDES)}
+    tile = config.tile.model_copy(update=files)
     changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "slurm": blank.slurm, "tile": tile}
     return config.model_copy(update=changes)

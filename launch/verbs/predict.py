@@ -30,6 +30,7 @@ from shards.cohort.same_slides import same_slide_warnings
 from shards.cohort.slides import Slide, read_slides
 from shards.errors import InputError
 from shards.tiling.sites import read_points
+from shards.tiling.tile_config import OF_ITS_SLIDES
 from shards.tiling.unit import SlideJob, slide_job
 
 
@@ -107,7 +108,7 @@ def open_model(request: PredictRequest) -> Model:
         if is_exported(folder)
         else open_recorded(open_record(folder, request.cohort), device)
     )
-    changes: dict[str, Any] = {"points_file": None, "coords": None, "positive_class": None}  # of the cohort's slides
+    changes: dict[str, Any] = {"points_file": None, "positive_class": None, **dict.fromkeys(OF_ITS_SLIDES)}
     changes |= {"allow_unlabelled": True, "skip_bad_outlines": True}
     if request.assume_mpp is not None:
         changes["assume_mpp"] = request.assume_mpp
