@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hnm.config import Config, load_config
-from hnm.encoder.contrastive_model import load_model, save_model
+from hnm.encoder.contrastive_model import save_model
 from hnm.encoder.simclr import check_batch
 from hnm.encoder.simclr import pretrain as pretrain_encoder
+from hnm.encoder.start import Start, find_start, require_start
 from hnm.encoder.weights import load_encoder
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.evidence.evaluate import evaluate as evaluate_run
@@ -32,6 +33,7 @@ from shards.errors import InputError
 def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides: list[str], ranks: int) -> int:
     """Write out/encoder.safetensors."""
     config = load_config(config_name, None, overrides)
+    require_start(config.encoder)
     cohort = Cohort.open(cohort_folder)
     cohort.require_pictures("Pretraining")
     study = open_study(cohort, config.data, config.seed)
@@ -57,7 +59,7 @@ def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides:
 def train(
     cohort_folder: Path,
     run: Path,
-    encoder: Path | None,
+    encoder: Path | str | None,
     config_name: str | None,
     preset: str | None,
     overrides: list[str],
@@ -67,10 +69,11 @@ def train(
 ) -> int:
     """Run the rounds in the folder `run`, pretraining first when no encoder is given."""
     config = load_config(config_name, preset, overrides)
-    if encoder is not None and not encoder.is_file():
-        raise InputError(
-            f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER"
-        )
+    start_from = find_start(str(encoder), config.encoder) if encoder is not None else None
+    if start_from is not None:
+        config = config.model_copy(update={"encoder": start_from.config})
+    elif not (run / START_ENCODER).is_file():
+        require_start(config.encoder)
     if restart and not yes:
         remove_run(run, is_sure=False)
     cohort = Cohort.open(cohort_folder)
@@ -84,8 +87,8 @@ def train(
         check_batches(config, study, world)
         if restart and not is_started_again():
             remove_run(run, yes)
-        if encoder is not None:
-            _check_start(run / START_ENCODER, encoder, config)
+        if start_from is not None:
+            _check_start(run / START_ENCODER, start_from, config)
         elif cohort.has_pictures and not (run / START_ENCODER).is_file():
             check_batch(config.pretrain, study, world)
         open_run(run, cohort, config)
@@ -93,11 +96,11 @@ def train(
     with session_of(Opening("train", config, cohort, run, prepare)) as session:
         start = run / START_ENCODER
         if cohort.has_pictures and not main_says(start.is_file, session.world):
-            if encoder is None:
+            if start_from is None:
                 with phase("pretrain", 0, run, session) as record:
                     pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
             elif session.world.is_main:
-                save_model(start, load_model(encoder, config.encoder, config.seed), {"source": encoder.name})
+                save_model(start, start_from.load(config.seed), start_from.origin())
             barrier(session.world)
         train_rounds(config, start, run, session)
         session.journal.say(f"done. Next: hnm evaluate {run}")
@@ -136,15 +139,15 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
     return 0
 
 
-def _check_start(start: Path, encoder: Path, config: Config) -> None:
+def _check_start(start: Path, start_from: Start, config: Config) -> None:
     """Refuse an encoder that does not fit the configuration, or is not the one that the run has started from."""
-    given = load_encoder(encoder, config.encoder).state_dict()
+    given = start_from.load(config.seed).encoder.state_dict()
     if start.is_file():
         started = load_encoder(start, config.encoder).state_dict()
         if not all(tensor.equal(started[name]) for name, tensor in given.items()):
             raise InputError(
-                f"--encoder {encoder}: the run in {start.parent} was started from another encoder. Use another run "
-                "directory, or the encoder that it was started with"
+                f"--encoder {start_from.path or config.encoder.name}: the run in {start.parent} was started from another "
+                "encoder. Use another run directory, or the encoder that it was started with"
             )
 
 
