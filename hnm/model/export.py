@@ -14,13 +14,14 @@ from hnm.encoder.weights import load_encoder
 from hnm.engine.state import load_weights, save_weights
 from hnm.model.card import write_card
 from hnm.model.model import AGGREGATOR_FILE, ENCODER_FILE, MODEL_FILE, as_json, describe_run, file_digest, weight_files
+from hnm.model.snippet import loading_code
 from hnm.report.record import RunRecord
 from shards.errors import InputError
 from shards.files import whole_file, write_json
 from shards.tiling.tile_config import OF_ITS_SLIDES
 
 CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
-OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE)
+OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE, "encoder.onnx", "aggregator.onnx")
 
 
 def export(record: RunRecord, folder: Path) -> None:
@@ -47,7 +48,7 @@ def export(record: RunRecord, folder: Path) -> None:
     about = describe_run(record)
     digests = {name: file_digest(folder / name) for name in (ENCODER_FILE, AGGREGATOR_FILE)}
     about = replace(about, weights=digests, encoder=describe(encoder))
-    write_card(folder / CARD_FILE, about, record.config)
+    write_card(folder / CARD_FILE, about, record.config, loading_code(encoder))
     write_json(folder / MODEL_FILE, as_json(about))
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hnm.engine.ranks import single_world
 from hnm.model.export import export as export_run
+from hnm.model.hub import write_hub
 from hnm.model.model import (
     MODEL_FILE,
     Model,
@@ -25,6 +27,7 @@ from hnm.model.model import (
     read_description,
     with_tile,
 )
+from hnm.model.onnx import export_onnx
 from hnm.model.predict import predict_slide
 from hnm.model.predictions import NOT_USED, Row, done_row, failed_row, row_of, rows_of_others, write_slide, write_table
 from hnm.report.record import RunRecord, read_record
@@ -86,10 +89,13 @@ def predict(request: PredictRequest) -> int:
     return _summarise(rows, request.out, journal)
 
 
-def export(run: Path, folder: Path, cohort_folder: Path | None) -> int:
-    """Write the model of a run as a folder that needs neither the run nor its cohort."""
+def export(run: Path, folder: Path, cohort_folder: Path | None, with_onnx: bool = False, hub: Path | None = None) -> int:
+    """Write the model of a run as a folder that needs neither the run nor its cohort; and as ONNX, and for a hub."""
     record = open_record(run, cohort_folder)
     export_run(record, folder)
+    model = open_exported(folder, torch.device("cpu"))
+    for line in (export_onnx(model, folder) if with_onnx else []) + (write_hub(model, folder, hub) if hub else []):
+        print(line)
     if (note := read_description(folder / MODEL_FILE).encoder.get("licence_note")) is not None:
         print(f"licence: {note}")
     print(f"wrote {folder}: read {folder / 'MODEL.md'}. Next: hnm predict {folder} SLIDES --out predictions/")
