@@ -58,6 +58,8 @@ def config_of(model: Model, architecture: str, arguments: dict[str, Any]) -> dic
     encoder, wanted = model.encoder, model.encoder.input.spec
     built: dict[str, Any] = getattr(encoder.network, "pretrained_cfg", {}) if isinstance(encoder, ForeignEncoder) else {}
     is_fixed, side = bool(built.get("fixed_input_size")), wanted.side_px or model.config.tile.patch_px
+    if is_fixed:  # timm itself forgets it where the network also takes other sides (_hub.py, _parse_model_cfg)
+        arguments = {"img_size": built["input_size"][-1], **arguments}
     cfg = {
         "custom_load": False,
         "input_size": list(built["input_size"]) if is_fixed else [3, side, side],
