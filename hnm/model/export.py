@@ -7,8 +7,10 @@ model.json is written last: with it the folder is a model.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from hnm.config import Config, dump_config
+from hnm.encoder.foreign import ForeignEncoder
 from hnm.encoder.networks import describe, metadata_of
 from hnm.encoder.weights import load_encoder
 from hnm.engine.state import load_weights, save_weights
@@ -21,7 +23,9 @@ from shards.files import whole_file, write_json
 from shards.tiling.tile_config import OF_ITS_SLIDES
 
 CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
-OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE, "encoder.onnx", "aggregator.onnx")
+Name = TypeVar("Name", str, str | None)
+ONNX_FILES = ("encoder.onnx", "aggregator.onnx")
+OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE, *ONNX_FILES)
 
 
 def export(record: RunRecord, folder: Path) -> None:
@@ -35,10 +39,13 @@ def export(record: RunRecord, folder: Path) -> None:
     record.study.cohort.require_pictures("hnm export")
     if folder.exists() and not _may_be_written(folder):
         raise InputError(f"{folder}: exists and is no exported model. Choose another name or remove it")
-    (folder / MODEL_FILE).unlink(missing_ok=True)
+    for name in (MODEL_FILE, *ONNX_FILES):  # of an earlier export: other weights
+        (folder / name).unlink(missing_ok=True)
     files, note = weight_files(record.run, record.chosen), {"round": str(record.chosen)}
     # the projection head served the contrastive loss only, and a foreign start encoder may be a pickle
     encoder = load_encoder(files[ENCODER_FILE], record.config.encoder)
+    if isinstance(encoder, ForeignEncoder):
+        encoder.spec = encoder.spec.model_copy(update={"name": portable_name(encoder.spec.name)})
     tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     save_weights(folder / ENCODER_FILE, tensors, {**metadata_of(encoder), **note})
     weights, metadata = load_weights(files[AGGREGATOR_FILE])
@@ -59,6 +66,13 @@ def _may_be_written(folder: Path) -> bool:
     return folder.is_dir() and all(path.name in OURS or path.suffix == ".tmp" for path in folder.iterdir())
 
 
+def portable_name(name: Name) -> Name:
+    """Return an encoder's name; a folder of weights in timm's layout keeps its last part only."""
+    if name is not None and name.startswith("hf/") and Path(name.removeprefix("hf/")).is_dir():
+        return f"hf/{Path(name).name}"
+    return name
+
+
 def portable(config: Config) -> Config:
     """Return the configuration without what belongs to one machine: where files lie, where runs are tracked, its device
     and its cluster.
@@ -68,5 +82,6 @@ def portable(config: Config) -> Config:
     blank, points = Config(), config.tile.points_file
     files = {"points_file": Path(points.name) if points else None, **dict.fromkeys(OF_ITS_SLIDES)}
     tile = config.tile.model_copy(update=files)
-    changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "slurm": blank.slurm, "tile": tile}
-    return config.model_copy(update=changes)
+    encoder = config.encoder.model_copy(update={"name": portable_name(config.encoder.name)})
+    changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "slurm": blank.slurm}
+    return config.model_copy(update={**changes, "tile": tile, "encoder": encoder})

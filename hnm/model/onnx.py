@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from hnm.aggregator.aggregators import Aggregator, Ensemble, Single
+from hnm.model.export import ONNX_FILES
 from hnm.model.model import Model
 from shards.errors import InputError
 from shards.files import whole_file
 
-ENCODER_ONNX, AGGREGATOR_ONNX = "encoder.onnx", "aggregator.onnx"
+ENCODER_ONNX, AGGREGATOR_ONNX = ONNX_FILES
 OPSET = 17
 TOLERANCE = 1e-3  # of the largest number: float32, summed in another order
 NUM_CHECKED = 3  # patches a check; another number than was traced
