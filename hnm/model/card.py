@@ -12,9 +12,13 @@ from shards.files import whole_file
 FEW_SLIDES = 20  # of a class in the test split
 
 
-def write_card(path: Path, about: Description, config: Config) -> None:
-    """Write the model card as Markdown."""
-    parts = [_head(about), _data(about), _method(about, config), _figures(about), _limits(about), _use(about)]
+def write_card(path: Path, about: Description, config: Config, loading_code: str) -> None:
+    """Write the model card as Markdown.
+
+    Args:
+        loading_code: Python that loads the encoder without this package.
+    """
+    parts = [_head(about), _data(about), _method(about, config), _figures(about), _limits(about), _use(about, loading_code)]
     with whole_file(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -163,9 +167,10 @@ def _limits(about: Description) -> str:
     return "## Limits\n\n" + "\n".join(f"* {limit}" for limit in limits)
 
 
-def _use(about: Description) -> str:
+def _use(about: Description, loading_code: str) -> str:
     return (
         "## Use\n\n```bash\nhnm predict FOLDER slides/*.svs --out predictions/\n```\n\n"
+        f"The encoder alone, as a plain torch module, without hnm:\n\n```python\n{loading_code}```\n\n"
         "Files: `encoder.safetensors` and `aggregator.safetensors` (SHA-256 in `model.json`), `config.yaml`, `seen.parquet`, "
         "`model.json` (thresholds, preprocessing, figures)."
     )

@@ -17,13 +17,16 @@ from hnm.engine.state import load_weights, save_weights
 from hnm.model.card import write_card
 from hnm.model.known import SEEN_FILE, known_slides, write_known
 from hnm.model.model import AGGREGATOR_FILE, ENCODER_FILE, MODEL_FILE, as_json, describe_run, file_digest, weight_files
+from hnm.model.snippet import loading_code
 from hnm.report.record import RunRecord
 from shards.errors import InputError
 from shards.files import whole_file, write_json
+from shards.tiling.tile_config import OF_ITS_SLIDES
 
 CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
-OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, SEEN_FILE, CARD_FILE, MODEL_FILE)
 Name = TypeVar("Name", str, str | None)
+ONNX_FILES = ("encoder.onnx", "aggregator.onnx")
+OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, SEEN_FILE, CARD_FILE, MODEL_FILE, *ONNX_FILES)
 
 
 def export(record: RunRecord, folder: Path) -> None:
@@ -36,7 +39,8 @@ def export(record: RunRecord, folder: Path) -> None:
         raise InputError(f"{record.run}: training is not finished. Run the same hnm train again, then export")
     record.study.cohort.require_pictures("hnm export")
     require_writable(folder)
-    (folder / MODEL_FILE).unlink(missing_ok=True)
+    for name in (MODEL_FILE, *ONNX_FILES):  # of an earlier export: other weights
+        (folder / name).unlink(missing_ok=True)
     files, note = weight_files(record.run, record.chosen), {"round": str(record.chosen)}
     # the projection head served the contrastive loss only, and a foreign start encoder may be a pickle
     encoder = load_encoder(files[ENCODER_FILE], record.config.encoder)
@@ -57,7 +61,7 @@ def export(record: RunRecord, folder: Path) -> None:
         encoder=describe(encoder),
         known={"sha256": file_digest(folder / SEEN_FILE), **known.counts},
     )
-    write_card(folder / CARD_FILE, about, record.config)
+    write_card(folder / CARD_FILE, about, record.config, loading_code(encoder))
     write_json(folder / MODEL_FILE, as_json(about))
 
 
@@ -87,7 +91,8 @@ def portable(config: Config) -> Config:
     The points file stays as a name: that patches were cut at points is part of the model.
     """
     blank, points = Config(), config.tile.points_file
-    tile = config.tile.model_copy(update={"points_file": Path(points.name) if points else None, "coords": None})
+    files = {"points_file": Path(points.name) if points else None, **dict.fromkeys(OF_ITS_SLIDES)}
+    tile = config.tile.model_copy(update=files)
     encoder = config.encoder.model_copy(update={"name": portable_name(config.encoder.name)})
     changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "slurm": blank.slurm}
     return config.model_copy(update={**changes, "tile": tile, "encoder": encoder})

@@ -34,6 +34,7 @@ from hnm.run.broken import count_broken
 from hnm.run.checksums import require_whole
 from shards.errors import InputError
 from shards.files import plain_name
+from shards.tiling.tile_config import OF_ITS_SLIDES
 
 FORMAT_VERSION = 1
 MODEL_FILE, ENCODER_FILE, AGGREGATOR_FILE = "model.json", "encoder.safetensors", "aggregator.safetensors"
@@ -92,7 +93,7 @@ class Model:
     def identity(self) -> str:
         """A hash of all that decides a prediction: another model, other thresholds or other patches give another."""
         decisive = [self.about.weights, self.about.slide_threshold, self.about.patch_threshold]
-        tile = self.config.tile.model_dump(mode="json", exclude={"coords"})  # new slides have none
+        tile = self.config.tile.model_dump(mode="json", exclude=set(OF_ITS_SLIDES))
         return hashlib.sha256(json.dumps([*decisive, tile], sort_keys=True).encode()).hexdigest()
 
 
@@ -143,7 +144,7 @@ def preprocessing_of(config: Config) -> dict[str, Any]:
         "skip_bad_outlines",
         "truth_share",
         "annotation_frame",
-        "coords",
+        *OF_ITS_SLIDES,
     }
     left_out |= {"max_failed", "allow_unlabelled", "validation_share", "test_share", "split_seed", "shard_mb"}
     tile = config.tile.model_dump(mode="json", exclude=left_out)

@@ -1,17 +1,22 @@
 """`hnm embed`: what this verb accepts; what it does is in launch/verbs/embed.py."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from launch.cli.options import CohortArgument, ConfigOption, Overrides, RanksOption, finish, run_in_ranks
+from launch.cli.options import CohortArgument, ConfigOption, Overrides, RanksOption, file_or_name, finish, run_in_ranks
 
 
 def embed(
     cohort: CohortArgument,
     encoder: Annotated[
-        Path, typer.Option(metavar="FILE|MODEL", help="An encoder's weights, or a folder that hnm export wrote.")
+        Any,
+        typer.Option(
+            parser=file_or_name,
+            metavar="FILE|MODEL|NAME",
+            help="A file of weights, a folder that hnm export wrote, or a name (hnm encoder list).",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write.")],
     overrides: Overrides = None,
@@ -29,4 +34,4 @@ def embed(
     run_in_ranks(ranks)
     from launch.verbs import embed as verbs
 
-    finish(lambda: verbs.embed(verbs.EmbedRequest(cohort, encoder, out, config, overrides or [], shard_of, ranks)))
+    finish(lambda: verbs.embed(verbs.EmbedRequest(cohort, str(encoder), out, config, overrides or [], shard_of, ranks)))

@@ -241,7 +241,8 @@ PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "submit": submit_app(tile, pretrain, train, evaluate, predict, crossval, embed), "logs": logs, "cancel": cancel
     },
     "Tools": {
-        "demo": demo, "doctor": doctor, "encoder": encoder_app, "cohort": cohort_app, "import": import_app, "config": config_command
+        "demo": demo, "doctor": doctor, "encoder": encoder_app, "cohort": cohort_app, "import": import_app,
+        "config": config_command,
     },
 }  # fmt: skip
 for panel, commands in PANELS.items():

@@ -37,7 +37,7 @@ MovedCohort = Annotated[Path | None, typer.Option("--cohort", help="Where the co
 
 def file_or_name(text: str) -> Path | str:
     """Return a path if there is such a file, else the text: a path goes with a job into another folder, a name stays."""
-    return Path(text) if Path(text).is_file() else text
+    return Path(text) if Path(text).exists() else text
 
 
 def run_in_ranks(ranks: int) -> None:

@@ -49,6 +49,12 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
     cohort: MovedCohort = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also encoder.onnx and aggregator.onnx, checked with onnxruntime.")
+    ] = False,
+    hub: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also a folder that timm loads, as a hub would hold it.")
+    ] = None,
 ) -> None:
     """Write a run's model for others: weights, configuration, thresholds and MODEL.md, a card that says what it is.
 
@@ -56,4 +62,4 @@ def export(
     """
     from launch.verbs import predict as verb
 
-    finish(lambda: verb.export(run, folder, cohort))
+    finish(lambda: verb.export(run, folder, cohort, onnx, hub))

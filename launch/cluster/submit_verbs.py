@@ -246,7 +246,7 @@ def _check_evaluate(params: Params, config: Config) -> None:
 def _check_embed(params: Params, config: Config) -> None:
     from launch.verbs.embed import open_encoder
 
-    open_encoder(params["encoder"], config)
+    open_encoder(str(params["encoder"]), config)
 
 
 def _check_predict(params: Params, config: Config) -> None:

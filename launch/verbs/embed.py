@@ -13,10 +13,11 @@ import torch
 from hnm.config import Config, load_config, read_config
 from hnm.encoder.embed_slides import Throughput, embed_slides, features_path, share_slides
 from hnm.encoder.networks import Encoder, describe
+from hnm.encoder.start import Start, find_start
 from hnm.encoder.weights import load_encoder
 from hnm.engine.engine import for_inference
 from hnm.engine.ranks import World, broadcast_array, main_says, max_over_ranks, sum_over_ranks
-from hnm.model.model import ENCODER_FILE, file_digest, is_exported
+from hnm.model.model import ENCODER_FILE, is_exported
 from hnm.run.journal import Journal
 from launch.process.distributed import join_world, leave_world, told_when_lost
 from launch.process.preemption import Preempted, StopSignals
@@ -37,7 +38,7 @@ class EmbedRequest:
     """The command line of `hnm embed`. See launch/cli/embed.py for each."""
 
     cohort: Path
-    encoder: Path
+    encoder: str
     out: Path
     config: str | None = None
     overrides: list[str] = field(default_factory=list)
@@ -66,21 +67,19 @@ def embed(request: EmbedRequest) -> int:
             leave_world(world)
 
 
-def open_encoder(path: Path, config: Config) -> tuple[Encoder, dict[str, str]]:
-    """Return an encoder and what names it: from a file of weights, or from a folder that hnm export wrote.
+def open_encoder(given: str, config: Config) -> tuple[Encoder, dict[str, str]]:
+    """Return an encoder and what names it: as --encoder of `hnm train`, or from a folder that hnm export wrote.
 
     Raises:
-        InputError: there is no such file, or it does not fit the section encoder.
+        InputError: there is no such encoder, its weights are not here, or do not fit the section encoder.
     """
-    file, section = path, config.encoder
-    if is_exported(path):
-        file, section = path / ENCODER_FILE, read_config(path / "config.yaml").encoder
-    if not file.is_file():
-        raise InputError(
-            f"--encoder {path}: there is no such file. Give an encoder.safetensors, a checkpoint, or a folder of hnm export"
-        )
-    encoder = load_encoder(file, section)
-    return encoder, {"encoder": path.name, "encoder_sha256": file_digest(file), "network": describe(encoder)["summary"]}
+    if is_exported(folder := Path(given)):
+        section = read_config(folder / "config.yaml").encoder
+        start = Start(folder / ENCODER_FILE, section)
+    else:
+        start = find_start(given, config.encoder)
+    encoder = load_encoder(start.path, start.config) if start.path else start.load(config.seed).encoder
+    return encoder, {"encoder": folder.name, "network": describe(encoder)["summary"], **start.origin()}
 
 
 def chosen_slides(cohort: Cohort, shard_of: str | None) -> np.ndarray:
@@ -102,7 +101,7 @@ def _refusal(folder: Path, cohort: Cohort, about: dict[str, str]) -> str:
         write_json(path, now)
         return ""
     then = json.loads(path.read_text(encoding="utf-8"))
-    decisive = [key for key in now if key not in ("cohort", "encoder")]  # those two are names, and may change
+    decisive = [key for key in now if key not in ("cohort", "encoder", "source")]  # these are names, and may change
     differs = [f"{key}: {then.get(key)} -> {now[key]}" for key in decisive if then.get(key) != now[key]]
     return (
         f"{folder}: holds the features of something else ({'; '.join(differs)}). Choose another folder"

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hnm.engine.engine import EngineConfig
 from hnm.engine.numerics import numerics
 from hnm.engine.ranks import single_world
 from hnm.model.export import export as export_run
 from hnm.model.export import require_writable
+from hnm.model.hub import write_hub
 from hnm.model.labelled import labelled_lines
 from hnm.model.model import (
     MODEL_FILE,
@@ -26,6 +29,7 @@ from hnm.model.model import (
     read_description,
     with_tile,
 )
+from hnm.model.onnx import export_onnx
 from hnm.model.predict import predict_slide
 from hnm.model.predictions import (
     NOT_USED,
@@ -52,6 +56,7 @@ from shards.cohort.same_slides import same_slide_warnings
 from shards.cohort.slides import Slide, read_slides
 from shards.errors import InputError
 from shards.tiling.sites import read_points
+from shards.tiling.tile_config import OF_ITS_SLIDES
 from shards.tiling.unit import SlideJob, slide_job
 
 
@@ -105,12 +110,15 @@ def _predict_jobs(jobs: Sequence[SlideJob], contents: Sequence[str], model: Mode
     return _summarise(rows, request.out, model.known is not None, journal)
 
 
-def export(run: Path, folder: Path, cohort_folder: Path | None) -> int:
-    """Write the model of a run as a folder that needs neither the run nor its cohort."""
+def export(run: Path, folder: Path, cohort_folder: Path | None, with_onnx: bool = False, hub: Path | None = None) -> int:
+    """Write the model of a run as a folder that needs neither the run nor its cohort; and as ONNX, and for a hub."""
     record = open_record(run, cohort_folder)
     require_writable(folder)
     with only_writer(folder):
         export_run(record, folder)
+        model = open_exported(folder, torch.device("cpu"))
+        for line in (export_onnx(model, folder) if with_onnx else []) + (write_hub(model, folder, hub) if hub else []):
+            print(line)
     if (note := read_description(folder / MODEL_FILE).encoder.get("licence_note")) is not None:
         print(f"licence: {note}")
     print(f"wrote {folder}: read {folder / 'MODEL.md'}. Next: hnm predict {folder} SLIDES --out predictions/")
@@ -140,7 +148,7 @@ def open_model(request: PredictRequest) -> Model:
         if is_exported(folder)
         else open_recorded(open_record(folder, request.cohort), device)
     )
-    changes: dict[str, Any] = {"points_file": None, "coords": None, "positive_class": None}  # of the cohort's slides
+    changes: dict[str, Any] = {"points_file": None, "positive_class": None, **dict.fromkeys(OF_ITS_SLIDES)}
     changes |= {"allow_unlabelled": True, "skip_bad_outlines": True}
     if request.assume_mpp is not None:
         changes["assume_mpp"] = request.assume_mpp

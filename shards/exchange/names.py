@@ -1,6 +1,7 @@
 """Which file of a folder is a slide's: by the slide's id, or by the name of its image without ending.
 
-TRIDENT writes <slide>_patches.h5 and <slide>.h5, CLAM and AtlasPatch <slide>.h5, hs2p <slide>.coordinates.npz.
+TRIDENT writes <slide>_patches.h5 and <slide>.h5, CLAM and AtlasPatch <slide>.h5, hs2p <slide>.coordinates.npz, HistoQC
+<slide>.svs_mask_use.png.
 """
 
 import unicodedata
@@ -11,7 +12,7 @@ from pathlib import Path
 from shards.cohort.slides import Slide
 from shards.errors import InputError
 
-ENDINGS = ("_patches", ".coordinates")  # of the name before the suffix
+ENDINGS = ("_patches", ".coordinates", "_mask_use", "_mask")  # of the name before the suffix
 MAX_NAMED = 5
 
 
@@ -33,7 +34,8 @@ def files_of_slides(folder: Path, slides: Sequence[Slide], suffixes: Sequence[st
             by_name[_plain(path.name.removesuffix(path.suffix))].append(path)
     found: dict[str, Path] = {}
     for slide in slides:
-        files = by_name.get(_composed(slide.slide_id)) or by_name.get(_composed(slide.path.stem), [])
+        names = (slide.slide_id, slide.path.stem, slide.path.name)
+        files = next((by_name[_composed(name)] for name in names if _composed(name) in by_name), [])
         if len(files) > 1:
             raise InputError(
                 f"{files[0]} and {files[1]}: both are of slide {slide.slide_id!r}. Give the folder of one of them"

@@ -18,6 +18,7 @@ from shards.cohort.frame import NO_FRAME, Frame, frame_of, require_in_frame
 from shards.cohort.truth import truth_of
 from shards.errors import InputError
 from shards.exchange.coords import MAX_MAGNIFICATION_ERROR, inside, read_coords, side_on_slide
+from shards.tiling.masks import allowed_by_masks
 from shards.tiling.mpp import level0_px
 from shards.tiling.pyramid import Pyramid
 from shards.tiling.sites import UNKNOWN, Sites, grid_sites, point_sites
@@ -84,7 +85,9 @@ def survey_slide(slide: SlideReader, job: SlideJob, config: TileConfig) -> Surve
     filters = tuple(config.filters_of(isinstance(slide, Pyramid), job.points is not None or job.coords is not None))
     mask, least_share, threshold = _tissue_mask(thumbnail, filters, config)
     share = shares(mask, level0_per_px, sites.x_level0, sites.y_level0, patch_level0)
-    candidates = np.flatnonzero(share >= least_share)
+    size = slide.width, slide.height
+    allowed = allowed_by_masks(job, sites, patch_level0, size, frame, slide.bounds, config)
+    candidates = np.flatnonzero((share >= least_share) & allowed)
     return Survey(
         source_mpp, mpp_from, patch_level0, sites, candidates, thumbnail, level0_per_px, mask, annotation, filters, frame,
         num_left_out, threshold,
@@ -175,6 +178,8 @@ def why_empty(survey: Survey, slide: SlideReader) -> str:
         return f"none of the {survey.num_left_out} points or coordinates of its file has a patch wholly inside it"
     if not len(survey.sites):
         return f"no patch of {survey.patch_level0} level-0 px lies wholly inside its {slide.width} x {slide.height}"
+    if not len(survey.candidates) and not survey.filters:
+        return "no patch is in its tissue mask, or outside its artefact mask"
     if not len(survey.candidates):
         return f"no tissue on the thumbnail (background: {', '.join(survey.filters)})"
     return f"none of {len(survey.candidates)} patches read passed {', '.join(survey.filters)}"

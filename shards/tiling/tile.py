@@ -24,13 +24,14 @@ from shards.exchange.coords import SUFFIXES
 from shards.exchange.names import files_of_slides
 from shards.progress import Progress
 from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
+from shards.tiling.masks import masks_of_slides
 from shards.tiling.merge import TileSummary, alone, finished_units, merge_cohort, splits_of
 from shards.tiling.page import write_page
 from shards.tiling.pool import Died, run_jobs
 from shards.tiling.pyramid import vendor_of
 from shards.tiling.sites import Points, read_points
-from shards.tiling.tile_config import TileConfig
-from shards.tiling.unit import SlideJob, Unit, is_fresh, slide_job
+from shards.tiling.tile_config import OF_ITS_SLIDES, TileConfig
+from shards.tiling.unit import SlideJob, Unit, is_fresh, slide_job, with_masks
 
 # Fields that decide which slides, points and splits there are; all others change the pixels or the files they are in.
 NOT_OF_A_SLIDE = {
@@ -41,7 +42,7 @@ NOT_OF_A_SLIDE = {
     "validation_share",
     "test_share",
     "split_seed",
-    "coords",
+    *OF_ITS_SLIDES,
 }
 POLL_S = 0.5  # how often a slide that another process cuts is looked at
 
@@ -73,8 +74,18 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     """Read the user's tables and make a job for each slide.
 
     Raises:
-        InputError: something is wrong with slides.csv or the points file.
+        InputError: something is wrong with slides.csv, the points file, or a folder of masks or coordinates.
     """
+    plan = _plan_without_masks(slides_csv, config)
+    if config.tissue_masks is None and config.artefact_masks is None:
+        return plan
+    masks, warnings = masks_of_slides(slides_csv.parent, [job.slide for job in plan.jobs], config)
+    jobs = [with_masks(job, masks[job.slide.slide_id]) for job in plan.jobs]
+    words = [f"{kind} masks: {path}" for kind in ("tissue", "artefact") if (path := getattr(config, f"{kind}_masks"))]
+    return replace(plan, jobs=jobs, background="; ".join([plan.background, *words]), warnings=plan.warnings + warnings)
+
+
+def _plan_without_masks(slides_csv: Path, config: TileConfig) -> Plan:
     slides, split_drawn, warnings = slides_of_table(slides_csv, config)
     settings = config.model_dump(mode="json", exclude=NOT_OF_A_SLIDE)
     if config.coords is not None:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 BackgroundFilter = Literal["auto", "none", "edge_energy", "white_fraction", "canny_std", "otsu_saturation"]
 
+# Files of the cohort's own slides: nothing of them goes on to others, and units without them know nothing of them.
+OF_ITS_SLIDES = ("coords", "tissue_masks", "artefact_masks")
+
 
 class TileConfig(BaseModel):
     """Where patches are cut from the slides, and how they are stored."""
@@ -78,6 +81,14 @@ class TileConfig(BaseModel):
         None,
         description="The class in points_file whose patches are positive; all others are not. None: truth unknown.",
     )
+    tissue_masks: Path | None = Field(
+        None,
+        description="Folder with a mask of tissue for each slide (GeoJSON, or PNG of the whole slide): patches with at least "
+        "min_tissue_share of it are kept, and background=auto adds no filter. Relative paths start at the folder of slides.csv.",
+    )
+    artefact_masks: Path | None = Field(
+        None, description="Likewise of pen, folds or blur: patches at least half of which lie in it are dropped."
+    )
     coords: Path | None = Field(
         None,
         description="Folder with a file of coordinates for each slide (HDF5 of TRIDENT, CLAM, AtlasPatch; hs2p's npz): just "
@@ -137,7 +148,8 @@ class TileConfig(BaseModel):
             is_at_points: whether its patches are cut at the points of a file.
         """
         if self.background == ["auto"]:
-            return ["otsu_saturation"] if is_whole_slide and not is_at_points else []
+            decides = is_whole_slide and not is_at_points and self.tissue_masks is None
+            return ["otsu_saturation"] if decides else []
         return [name for name in self.background if name != "none"]
 
 

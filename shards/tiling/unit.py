@@ -9,7 +9,7 @@ A unit is fresh, and is not done again, while the fingerprint of its job is the 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from shards.exchange.tiles import GivenTiles
 from shards.files import plain_name, whole_file
 from shards.tiling.sites import Points, Sites
 from shards.tiling.tar import Entry
+from shards.tiling.tile_config import OF_ITS_SLIDES
 
 # The cohort's patch table without the slide, which the merge knows; `shard` counts the unit's own tars.
 UNIT_SCHEMA = pa.schema([field for field in PATCH_SCHEMA if field.name != "slide"])
@@ -35,8 +36,16 @@ READING = b"annotation 2"
 # Likewise of slides whose tissue otsu_saturation finds: since "2" its threshold has limits.
 TISSUE = b"tissue 2"
 # Settings that are younger than units on disks: they are digested below, and only where they change something.
-OF_OWN_DIGEST = ("annotation_frame", "coords")
+OF_OWN_DIGEST = ("annotation_frame", *OF_ITS_SLIDES)
 AGAINST = ", against "  # in mpp_from: the table's microns per pixel are not the file's
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A slide's files of outlines or pixels: of tissue, and of artefacts; None: there is none."""
+
+    tissue: Path | None = None
+    artefacts: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class SlideJob:
         is_negative: whether its label says that no patch is positive.
         coords: file of the patches that another tool has chosen; None: on the grid, or at the points.
         tiles: patches that are cut already; None: they are to be cut.
+        masks: that keep or drop patches.
     """
 
     slide: Slide
@@ -58,6 +68,7 @@ class SlideJob:
     is_negative: bool = False
     coords: Path | None = None
     tiles: GivenTiles | None = None
+    masks: Masks = Masks()
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,15 @@ def slide_job(
     if may_have_bounds or frame != "qupath":
         digest.update(b"frame" + frame.encode())
     return SlideJob(slide, points, digest.hexdigest(), is_negative, coords)
+
+
+def with_masks(job: SlideJob, masks: Masks) -> SlideJob:
+    """Return the job with masks; one that is missing makes it fail and say so."""
+    digest = hashlib.sha256(job.fingerprint.encode())
+    for kind, path in (("tissue", masks.tissue), ("artefacts", masks.artefacts)):
+        if path is not None:
+            digest.update(kind.encode() + path.suffix.encode() + (path.read_bytes() if path.is_file() else b"missing"))
+    return job if masks == Masks() else replace(job, masks=masks, fingerprint=digest.hexdigest())
 
 
 def annotation_fields(annotation: Annotation | None) -> dict[str, Any]:

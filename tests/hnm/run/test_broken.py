@@ -110,7 +110,7 @@ def test_what_evaluation_cannot_read_is_told_with_its_figures(
     assert told[: len(metrics["warnings"])] == [text[:1].upper() + text[1:] for text in metrics["warnings"]]
     assert sum("could not be read" in text for text in told) == 1
     about = describe_run(record)
-    write_card(tmp_path / "MODEL.md", about, config)
+    write_card(tmp_path / "MODEL.md", about, config, "")
     card = (tmp_path / "MODEL.md").read_text()
     assert "Some patches could not be read, and others stood in for them: 3 of 32 test patches" in card
     assert "slide-001" not in card  # goes to strangers

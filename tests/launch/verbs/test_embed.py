@@ -72,7 +72,7 @@ def test_only_what_is_missing_is_embedded_and_another_encoder_is_refused(
     other = tmp_path / "other.safetensors"
     save_model(other, fresh_model(tiny_config().encoder, seed=2), {})
     command[3] = other
-    assert_refused(hnm(*command), 1, "holds the features of something else (encoder_sha256: ")
+    assert_refused(hnm(*command), 1, "holds the features of something else (source_sha256: ")
 
 
 def test_two_ranks_write_the_bytes_of_one(tiny_cohort: Path, encoder: Path, tmp_path: Path) -> None:
