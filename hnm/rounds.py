@@ -24,7 +24,9 @@ from hnm.encoder.contrastive_model import ContrastiveModel, load_model
 from hnm.encoder.embed import embed
 from hnm.encoder.finetune import finetune
 from hnm.encoder.networks import metadata_of
+from hnm.encoder.parts import choose_parts
 from hnm.encoder.simclr import require_batch
+from hnm.encoder.start import base_of_rounds, save_trained
 from hnm.encoder.suits import tell_encoder
 from hnm.engine.ranks import World, barrier, main_says, seen
 from hnm.engine.state import load_weights, save_weights
@@ -123,13 +125,17 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     folder = round_folder(run, round_)
     with phase("finetune", round_, run, session) as record:
         mined = share_mined(folder, session.world)
+        if told := choose_parts(model, config.finetune, "finetune", session.seed):
+            session.journal.say(told)
+        is_adapters, start = config.finetune.train == "lora", run / START_ENCODER
+        base = base_of_rounds(model.encoder, start) if is_adapters and session.world.is_main else None
         about = {**metadata_of(model.encoder), "round": str(round_)}
         num_rounds = config.rounds.num_rounds
         before = steps_of_finetuning(run, round_) if session.world.is_main else 0  # rank 0 tells them
         weights, num_steps = finetune(model, mined, config.finetune, config.mining, round_, num_rounds, session, before)
         record.keep(steps=num_steps)
         if session.world.is_main:
-            save_weights(folder / "encoder.safetensors", weights, about)
+            save_trained(folder / "encoder.safetensors", weights, about, base)
         barrier(session.world)
 
 

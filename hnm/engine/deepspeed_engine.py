@@ -18,7 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hnm.engine.engine import EngineConfig, Forward, MakeOptimizer, on_device
+from hnm.engine.engine import (
+    EngineConfig,
+    Forward,
+    MakeOptimizer,
+    kept_tensors,
+    on_device,
+    set_rates,
+    trained_parameters,
+)
 from hnm.engine.ranks import World
 from hnm.engine.state import read_state, write_state
 
@@ -41,7 +49,8 @@ class DeepSpeedEngine:
         self.stage = int(config.deepspeed["zero_optimization"]["stage"])
         self.module = on_device(module, config, world)
         self.parameters = dict(self.module.named_parameters())
-        optimizer = make_optimizer(self.parameters.values())
+        self.trained, self.kept = trained_parameters(self.module), kept_tensors(self.module)
+        optimizer = make_optimizer(self.trained.values())
         forward = Forward(self.module, config, world.device)
         settings = {**copy.deepcopy(config.deepspeed), **FIXED}
         self.model, self.optimizer, _, _ = self.deepspeed.initialize(
@@ -50,8 +59,7 @@ class DeepSpeedEngine:
 
     def set_rate(self, lr: float) -> None:
         """See `Engine`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rates(self.optimizer, lr)
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
@@ -81,18 +89,18 @@ class DeepSpeedEngine:
         """See `Engine`."""
         weights, state = self.full_weights(), self._full_state()
         if self.world.is_main:
-            write_state(folder, weights, state)
+            write_state(folder, {name: tensor for name, tensor in weights.items() if name in self.kept}, state)
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
         shapes |= {name: _shape(parameter) for name, parameter in self.parameters.items()}
-        weights, state = read_state(folder, shapes)
+        weights, state = read_state(folder, {name: shape for name, shape in shapes.items() if name in self.kept})
         with torch.no_grad():
             for name, buffer in self.module.named_buffers():
                 if name in weights:
                     buffer.copy_(weights[name])
-            for name, parameter in self.parameters.items():
+            for name, parameter in self.trained.items():
                 with self._whole(parameter, changed=True):
                     parameter.copy_(weights[name])
         if self.stage:
@@ -137,7 +145,7 @@ class DeepSpeedEngine:
         if self.stage == 0:
             entries = self.optimizer.state
             return {
-                name: dict(entries[parameter]) for name, parameter in self.parameters.items() if entries.get(parameter)
+                name: dict(entries[parameter]) for name, parameter in self.trained.items() if entries.get(parameter)
             }
         from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -148,7 +156,7 @@ class DeepSpeedEngine:
                 key: value if value.dim() == 0 else safe_get_full_optimizer_state(parameter, key)
                 for key, value in tensors.items()
             }
-            for name, parameter in self.parameters.items()
+            for name, parameter in self.trained.items()
             if tensors
         }
 

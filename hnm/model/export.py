@@ -1,6 +1,7 @@
 """A run's model as a folder for others: weights, configuration, description, and a card for people.
 
     FOLDER/ encoder.safetensors  aggregator.safetensors  config.yaml  model.json  MODEL.md
+            adapter_config.json  adapter_model.safetensors      of a run with finetune.train=lora, in peft's layout
 
 model.json is written last: with it the folder is a model.
 """
@@ -9,7 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from hnm.config import Config, dump_config
-from hnm.encoder.networks import describe, metadata_of
+from hnm.encoder.adapter_files import PEFT_CONFIG, PEFT_WEIGHTS, Base, weights_digest, write_peft
+from hnm.encoder.lora import config_of, fold_adapters
+from hnm.encoder.networks import Encoder, describe, metadata_of, name_of, network_of
+from hnm.encoder.start import is_gated, save_trained
 from hnm.encoder.weights import load_encoder
 from hnm.engine.state import load_weights, save_weights
 from hnm.model.card import write_card
@@ -19,11 +23,15 @@ from shards.errors import InputError
 from shards.files import whole_file, write_json
 
 CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
-OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE)
+OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE, PEFT_CONFIG, PEFT_WEIGHTS)
 
 
-def export(record: RunRecord, folder: Path) -> None:
+def export(record: RunRecord, folder: Path, merge: bool = False) -> None:
     """Write the model of a run to `folder`; the same run gives the same bytes.
+
+    Args:
+        merge: fold adapters into the encoder and leave their own files out. Without it a base that may not be passed on is left
+            out, and the others' encoder is written whole beside the adapters.
 
     Raises:
         InputError: the folder holds something else, or the run is not finished.
@@ -36,8 +44,9 @@ def export(record: RunRecord, folder: Path) -> None:
     files, note = weight_files(record.run, record.chosen), {"round": str(record.chosen)}
     # the projection head served the contrastive loss only, and a foreign start encoder may be a pickle
     encoder = load_encoder(files[ENCODER_FILE], record.config.encoder)
-    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    save_weights(folder / ENCODER_FILE, tensors, {**metadata_of(encoder), **note})
+    if merge and config_of(network_of(encoder)) is None:
+        raise InputError(f"{files[ENCODER_FILE]}: has no adapters to fold (finetune.train=lora makes them). Leave --merge out")
+    write_encoder(folder, encoder, note, merge)
     weights, metadata = load_weights(files[AGGREGATOR_FILE])
     save_weights(folder / AGGREGATOR_FILE, weights, {**metadata, **note})  # its kind and number of members
     with whole_file(folder / CONFIG_FILE) as temporary:
@@ -47,6 +56,22 @@ def export(record: RunRecord, folder: Path) -> None:
     about = replace(about, weights=digests, encoder=describe(encoder))
     write_card(folder / CARD_FILE, about, record.config)
     write_json(folder / MODEL_FILE, as_json(about))
+
+
+def write_encoder(folder: Path, encoder: Encoder, note: dict[str, str], merge: bool) -> None:
+    """Write an encoder to a folder for others; of one with adapters also those, in peft's layout."""
+    network = network_of(encoder)
+    base = None
+    for name in (PEFT_CONFIG, PEFT_WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    if config_of(network) is not None and not merge:
+        told = Base(name=name_of(encoder), sha256=weights_digest(network))
+        write_peft(folder, network, told)
+        base = told if is_gated(encoder) else None
+    if base is None:
+        fold_adapters(network)
+    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    save_trained(folder / ENCODER_FILE, tensors, {**metadata_of(encoder), **note}, base)
 
 
 def _may_be_written(folder: Path) -> bool:

@@ -116,6 +116,9 @@ def pretrain(
         Path, typer.Argument(metavar="FOLDER", help="Folder to write; the result is FOLDER/encoder.safetensors.")
     ],
     overrides: Overrides = None,
+    encoder: Annotated[
+        Path | None, typer.Option(help="Go on from this encoder (.safetensors, .pth). Without it, from random weights.")
+    ] = None,
     config: ConfigOption = None,
     ranks: RanksOption = 0,
 ) -> None:
@@ -126,7 +129,7 @@ def pretrain(
     run_in_ranks(ranks)
     from launch.verbs import train as verbs
 
-    finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks))
+    finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks, encoder))
 
 
 def train(

@@ -48,6 +48,9 @@ def predict(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Fold LoRA adapters into the encoder: whole weights, also of a base that is gated.")
+    ] = False,
     cohort: MovedCohort = None,
 ) -> None:
     """Write a run's model for others: weights, configuration, thresholds and MODEL.md, a card that says what it is.
@@ -56,4 +59,4 @@ def export(
     """
     from launch.verbs import predict as verb
 
-    finish(lambda: verb.export(run, folder, cohort))
+    finish(lambda: verb.export(run, folder, cohort, merge))

@@ -77,10 +77,10 @@ def predict(request: PredictRequest) -> int:
     return _summarise(rows, request.out, journal)
 
 
-def export(run: Path, folder: Path, cohort_folder: Path | None) -> int:
+def export(run: Path, folder: Path, cohort_folder: Path | None, merge: bool = False) -> int:
     """Write the model of a run as a folder that needs neither the run nor its cohort."""
     record = open_record(run, cohort_folder)
-    export_run(record, folder)
+    export_run(record, folder, merge)
     print(f"wrote {folder}: read {folder / 'MODEL.md'}. Next: hnm predict {folder} SLIDES --out predictions/")
     return 0
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hnm.config import Config, load_config
-from hnm.encoder.contrastive_model import load_model, save_model
 from hnm.encoder.simclr import check_batch
 from hnm.encoder.simclr import pretrain as pretrain_encoder
+from hnm.encoder.start import write_start
 from hnm.encoder.weights import load_encoder
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.evidence.evaluate import evaluate as evaluate_run
@@ -29,9 +29,17 @@ from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 
 
-def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides: list[str], ranks: int) -> int:
-    """Write out/encoder.safetensors."""
+def pretrain(
+    cohort_folder: Path,
+    out: Path,
+    config_name: str | None,
+    overrides: list[str],
+    ranks: int,
+    encoder: Path | None = None,
+) -> int:
+    """Write out/encoder.safetensors, going on from `encoder` if one is given."""
     config = load_config(config_name, None, overrides)
+    _require_encoder(encoder, cohort_folder)
     cohort = Cohort.open(cohort_folder)
     study = open_study(cohort, config.data, config.seed)
     if (code := _in_ranks(ranks, config)) is not None:
@@ -39,17 +47,24 @@ def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides:
 
     def prepare(world: World) -> None:
         check_batch(config.pretrain, study, world)
+        if encoder is not None:
+            _check_start(start, encoder, config)
         open_run(out, cohort, config, PRETRAIN_SETTINGS)
 
-    encoder = out / "encoder.safetensors"
-    opening = Opening("pretrain", config, cohort, out, prepare, encoder.name, PRETRAIN_SETTINGS)
+    made, start = out / "encoder.safetensors", out / START_ENCODER
+    opening = Opening("pretrain", config, cohort, out, prepare, made.name, PRETRAIN_SETTINGS)
     with session_of(opening) as session:
-        if main_says(encoder.is_file, session.world):
-            session.journal.say(f"{encoder} is there already; remove it to pretrain again")
+        if main_says(made.is_file, session.world):
+            session.journal.say(f"{made} is there already; remove it to pretrain again")
             return 0
+        if encoder is not None and not main_says(start.is_file, session.world):
+            if session.world.is_main:
+                write_start(start, encoder, config.encoder, config.pretrain, config.seed)
+            barrier(session.world)
         with phase("pretrain", 0, out, session) as record:
-            pretrain_encoder(config.encoder, config.pretrain, encoder, session, record.keep)
-        session.journal.say(f"wrote {encoder}. Next: hnm train {cohort_folder} run/ --encoder {encoder}")
+            goes_on = start if main_says(start.is_file, session.world) else None
+            pretrain_encoder(config.encoder, config.pretrain, made, session, record.keep, goes_on)
+        session.journal.say(f"wrote {made}. Next: hnm train {cohort_folder} run/ --encoder {made}")
     return 0
 
 
@@ -66,10 +81,7 @@ def train(
 ) -> int:
     """Run the rounds in the folder `run`, pretraining first when no encoder is given."""
     config = load_config(config_name, preset, overrides)
-    if encoder is not None and not encoder.is_file():
-        raise InputError(
-            f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER"
-        )
+    _require_encoder(encoder, cohort_folder)
     if restart and not yes:
         remove_run(run, is_sure=False)
     cohort = Cohort.open(cohort_folder)
@@ -94,7 +106,7 @@ def train(
                 with phase("pretrain", 0, run, session) as record:
                     pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
             elif session.world.is_main:
-                save_model(start, load_model(encoder, config.encoder, config.seed), {"source": encoder.name})
+                write_start(start, encoder, config.encoder, config.finetune, config.seed)
             barrier(session.world)
         train_rounds(config, start, run, session)
         session.journal.say(f"done. Next: hnm evaluate {run}")
@@ -131,6 +143,13 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
             if with_report:
                 write_results(config, run, session)
     return 0
+
+
+def _require_encoder(encoder: Path | None, cohort_folder: Path) -> None:
+    if encoder is not None and not encoder.is_file():
+        raise InputError(
+            f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER"
+        )
 
 
 def _check_start(start: Path, encoder: Path, config: Config) -> None:
