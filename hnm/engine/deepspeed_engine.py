@@ -151,6 +151,7 @@ class DeepSpeedEngine:
 
         entry = self.optimizer.optimizer.state.get(self._flat_parts()[0], {})
         tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
+        self._link_moments()
         return {
             name: {
                 key: value if value.dim() == 0 else safe_get_full_optimizer_state(parameter, key)
@@ -172,14 +173,22 @@ class DeepSpeedEngine:
             return
         for part in self._flat_parts():
             for key, value in next(iter(state.values())).items():
-                base.state[part][key] = value.to(device) if value.dim() == 0 else torch.zeros_like(part)
-        if self.stage < 3:
-            self.optimizer._hp_optimizer_states_linked = False  # the parameters' views of the state that was
-            self.optimizer._lazy_init_hp_params_optimizer_state()
+                # each group counts its own steps: a tensor that they shared would count each step for each of them
+                base.state[part][key] = value.to(device).clone() if value.dim() == 0 else torch.zeros_like(part)
+        self._link_moments()
         for name, entry in state.items():
             for key, value in entry.items():
                 if value.dim():
                     self._set_moment(self.parameters[name], value.to(device), key)
+
+    def _link_moments(self) -> None:
+        """Give the parameters of ZeRO 1 and 2 their views of the optimizer's state that is there now.
+
+        DeepSpeed does so once, after the first step of the first group of parameters: the other groups have no state yet.
+        """
+        if self.stage < 3:
+            self.optimizer._hp_optimizer_states_linked = False
+            self.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _set_moment(self, parameter: nn.Parameter, value: Tensor, key: str) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
