@@ -1,7 +1,8 @@
 """The site: `python -m sphinx -W --keep-going -b html docs build/docs` (extra `docs`), then open build/docs/index.html.
 
-Two pages are made from the program while the site is built, so that they cannot be wrong: settings.md by
-hnm.settings_reference, commands.md by docs/command_reference.py. Each has a line `<!-- generated -->`, which they replace.
+Three pages are made from the program while the site is built, so that they cannot be wrong: settings.md by
+hnm.settings_reference, commands.md by docs/command_reference.py, the table of encoders.md by docs/encoder_table.py. Each has a
+line `<!-- generated -->`, which they replace.
 """
 
 import re
@@ -14,10 +15,11 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from command_reference import command_reference  # noqa: E402 - the two lines above make it importable
+from encoder_table import encoder_table  # noqa: E402
 
 from hnm.settings_reference import settings_reference  # noqa: E402
 
-GENERATED = {"settings": settings_reference, "commands": command_reference}
+GENERATED = {"settings": settings_reference, "commands": command_reference, "encoders": encoder_table}
 PLACE = "<!-- generated -->"
 
 project = "hnm"

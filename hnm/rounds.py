@@ -26,8 +26,8 @@ from hnm.encoder.finetune import finetune
 from hnm.encoder.networks import metadata_of
 from hnm.encoder.parts import choose_parts
 from hnm.encoder.simclr import require_batch
-from hnm.encoder.start import base_of_rounds, save_trained
 from hnm.encoder.suits import tell_encoder
+from hnm.encoder.trained_file import base_of_rounds, save_trained
 from hnm.engine.ranks import World, barrier, main_says, seen
 from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined

@@ -32,6 +32,7 @@ def test_the_site_has_every_page_and_what_the_program_says_of_itself(site: Path)
     assert pages <= {path.stem for path in site.glob("*.html")}
     assert "mining.neg_ratio" in (site / "settings.html").read_text(encoding="utf-8")
     assert "--shard-of" in (site / "commands.html").read_text(encoding="utf-8")
+    assert "MahmoodLab/UNI2-h" in (site / "encoders.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

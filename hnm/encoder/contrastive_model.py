@@ -53,10 +53,11 @@ def fresh_model(config: EncoderConfig, seed: int, start: Checkpoint | None = Non
     """Return a randomly initialised model, the same on every rank.
 
     Args:
-        start: a file that says of which network it is, where the name alone would ask a hub.
+        start: the file that fills the encoder afterwards; it may say of which network it is.
     """
     with seeded_torch(seed, "contrastive model"):
-        encoder = build_encoder(config, start.network, start.wanted) if start else build_encoder(config)
+        told = (start.network, start.wanted) if start else (None, None)
+        encoder = build_encoder(config, *told, weights_follow=start is not None)
         return ContrastiveModel(encoder, config.projection_dim)
 
 

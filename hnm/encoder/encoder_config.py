@@ -1,13 +1,17 @@
 """The section `encoder`: which network turns a patch into a feature vector, and what it is given to see."""
 
+import difflib
 import re
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-OURS = ("resnet18", "resnet50")
-FORM = re.compile(r"torchvision/resnet(18|50)|timm/[\w.]+|python/[\w.]+:\w+")
-FORMS = "resnet18, resnet50, torchvision/resnet18, torchvision/resnet50, timm/NAME, python/MODULE:FACTORY"
+from hnm.encoder.registry import REGISTRY
+
+Ours = Literal["resnet18", "resnet50"]
+OURS = get_args(Ours)
+FORM = re.compile(r"torchvision/resnet(18|50)|timm/[\w.]+|hf/\S+|python/[\w.]+:\w+")
+FORMS = "torchvision/resnet18, torchvision/resnet50, timm/NAME, hf/ORG/REPO@REVISION, hf/FOLDER, python/MODULE:FACTORY"
 
 
 class EncoderConfig(BaseModel):
@@ -17,8 +21,9 @@ class EncoderConfig(BaseModel):
 
     name: str | None = Field(
         default=None,
-        description="a network of others: torchvision/resnet18 or /resnet50, timm/NAME, python/MODULE:FACTORY; null = ours, of "
-        "encoder.architecture, norm, stem and width, which no other network takes",
+        description="a network of others: a short name (hnm encoder list), torchvision/resnet18 or /resnet50, timm/NAME, "
+        "hf/ORG/REPO@REVISION or hf/FOLDER (timm's layout), python/MODULE:FACTORY; null = ours, of encoder.architecture, norm, "
+        "stem and width, which no other network takes",
     )
     side_px: int | None = Field(
         default=None, ge=8, description="patches are resized to this side before the network; null = its own (ours: as cut)"
@@ -35,7 +40,7 @@ class EncoderConfig(BaseModel):
         max_length=3,
         description="of R, G, B, divided by before the network; null = its own (ours: none)",
     )
-    architecture: Literal["resnet18", "resnet50"] = Field(
+    architecture: Ours = Field(
         default="resnet18",
         description="depth of the ResNet; resnet50 takes 2.3 times the arithmetic and gives 4 times longer features",
     )
@@ -69,8 +74,10 @@ class EncoderConfig(BaseModel):
     @field_validator("name")
     @classmethod
     def _of_a_known_form(cls, name: str | None) -> str | None:
-        if name is not None and not FORM.fullmatch(name):
-            raise ValueError(f"no network of that name. Known: {FORMS}")
+        if name is not None and name not in REGISTRY and not FORM.fullmatch(name):
+            close = difflib.get_close_matches(name, [*REGISTRY, *OURS], n=1, cutoff=0.5)
+            nearest = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"no network of that name.{nearest} Known: {', '.join([*OURS, *REGISTRY])}, {FORMS}")
         return name
 
     @field_validator("std")

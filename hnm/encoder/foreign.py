@@ -27,12 +27,16 @@ class ForeignEncoder(nn.Module):
         feature_dim: length of a feature vector.
     """
 
-    def __init__(self, spec: NetworkSpec) -> None:
+    def __init__(self, spec: NetworkSpec, weights_follow: bool = False) -> None:
         super().__init__()
         self.spec = spec
         self.input = NetworkInput(spec.input)
-        self.network = build_timm(spec) if spec.source == "timm" else build_by_factory(spec)
-        self.feature_dim = self._feature_dim()
+        uninitialised = _without_weights(spec) if weights_follow and spec.source == "timm" else None
+        if uninitialised is not None:
+            self.network, self.feature_dim = uninitialised
+        else:
+            self.network = build_timm(spec) if spec.source == "timm" else build_by_factory(spec)
+            self.feature_dim = _feature_dim(self.network, spec)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of a batch of patches.
@@ -46,30 +50,56 @@ class ForeignEncoder(nn.Module):
         Raises:
             InputError: the network returns no matrix.
         """
-        images = self.input(images)
-        if self.spec.pooling == "own":
-            return _require_matrix(self.network(images), self.spec.name)
-        tokens = self.network.forward_features(images)  # type: ignore[operator]
-        first_patch: Any = self.network.num_prefix_tokens  # class and register tokens stand before the patches'
-        return torch.cat([tokens[:, 0], tokens[:, first_patch:].mean(1)], dim=1)
+        return _features(self.network, self.input(images), self.spec)
 
-    @torch.no_grad()
-    def _feature_dim(self) -> int:
-        """Look what comes out for a black patch: the length of the features, and whether the network takes this side."""
-        side = self.spec.input.side_px or PROBE_PX
-        was_training, _ = self.training, self.eval()
-        try:
-            return int(self(torch.zeros(1, 3, side, side)).shape[1])
-        except InputError:
-            raise
-        except Exception as error:  # a stranger's network raises anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"encoder.name={self.spec.name}: the network refuses a picture of {side} x {side} px ({reason}). "
-                "Set encoder.side_px to what it takes"
-            ) from error
-        finally:
-            self.train(was_training)
+
+def _features(network: nn.Module, images: Tensor, spec: NetworkSpec) -> Tensor:
+    """Return the pooled features of images that are as the network wants them."""
+    if spec.pooling == "own":
+        return _require_matrix(network(images), spec.name)
+    tokens = network.forward_features(images)  # type: ignore[operator]
+    first_patch: Any = network.num_prefix_tokens  # class and register tokens stand before the patches'
+    return torch.cat([tokens[:, 0], tokens[:, first_patch:].mean(1)], dim=1)
+
+
+@torch.no_grad()
+def _feature_dim(network: nn.Module, spec: NetworkSpec) -> int:
+    """Look what comes out for a black patch: the length of the features, and whether the network takes this side."""
+    side, was_training = spec.input.side_px or PROBE_PX, network.training
+    device = next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
+    network.eval()
+    try:
+        return int(_features(network, torch.zeros(1, 3, side, side, device=device), spec).shape[1])
+    except InputError:
+        raise
+    except Exception as error:  # a stranger's network raises anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"encoder.name={spec.name}: the network refuses a picture of {side} x {side} px ({reason}). "
+            "Set encoder.side_px to what it takes"
+        ) from error
+    finally:
+        network.train(was_training)
+
+
+def _without_weights(spec: NetworkSpec) -> tuple[nn.Module, int] | None:
+    """Return a timm network whose tensors hold nothing yet, and its features' length; None: it cannot be had that way.
+
+    Random weights that a file replaces at once cost a ViT-L 30 s on one core, and every round loads an encoder.
+    """
+    try:
+        with torch.device("meta"):
+            network = build_timm(spec)
+            feature_dim = _feature_dim(network, spec)
+    except (InputError, NotImplementedError):
+        return None  # what is wrong is found out with real tensors
+    if {name for name, _ in network.named_buffers()} - network.state_dict().keys():
+        return None  # some buffers are in no file
+    network.to_empty(device="cpu")
+    for name, buffer in network.named_buffers():
+        if name.endswith("num_batches_tracked"):  # old files have none
+            buffer.zero_()
+    return network, feature_dim
 
 
 def _require_matrix(features: Any, name: str) -> Tensor:

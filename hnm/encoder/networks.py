@@ -10,19 +10,24 @@ from torch import nn
 from hnm.encoder.adapter_files import LORA_KEY
 from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.foreign import ForeignEncoder
+from hnm.encoder.hub import spec_of_hub
 from hnm.encoder.lora import config_of
+from hnm.encoder.registry import spec_of_row
 from hnm.encoder.resnet import ResNet
 from hnm.encoder.spec import IMAGENET_MEAN, IMAGENET_STD, INPUT_KEY, NETWORK_KEY, InputSpec, NetworkSpec
-from hnm.encoder.timm_models import spec_of_timm
-from shards.errors import InputError
+from hnm.encoder.timm_models import arguments_for_side, spec_of_timm
 
 Encoder = ResNet | ForeignEncoder
+FIXED_224 = {"input_size": (3, 224, 224), "fixed_input_size": True}  # every network of the registry
 TORCHVISION = "torchvision/"
 OF_TORCHVISION: dict[str, Any] = {"norm": "batch", "stem": "imagenet", "width": 1.0}
 
 
 def build_encoder(
-    config: EncoderConfig, network: NetworkSpec | None = None, wanted: InputSpec | None = None
+    config: EncoderConfig,
+    network: NetworkSpec | None = None,
+    wanted: InputSpec | None = None,
+    weights_follow: bool = False,
 ) -> Encoder:
     """Return an encoder with random weights (seed torch before, if they are to be the same on all ranks).
 
@@ -30,6 +35,7 @@ def build_encoder(
         config: the section; what it says of the input is stronger than anything else.
         network: what a file of weights says of its network, if it is not ours; None: found by its name.
         wanted: what a file says of the input; None: the network's own.
+        weights_follow: a file fills every tensor: they may be left as they are until then.
 
     Raises:
         InputError: there is no such network, or what it needs is not installed.
@@ -39,7 +45,7 @@ def build_encoder(
         return ResNet(plain, (wanted or own_input(config)).overridden(config.side_px, config.mean, config.std))
     spec = network or resolve(config)
     given = (wanted or spec.input).overridden(config.side_px, config.mean, config.std)
-    return ForeignEncoder(spec.model_copy(update={"input": given}))
+    return ForeignEncoder(spec.model_copy(update={"input": given}), weights_follow)
 
 
 def resolve(config: EncoderConfig) -> NetworkSpec:
@@ -52,9 +58,12 @@ def resolve(config: EncoderConfig) -> NetworkSpec:
     kind, _, rest = name.partition("/")
     if kind == "timm":
         return spec_of_timm(rest, name, config.side_px)
+    if kind == "hf":
+        return spec_of_hub(rest, name, config.side_px)
     if kind == "python":
         return NetworkSpec(name=name, source="python", network=rest)
-    raise InputError(f"encoder.name={name}: no network of that name")
+    spec = spec_of_row(name)
+    return spec.model_copy(update={"arguments": arguments_for_side(FIXED_224, config.side_px, spec.arguments)})
 
 
 def own_input(config: EncoderConfig) -> InputSpec:
@@ -92,9 +101,11 @@ def name_of(encoder: Encoder) -> str:
 
 def describe(encoder: Encoder) -> dict[str, Any]:
     """Return what model.json says of an encoder."""
-    network = encoder.spec.model_dump(mode="json") if isinstance(encoder, ForeignEncoder) else None
-    wanted = encoder.input.spec.model_dump(mode="json")
-    return {"summary": in_words(encoder), "feature_dim": encoder.feature_dim, "input": wanted, "network": network}
+    about: dict[str, Any] = {"summary": in_words(encoder), "feature_dim": encoder.feature_dim}
+    about |= {"input": encoder.input.spec.model_dump(mode="json"), "network": None}
+    if isinstance(encoder, ForeignEncoder):
+        about |= {"network": encoder.spec.model_dump(mode="json"), "licence_note": encoder.spec.licence_note()}
+    return about
 
 
 def in_words(encoder: Encoder) -> str:

@@ -24,9 +24,9 @@ from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.losses import nt_xent
 from hnm.encoder.networks import metadata_of
 from hnm.encoder.parts import PartsConfig, choose_parts, optimizer_of, warmed_up
-from hnm.encoder.start import left_out_base, save_trained
 from hnm.encoder.step_curve import StepCurve
 from hnm.encoder.suits import tell_encoder
+from hnm.encoder.trained_file import left_out_base, save_trained
 from hnm.engine.engine import Engine
 from hnm.engine.ranks import World, barrier, seen
 from hnm.engine.step import Computed, Progress

@@ -78,6 +78,16 @@ class NetworkSpec(BaseModel):
     licence: str = ""
     may_be_passed_on: bool | None = None
 
+    def licence_note(self) -> str:
+        """Return what the licence says of passing the weights on, in a sentence."""
+        if not self.licence:
+            return f"{self.name} is under an unknown licence: read it before you pass its weights, or what is made of them, on."
+        if self.may_be_passed_on is False:
+            return f"{self.name} is under {self.licence}: neither its weights nor what is made of them may be passed on."
+        if self.may_be_passed_on is None:
+            return f"{self.name} is under {self.licence}: read it before you pass its weights, or what is made of them, on."
+        return f"{self.name} is under {self.licence}: its weights may be passed on under these terms."
+
 
 def told_in(metadata: dict[str, str], origin: str) -> tuple[NetworkSpec | None, InputSpec | None]:
     """Return what a file's metadata says of its network and of the input that it was trained with.

@@ -1,61 +1,89 @@
-"""The encoder that a training starts from, and what a training writes: whole weights, or adapters alone."""
+"""What a training starts from: a file of weights, or a network of others by its name, with the weights that its name stands for.
 
-from collections.abc import Mapping
+    --encoder FILE            that file, for the network of encoder.name
+    --encoder NAME            encoder.name=NAME, weights from the hub's cache (hnm encoder fetch NAME)
+    --encoder python/M:F      encoder.name=python/M:F, weights as the function made them
+"""
+
+import difflib
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from hnm.encoder.contrastive_model import ContrastiveModel, fresh_model, load_model
+from hnm.encoder.encoder_config import FORM, EncoderConfig
+from hnm.encoder.hub import cached_weights
+from hnm.encoder.registry import REGISTRY
+from shards.errors import InputError
 
-from hnm.encoder.adapter_files import BASE_KEY, Base, told_of_adapters, weights_digest, without_base
-from hnm.encoder.contrastive_model import load_model
-from hnm.encoder.encoder_config import EncoderConfig
-from hnm.encoder.foreign import ForeignEncoder
-from hnm.encoder.networks import Encoder, metadata_of, name_of, network_of
-from hnm.encoder.parts import PartsConfig
-from hnm.engine.state import load_metadata, save_weights
+OWN_WEIGHTS = "python/"  # the weights of these are in no file
 
 
-def write_start(path: Path, given: Path, config: EncoderConfig, parts: PartsConfig, seed: int) -> None:
-    """Write the encoder that a training starts from, with its head. Call it on rank 0 only.
+@dataclass(frozen=True)
+class Start:
+    """A start encoder.
 
-    A base that may not be passed on, and gets adapters only, stays where it is: the file then names it. Of all others the run
-    has its own copy.
+    Attributes:
+        path: its file; None: as the user's function makes it.
+        config: the section `encoder`, with the name that was given.
+    """
 
-    Args:
-        path: the file to write.
-        given: the user's file: ours or a foreign checkpoint.
+    path: Path | None
+    config: EncoderConfig
+
+    def load(self, seed: int) -> ContrastiveModel:
+        """Return the encoder with a head, see `load_model`."""
+        return load_model(self.path, self.config, seed) if self.path else fresh_model(self.config, seed)
+
+    def origin(self) -> dict[str, str]:
+        """Return what is to be kept of where the weights came from, for the metadata of their copy."""
+        if self.path is None:
+            return {"source": str(self.config.name)}
+        with open(self.path, "rb") as file:
+            return {"source": _place_in_cache(self.path), "source_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def find_start(given: str, config: EncoderConfig) -> Start:
+    """Return what --encoder means. It never downloads.
 
     Raises:
-        InputError: the file does not fit the encoder section.
+        InputError: it is neither a file nor a name, or its weights are not on this machine.
     """
-    model = load_model(given, config, seed)
-    base = None
-    if parts.train == "lora" and is_gated(model.encoder):
-        told = left_out_base(given)
-        file = (given.parent / told.file if told and told.file else given).resolve()
-        base = Base(name=name_of(model.encoder), sha256=weights_digest(network_of(model.encoder)), file=str(file))
-    save_trained(path, model.state_dict(), {**metadata_of(model.encoder), "source": given.name}, base)
+    if Path(given).is_file():
+        return Start(Path(given), config)
+    if given not in REGISTRY and not FORM.fullmatch(given):
+        close = difflib.get_close_matches(given, REGISTRY, n=1, cutoff=0.6)
+        nearest = f" Did you mean {close[0]!r}?" if close else ""
+        raise InputError(
+            f"--encoder {given}: there is no such file, and no network of that name.{nearest} Make a file with: hnm pretrain "
+            "COHORT FOLDER. Names: hnm encoder list"
+        )
+    if config.name not in (None, given):
+        raise InputError(f"--encoder {given}: encoder.name is {config.name}. Leave one of them out, or give a file of weights")
+    config = config.model_copy(update={"name": given})
+    if given.startswith(OWN_WEIGHTS):
+        return Start(None, config)
+    path = cached_weights(given)
+    if path is None:
+        raise InputError(
+            f"--encoder {given}: its weights are not on this machine. Fetch them first, where there is a network: hnm encoder "
+            f"fetch {given}; or give a file: --encoder FILE encoder.name={given}"
+        )
+    return Start(path, config)
 
 
-def is_gated(encoder: Encoder) -> bool:
-    """Return whether the encoder's weights may not be passed on."""
-    return isinstance(encoder, ForeignEncoder) and encoder.spec.may_be_passed_on is False
+def require_start(config: EncoderConfig) -> None:
+    """Refuse to pretrain a foundation model from random weights because --encoder was forgotten.
+
+    Raises:
+        InputError: saying what to give.
+    """
+    if config.name is not None and (config.name in REGISTRY or config.name.startswith("hf/")):
+        raise InputError(f"encoder.name is {config.name}, but --encoder is not given. Add --encoder {config.name}, or a file")
 
 
-def save_trained(path: Path, weights: Mapping[str, Tensor], about: dict[str, str], base: Base | None) -> None:
-    """Write a trained model; with `base` its adapters and head alone. Call it on rank 0 only."""
-    if base is None:
-        save_weights(path, weights, about)
-    else:
-        save_weights(path, without_base(weights), {**about, BASE_KEY: base.model_dump_json()})
-
-
-def left_out_base(path: Path) -> Base | None:
-    """Return the weights that a file of ours leaves out; None: it is whole, or not ours."""
-    return told_of_adapters(load_metadata(path), path)[1] if path.suffix == ".safetensors" else None
-
-
-def base_of_rounds(encoder: Encoder, start: Path) -> Base:
-    """Return the base of the files in a run's rounds: its start, or what that leaves out."""
-    return left_out_base(start) or Base(
-        name=name_of(encoder), sha256=weights_digest(network_of(encoder)), file=f"../{start.name}"
-    )
+def _place_in_cache(path: Path) -> str:
+    """Return models--ORG--REPO/snapshots/COMMIT/FILE of a file in the hub's cache, else the file's name."""
+    parts = path.parts
+    at = next((number for number, part in enumerate(parts) if part.startswith("models--")), len(parts) - 1)
+    return "/".join(parts[at:])

@@ -18,6 +18,8 @@ NEEDS_TIMM = "{} needs timm, which is not installed: pip install 'hnm[encoders]'
 # What a description may not say: they would read files, or reach the network, where only a network is to be built.
 NOT_ARGUMENTS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
+PERMISSIVE, NO_DERIVATIVES = ("apache-2.0", "mit", "bsd-3-clause"), ("cc-by-nc-nd-4.0", "cc-by-nd-4.0")
+
 
 def import_timm(wanted_by: str) -> ModuleType:
     """Return timm.
@@ -81,8 +83,15 @@ def spec_of_timm(architecture: str, name: str, side_px: int | None) -> NetworkSp
         network=architecture,
         arguments=arguments_for_side(own, side_px, {}),
         input=input_of_timm(own),
-        licence=str(own.get("license") or ""),
+        **licence_of_timm(own),
     )
+
+
+def licence_of_timm(pretrained_cfg: dict[str, Any]) -> dict[str, Any]:
+    """Return licence and may_be_passed_on of a timm network's weights."""
+    licence = str(pretrained_cfg.get("license") or "")
+    known = dict.fromkeys(PERMISSIVE, True) | dict.fromkeys(NO_DERIVATIVES, False)
+    return {"licence": licence, "may_be_passed_on": known.get(licence.lower())}
 
 
 def input_of_timm(pretrained_cfg: dict[str, Any]) -> InputSpec:

@@ -35,7 +35,7 @@ NESTINGS = ("state_dict", "model", "encoder")
 PREFIXES = ("module.", "encoder.", "backbone.", "model.")
 OURS = "encoder.network."  # in our own files, of a network that is not ours
 HEADS = ("head", "head_dist", "fc", "classifier", "projection", "mask_token")  # what a classifier and a training leave behind
-OTHER_SECTION = "Set encoder.architecture, stem, width and norm as in the file"
+OTHER_SECTION = "Set encoder.* (architecture, stem, width, norm) as in the file"
 OTHER_NETWORK = "The file is of another network, or of other arguments: set encoder.name as it was made"
 # torch's Sequential(*list(resnet.children())[:-1]): 2 is the ReLU, 3 the max pool, 8 the average pool
 NAME_OF_FEATURES_INDEX = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -96,7 +96,7 @@ def load_encoder(path: Path, config: EncoderConfig) -> Encoder:
         InputError: the file cannot be read safely, or an encoder tensor is missing, mis-shaped, not finite or too much.
     """
     checkpoint = read_checkpoint(path, config)
-    encoder = build_encoder(config, checkpoint.network, checkpoint.wanted)
+    encoder = build_encoder(config, checkpoint.network, checkpoint.wanted, weights_follow=True)
     fill_encoder(encoder, checkpoint)
     return encoder
 

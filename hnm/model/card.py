@@ -109,6 +109,8 @@ def _limits(about: Description) -> str:
             f"The test split is small ({test['positive']} positive, {test['slides'] - test['positive']} negative slides): one "
             "slide more or less changes the figures."
         )
+    if (note := about.encoder.get("licence_note")) is not None:
+        limits.insert(0, f"**Licence of the start encoder:** {note}")
     told = (about.test or {}).get("warnings", [])  # an older export has none
     limits += [text[:1].upper() + text[1:] for text in told]
     limits.append(

@@ -13,7 +13,7 @@ from hnm.config import Config, dump_config
 from hnm.encoder.adapter_files import PEFT_CONFIG, PEFT_WEIGHTS, Base, weights_digest, write_peft
 from hnm.encoder.lora import config_of, fold_adapters
 from hnm.encoder.networks import Encoder, describe, metadata_of, name_of, network_of
-from hnm.encoder.start import is_gated, save_trained
+from hnm.encoder.trained_file import is_gated, save_trained
 from hnm.encoder.weights import load_encoder
 from hnm.engine.state import load_weights, save_weights
 from hnm.model.card import write_card

@@ -15,8 +15,18 @@ import typer
 import typer.core
 
 from launch.cli.cohort import cohort_app
+from launch.cli.encoder import encoder_app
 from launch.cli.evidence import compare, crossval, report, status, ui
-from launch.cli.options import CohortArgument, ConfigOption, Overrides, PresetOption, RanksOption, finish, run_in_ranks
+from launch.cli.options import (
+    CohortArgument,
+    ConfigOption,
+    Overrides,
+    PresetOption,
+    RanksOption,
+    file_or_name,
+    finish,
+    run_in_ranks,
+)
 from launch.cli.predict import export, predict
 from launch.cli.settings import config as config_command
 from launch.cli.submit import cancel, logs, submit_app
@@ -117,12 +127,18 @@ def pretrain(
     ],
     overrides: Overrides = None,
     encoder: Annotated[
-        Path | None, typer.Option(help="Go on from this encoder (.safetensors, .pth). Without it, from random weights.")
+        Any,
+        typer.Option(
+            parser=file_or_name,
+            metavar="FILE|NAME",
+            help="Go on from this encoder: a file (.safetensors, .pth), or a name (hnm encoder list). Without it, from random "
+            "weights.",
+        ),
     ] = None,
     config: ConfigOption = None,
     ranks: RanksOption = 0,
 ) -> None:
-    """Make a first encoder from unlabelled training patches (SimCLR).
+    """Make a first encoder from unlabelled training patches (SimCLR), or go on with another one.
 
     Example: `hnm pretrain cohort/ pretrained/ --config colon --ranks 2`
     """
@@ -137,9 +153,12 @@ def train(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory to create, or to resume.")],
     overrides: Overrides = None,
     encoder: Annotated[
-        Path | None,
+        Any,
         typer.Option(
-            help="Start from this encoder (.safetensors, or a ResNet .pth). Without it, pretraining comes first."
+            parser=file_or_name,
+            metavar="FILE|NAME",
+            help="Start from this encoder: a file (.safetensors, .pth), or a name (hnm encoder list). Without it, pretraining "
+            "comes first.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -188,11 +207,15 @@ def demo(
     finish(lambda: run(folder, ranks))
 
 
-def doctor() -> None:
+def doctor(
+    encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also: are this encoder's weights here, or would the hub give them?")
+    ] = None,
+) -> None:
     """Print versions, devices, ranks and free disk, and what is missing."""
     from launch.verbs.doctor import run
 
-    finish(run)
+    finish(lambda: run(encoder))
 
 
 # What --help shows, panel by panel, in the order of use.
@@ -203,7 +226,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "On a cluster": {
         "submit": submit_app(tile, pretrain, train, evaluate, predict, crossval), "logs": logs, "cancel": cancel
     },
-    "Tools": {"demo": demo, "doctor": doctor, "cohort": cohort_app, "config": config_command},
+    "Tools": {"demo": demo, "doctor": doctor, "encoder": encoder_app, "cohort": cohort_app, "config": config_command},
 }  # fmt: skip
 for panel, commands in PANELS.items():
     for name, command in commands.items():

@@ -32,6 +32,11 @@ CohortArgument = Annotated[Path, typer.Argument(metavar="COHORT", help="Folder t
 MovedCohort = Annotated[Path | None, typer.Option("--cohort", help="Where the cohort is now, if it has moved.")]
 
 
+def file_or_name(text: str) -> Path | str:
+    """Return a path if there is such a file, else the text: a path goes with a job into another folder, a name stays."""
+    return Path(text) if Path(text).is_file() else text
+
+
 def run_in_ranks(ranks: int) -> None:
     """Start this very command in several processes and end with their exit code; return if this one is to do the work.
 

@@ -15,7 +15,6 @@ from launch.cluster.job_spec import JobSpec, parallel_job
 from launch.cluster.submissions import PIPELINE_FOLDERS, submission_folder
 from launch.cluster.submit import CONFIG_FILE, submit
 from launch.cluster.submit_crossval import crossval_specs, request_of
-from shards.errors import InputError
 
 Params = dict[str, Any]  # what the command line gave, by the name of the local command's parameter
 
@@ -185,11 +184,12 @@ def _check_pretrain(params: Params, config: Config) -> None:
 
 
 def _check_train(params: Params, config: Config) -> None:
+    from hnm.encoder.start import find_start
     from launch.process.run_directory import open_run, remove_run
     from shards.cohort.cohort import Cohort
 
-    if (encoder := params["encoder"]) is not None and not encoder.is_file():
-        raise InputError(f"--encoder {encoder}: there is no such file")
+    if params["encoder"] is not None:
+        find_start(str(params["encoder"]), config.encoder)  # is it here? Not after hours in the queue
     if params["restart"] and not params["yes"]:
         remove_run(params["run"], is_sure=False)
     _check_pretrain(params, config)

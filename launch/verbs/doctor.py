@@ -18,8 +18,12 @@ from launch.process.distributed import is_rank, rank_of_process, size_of_process
 LOW_DISK_GB = 10.0
 
 
-def run() -> int:
-    """Print the report; the exit code is 1 when something needed is missing."""
+def run(encoder: str | None = None) -> int:
+    """Print the report; the exit code is 1 when something needed is missing.
+
+    Args:
+        encoder: name of an encoder whose weights are to be looked for, too.
+    """
     print(f"python      {sys.version.split()[0]} on {platform.platform()}")
     missing = list(_packages())
     if version_of("torch") is not None:
@@ -28,6 +32,8 @@ def run() -> int:
     for line in _ranks():
         print(line)
     missing += list(_disk())
+    if encoder is not None:
+        missing += list(_encoder(encoder))
     for line in missing:
         print(f"missing     {line}")
     if not missing:
@@ -111,3 +117,14 @@ def _disk() -> Iterator[str]:
     print(f"disk        {free_gb:.0f} GB free in {os.getcwd()}")
     if free_gb < LOW_DISK_GB:
         yield f"disk space: {free_gb:.1f} GB free here; a cohort of 10^6 patches of 224 px takes about 15 GB"
+
+
+def _encoder(name: str) -> Iterator[str]:
+    """Print where an encoder's weights are, or that the hub would give them; yield a line if neither."""
+    from launch.verbs.encoder import whereabouts
+
+    text, is_there = whereabouts(name)
+    if is_there:
+        print(f"encoder     {text}")
+    else:
+        yield f"encoder {text}"

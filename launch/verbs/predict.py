@@ -16,7 +16,15 @@ import numpy as np
 
 from hnm.engine.ranks import single_world
 from hnm.model.export import export as export_run
-from hnm.model.model import Model, is_exported, open_exported, open_recorded, with_tile
+from hnm.model.model import (
+    MODEL_FILE,
+    Model,
+    is_exported,
+    open_exported,
+    open_recorded,
+    read_description,
+    with_tile,
+)
 from hnm.model.predict import predict_slide
 from hnm.model.predictions import NOT_USED, Row, done_row, failed_row, row_of, rows_of_others, write_slide, write_table
 from hnm.report.record import RunRecord, read_record
@@ -81,6 +89,8 @@ def export(run: Path, folder: Path, cohort_folder: Path | None, merge: bool = Fa
     """Write the model of a run as a folder that needs neither the run nor its cohort."""
     record = open_record(run, cohort_folder)
     export_run(record, folder, merge)
+    if (note := read_description(folder / MODEL_FILE).encoder.get("licence_note")) is not None:
+        print(f"licence: {note}")
     print(f"wrote {folder}: read {folder / 'MODEL.md'}. Next: hnm predict {folder} SLIDES --out predictions/")
     return 0
 

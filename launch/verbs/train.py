@@ -10,7 +10,8 @@ from typing import Any
 from hnm.config import Config, load_config
 from hnm.encoder.simclr import check_batch
 from hnm.encoder.simclr import pretrain as pretrain_encoder
-from hnm.encoder.start import write_start
+from hnm.encoder.start import Start, find_start, require_start
+from hnm.encoder.trained_file import write_start
 from hnm.encoder.weights import load_encoder
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.evidence.evaluate import evaluate as evaluate_run
@@ -35,11 +36,15 @@ def pretrain(
     config_name: str | None,
     overrides: list[str],
     ranks: int,
-    encoder: Path | None = None,
+    encoder: Path | str | None = None,
 ) -> int:
     """Write out/encoder.safetensors, going on from `encoder` if one is given."""
     config = load_config(config_name, None, overrides)
-    _require_encoder(encoder, cohort_folder)
+    start_from = find_start(str(encoder), config.encoder) if encoder is not None else None
+    if start_from is not None:
+        config = config.model_copy(update={"encoder": start_from.config})
+    elif not (out / START_ENCODER).is_file():
+        require_start(config.encoder)
     cohort = Cohort.open(cohort_folder)
     study = open_study(cohort, config.data, config.seed)
     if (code := _in_ranks(ranks, config)) is not None:
@@ -47,8 +52,8 @@ def pretrain(
 
     def prepare(world: World) -> None:
         check_batch(config.pretrain, study, world)
-        if encoder is not None:
-            _check_start(start, encoder, config)
+        if start_from is not None:
+            _check_start(start, start_from, config)
         open_run(out, cohort, config, PRETRAIN_SETTINGS)
 
     made, start = out / "encoder.safetensors", out / START_ENCODER
@@ -57,9 +62,9 @@ def pretrain(
         if main_says(made.is_file, session.world):
             session.journal.say(f"{made} is there already; remove it to pretrain again")
             return 0
-        if encoder is not None and not main_says(start.is_file, session.world):
+        if start_from is not None and not main_says(start.is_file, session.world):
             if session.world.is_main:
-                write_start(start, encoder, config.encoder, config.pretrain, config.seed)
+                write_start(start, start_from, config.pretrain, config.seed)
             barrier(session.world)
         with phase("pretrain", 0, out, session) as record:
             goes_on = start if main_says(start.is_file, session.world) else None
@@ -71,7 +76,7 @@ def pretrain(
 def train(
     cohort_folder: Path,
     run: Path,
-    encoder: Path | None,
+    encoder: Path | str | None,
     config_name: str | None,
     preset: str | None,
     overrides: list[str],
@@ -81,7 +86,11 @@ def train(
 ) -> int:
     """Run the rounds in the folder `run`, pretraining first when no encoder is given."""
     config = load_config(config_name, preset, overrides)
-    _require_encoder(encoder, cohort_folder)
+    start_from = find_start(str(encoder), config.encoder) if encoder is not None else None
+    if start_from is not None:
+        config = config.model_copy(update={"encoder": start_from.config})
+    elif not (run / START_ENCODER).is_file():
+        require_start(config.encoder)
     if restart and not yes:
         remove_run(run, is_sure=False)
     cohort = Cohort.open(cohort_folder)
@@ -93,8 +102,8 @@ def train(
         check_batches(config, study, world)
         if restart and not is_started_again():
             remove_run(run, yes)
-        if encoder is not None:
-            _check_start(run / START_ENCODER, encoder, config)
+        if start_from is not None:
+            _check_start(run / START_ENCODER, start_from, config)
         elif not (run / START_ENCODER).is_file():
             check_batch(config.pretrain, study, world)
         open_run(run, cohort, config)
@@ -102,11 +111,11 @@ def train(
     with session_of(Opening("train", config, cohort, run, prepare)) as session:
         start = run / START_ENCODER
         if not main_says(start.is_file, session.world):
-            if encoder is None:
+            if start_from is None:
                 with phase("pretrain", 0, run, session) as record:
                     pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
             elif session.world.is_main:
-                write_start(start, encoder, config.encoder, config.finetune, config.seed)
+                write_start(start, start_from, config.finetune, config.seed)
             barrier(session.world)
         train_rounds(config, start, run, session)
         session.journal.say(f"done. Next: hnm evaluate {run}")
@@ -145,22 +154,15 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
     return 0
 
 
-def _require_encoder(encoder: Path | None, cohort_folder: Path) -> None:
-    if encoder is not None and not encoder.is_file():
-        raise InputError(
-            f"--encoder {encoder}: there is no such file. Make one with: hnm pretrain {cohort_folder} FOLDER"
-        )
-
-
-def _check_start(start: Path, encoder: Path, config: Config) -> None:
+def _check_start(start: Path, start_from: Start, config: Config) -> None:
     """Refuse an encoder that does not fit the configuration, or is not the one that the run has started from."""
-    given = load_encoder(encoder, config.encoder).state_dict()
+    given = start_from.load(config.seed).encoder.state_dict()
     if start.is_file():
         started = load_encoder(start, config.encoder).state_dict()
         if not all(tensor.equal(started[name]) for name, tensor in given.items()):
             raise InputError(
-                f"--encoder {encoder}: the run in {start.parent} was started from another encoder. Use another run "
-                "directory, or the encoder that it was started with"
+                f"--encoder {start_from.path or config.encoder.name}: the run in {start.parent} was started from another "
+                "encoder. Use another run directory, or the encoder that it was started with"
             )
 
 
