@@ -38,6 +38,11 @@ SETTINGS = [
     *("finetune.cosine_after_epoch=1", "checkpoint.every_steps=4", "tracking.enabled=false", "device=cpu"),
 ]
 
+QUICK = [
+    *("mining.neg_ratio=0.1", "finetune.batch_size=128", "finetune.epochs_per_round=1", "finetune.warmup_epochs=0"),
+    *("encoder.side_px=32", "checkpoint.every_steps=2"),
+]
+
 
 def run_row(cohort: Path, out: Path, weights: Path, part: str, ranks: int, settings: list[str]) -> dict[str, Any]:
     """Train one way, if it is not done, and return its row."""
@@ -109,12 +114,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--quick", action="store_true", help="5 %% of the negatives, one epoch")
+    parser.add_argument("--quick", action="store_true", help="10 %% of the negatives, smaller batches, one epoch, 32 px")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE")
     given = parser.parse_intermixed_args()
     given.out.mkdir(parents=True, exist_ok=True)
     weights = write_weights(given.out)
-    less = ["mining.neg_ratio=0.05", "finetune.epochs_per_round=1", "finetune.warmup_epochs=0"] if given.quick else []
+    less = QUICK if given.quick else []
     rows = []
     for part in given.parts:
         rows.append(run_row(given.cohort, given.out, weights, part, given.ranks, [*less, *given.settings]))
