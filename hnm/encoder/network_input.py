@@ -9,6 +9,9 @@ from hnm.encoder.spec import InputSpec
 class NetworkInput(nn.Module):
     """(batch, 3, h, w) float RGB in [0, 1] to (batch, 3, side, side) as a network wants it. It has no parameters and no state."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
         self.spec = spec

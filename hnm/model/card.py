@@ -55,7 +55,8 @@ def _method(about: Description, config: Config) -> str:
     made = ", ".join(f"{name} {version}" for name, version in about.made_with.items())
     return (
         "## Method and configuration\n\n"
-        f"* Encoder {about.encoder['summary']}. Resizing and normalisation are part of its forward pass: give it RGB in [0, 1].\n"
+        f"* Encoder {about.encoder.get('summary', config.encoder.architecture)}. Resizing and normalisation are part of its "
+        "forward pass: give it RGB in [0, 1].\n"
         f"* Round {about.chosen_round} of {config.rounds.num_rounds} was chosen on validation slides.\n"
         f"* Patches: {patches['patch_px']} x {patches['patch_px']} pixels, {scale}, cut {patches['cut']}; background "
         f"filter: {', '.join(patches['background'])}; stain normalisation: {patches['stain']}.\n"

@@ -8,9 +8,11 @@ model.json is written last: with it the folder is a model.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from hnm.config import Config, dump_config
 from hnm.encoder.adapter_files import PEFT_CONFIG, PEFT_WEIGHTS, Base, weights_digest, write_peft
+from hnm.encoder.foreign import ForeignEncoder
 from hnm.encoder.lora import config_of, fold_adapters
 from hnm.encoder.networks import Encoder, describe, metadata_of, name_of, network_of
 from hnm.encoder.trained_file import is_gated, save_trained
@@ -23,6 +25,7 @@ from shards.errors import InputError
 from shards.files import whole_file, write_json
 
 CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
+Name = TypeVar("Name", str, str | None)
 OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, CARD_FILE, MODEL_FILE, PEFT_CONFIG, PEFT_WEIGHTS)
 
 
@@ -44,6 +47,8 @@ def export(record: RunRecord, folder: Path, merge: bool = False) -> None:
     files, note = weight_files(record.run, record.chosen), {"round": str(record.chosen)}
     # the projection head served the contrastive loss only, and a foreign start encoder may be a pickle
     encoder = load_encoder(files[ENCODER_FILE], record.config.encoder)
+    if isinstance(encoder, ForeignEncoder):
+        encoder.spec = encoder.spec.model_copy(update={"name": portable_name(encoder.spec.name)})
     if merge and config_of(network_of(encoder)) is None:
         raise InputError(f"{files[ENCODER_FILE]}: has no adapters to fold (finetune.train=lora makes them). Leave --merge out")
     write_encoder(folder, encoder, note, merge)
@@ -81,6 +86,13 @@ def _may_be_written(folder: Path) -> bool:
     return folder.is_dir() and all(path.name in OURS or path.suffix == ".tmp" for path in folder.iterdir())
 
 
+def portable_name(name: Name) -> Name:
+    """Return an encoder's name; a folder of weights in timm's layout keeps its last part only."""
+    if name is not None and name.startswith("hf/") and Path(name.removeprefix("hf/")).is_dir():
+        return f"hf/{Path(name).name}"
+    return name
+
+
 def portable(config: Config) -> Config:
     """Return the configuration without what belongs to one machine: where files lie, where runs are tracked, its device
     and its cluster.
@@ -89,5 +101,6 @@ def portable(config: Config) -> Config:
     """
     blank, points = Config(), config.tile.points_file
     tile = config.tile.model_copy(update={"points_file": Path(points.name) if points else None})
-    changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "slurm": blank.slurm, "tile": tile}
-    return config.model_copy(update=changes)
+    encoder = config.encoder.model_copy(update={"name": portable_name(config.encoder.name)})
+    changes = {"reader": blank.reader, "tracking": blank.tracking, "device": blank.device, "slurm": blank.slurm}
+    return config.model_copy(update={**changes, "tile": tile, "encoder": encoder})

@@ -1,5 +1,7 @@
 """What `hnm encoder` does: the registry in words, and weights from the hub into its cache, before a job needs them."""
 
+from typing import Any
+
 from pydantic import ValidationError
 
 from hnm.encoder.encoder_config import EncoderConfig
@@ -32,7 +34,8 @@ def show(name: str) -> int:
         print(in_words(build_encoder(config)))
         return 0
     spec = resolve(config)
-    lines = {"name": name, "network": f"timm {spec.network}", "arguments": spec.arguments or "-", "input": spec.input}
+    lines: dict[str, Any] = {"name": name, "network": f"timm {spec.network}", "arguments": spec.arguments or "-"}
+    lines |= {"input": spec.input}
     lines |= {"pooling": spec.pooling, "licence": spec.licence or "unknown", "may be passed on": _words(spec.may_be_passed_on)}
     if name in REGISTRY:
         row = REGISTRY[name]

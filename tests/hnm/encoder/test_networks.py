@@ -1,5 +1,6 @@
 """Networks of others keep our contract: what they want of their input is inside, and what their file says is enough."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from hnm.encoder.batch_norm import refuse_chunks
+from hnm.encoder.batch_norm import refuse_chunks, use_global_batch_norm
 from hnm.encoder.contrastive_model import fresh_model, load_model, save_model
 from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.networks import build_encoder, metadata_of
@@ -71,6 +72,17 @@ def test_a_file_says_enough_to_build_its_encoder(tmp_path: Path) -> None:
     save_weights(tmp_path / "new.safetensors", model, {"network": json.dumps({**told, "arms": 2})})
     with pytest.raises(InputError, match=r"not readable \(arms"):
         load_encoder(tmp_path / "new.safetensors", config)
+
+
+def test_timms_batch_norms_keep_their_activation_on_several_ranks(lite0_weights: Path) -> None:
+    alone = load_encoder(lite0_weights, LITE0.model_copy(update={"side_px": 32})).eval()
+    several = use_global_batch_norm(copy.deepcopy(alone), 2).eval()
+    assert several.state_dict().keys() == alone.state_dict().keys()
+    kinds = {type(module) for module in several.modules() if isinstance(module, nn.BatchNorm2d)}
+    assert len(kinds) == 1
+    assert kinds.isdisjoint({type(module) for module in alone.modules()})
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(several(images), alone(images), atol=0, rtol=0)
 
 
 def test_torchvisions_layout_is_normalised_as_imagenet(tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ def test_a_training_stopped_twice_ends_with_the_same_bits(tiny_cohort: Path, tmp
 
 def test_so_do_adapters_with_dropout_rates_by_depth_and_a_warm_up(tiny_cohort: Path, tmp_path: Path) -> None:
     network = ["encoder.name=timm/test_vit", "encoder.side_px=32", "finetune.epochs_per_round=2"]
-    lora = ["train=lora", "lora.rank=2", "lora.dropout=0.2", "optimizer=adamw", "lr=1e-3", "layer_decay=0.5", "rate_warmup_steps=7"]
+    lora = ["train=lora", "lora.rank=2", "lora.dropout=0.2", "optimizer=adamw", "lr=1e-3", "layer_decay=0.5"]
+    lora += ["rate_warmup_steps=7"]
     config, world = tiny_config(*network, *(f"finetune.{setting}" for setting in lora)), single_world()
 
     def train(keeper: StopAt | None) -> Weights:

@@ -9,6 +9,7 @@ import pytest
 
 import launch.verbs.doctor
 from launch.verbs.doctor import run
+from tests.hub import COMMIT, hub_of
 
 METADATA = """Metadata-Version: 2.1
 Name: hnm
@@ -101,3 +102,23 @@ def test_a_checkout_that_is_not_installed_is_said(
     monkeypatch.setattr(metadata, "requires", not_installed)
     assert run() == 1
     assert "missing     hnm is not installed here, only its files are" in capsys.readouterr().out
+
+
+def test_an_encoder_that_is_not_here_is_missing_and_says_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with hub_of(tmp_path / "hub", tmp_path / "cache", monkeypatch):
+        assert run("uni2-h") == 1
+        assert "missing     encoder uni2-h: the hub has no https://huggingface.co/MahmoodLab/UNI2-h" in capsys.readouterr().out
+        (tmp_path / "hub" / "MahmoodLab" / "UNI2-h").mkdir(parents=True)
+        assert run("uni2-h") == 0
+        assert "encoder     uni2-h: not here, but the hub would give it" in capsys.readouterr().out
+        cached = tmp_path / "cache" / "models--MahmoodLab--UNI2-h"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text(COMMIT)
+        (cached / "snapshots" / COMMIT).mkdir(parents=True)
+        (cached / "snapshots" / COMMIT / "pytorch_model.bin").write_bytes(b"")
+        assert run("uni2-h") == 0
+        assert f"{COMMIT}/pytorch_model.bin" in capsys.readouterr().out
+    assert run("torchvision/resnet50") == 1
+    assert "its weights are on no hub. Give a file" in capsys.readouterr().out

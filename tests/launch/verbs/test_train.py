@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ def test_pretrain_then_train_is_what_train_does_alone(
     assert encoder.read_bytes() == before
     assert verbs.train(tiny_cohort, run, encoder, None, "hnm", TINY, ranks=1) == 0
     ours, alone = results_of(run), results_of(finished_run)
-    assert load_weights(run / "encoder-start.safetensors")[1] == {"source": "encoder.safetensors"}
+    metadata = load_weights(run / "encoder-start.safetensors")[1]
+    assert metadata["source"] == "encoder.safetensors"
+    assert metadata["source_sha256"] == sha256(before).hexdigest()
     del ours["encoder-start.safetensors"], alone["encoder-start.safetensors"]  # the same tensors, other metadata
     assert ours == alone
 
