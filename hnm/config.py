@@ -149,8 +149,10 @@ def check_config(tree: Tree, origin: Origin, folder: Path | None = None) -> Conf
         raise ConfigError("\n".join(_explain(problem, origin) for problem in error.errors())) from None
     found = fill(dict(config), folder)
     config = config.model_copy(update={name: getattr(config, name).model_copy(update=found[name]) for name in found})
-    for name, chunk_size in (("pretrain", config.pretrain.chunk_size), ("finetune", config.finetune.chunk_size)):
-        if chunk_size and config.encoder.name is None and config.encoder.norm == "batch":  # others: refused when they are built
+    for name, section in (("pretrain", config.pretrain), ("finetune", config.finetune)):
+        chunk_size, is_fixed = section.chunk_size, section.train in ("norm_bias", "lora")  # their statistics stay
+        is_ours = config.encoder.name is None  # others: refused when they are built
+        if chunk_size and is_ours and config.encoder.norm == "batch" and not is_fixed:
             raise ConfigError(
                 f"{name}.chunk_size is {chunk_size}, but encoder.norm is batch, whose statistics would be those of a chunk "
                 f"instead of the batch. Set {name}.chunk_size to 0, or encoder.norm to instance"

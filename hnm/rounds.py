@@ -25,9 +25,11 @@ from hnm.encoder.contrastive_model import ContrastiveModel, load_model
 from hnm.encoder.embed import embed
 from hnm.encoder.finetune import finetune
 from hnm.encoder.networks import metadata_of
+from hnm.encoder.parts import choose_parts
 from hnm.encoder.simclr import require_batch
 from hnm.encoder.slide_loss import RoundSettings, finetune_on_slides
 from hnm.encoder.suits import tell_encoder
+from hnm.encoder.trained_file import base_of_rounds, save_trained
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
@@ -141,6 +143,10 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     with phase("finetune", round_, run, session) as record:
         require_whole([folder / name for name in MINED_FILES], run, session.world)
         mined = share_mined(folder, session.world)
+        if told := choose_parts(model, config.finetune, "finetune", session.seed):
+            session.journal.say(told)
+        is_adapters, start = config.finetune.train == "lora", run / START_ENCODER
+        base = base_of_rounds(model.encoder, start) if is_adapters and session.world.is_main else None
         about = {**metadata_of(model.encoder), "round": str(round_)}
         num_rounds = config.rounds.num_rounds
         before = steps_of_finetuning(run, round_) if session.world.is_main else 0  # rank 0 tells them
@@ -149,11 +155,11 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
             weights, num_steps = finetune(model, mined, tuning, mining, round_, num_rounds, session, before)
         else:
             settings = RoundSettings(config.finetune, config.mining, config.aggregate, num_rounds)
-            start = load_aggregator(folder / "aggregator.safetensors", model.encoder.feature_dim, session)
-            weights, num_steps = finetune_on_slides(model, start, mined, settings, round_, session, before)
+            first = load_aggregator(folder / "aggregator.safetensors", model.encoder.feature_dim, session)
+            weights, num_steps = finetune_on_slides(model, first, mined, settings, round_, session, before)
         record.keep(steps=num_steps)
         if session.world.is_main:
-            save_weights(folder / "encoder.safetensors", weights, about)
+            save_trained(folder / "encoder.safetensors", weights, about, base)
         barrier(session.world)
 
 

@@ -1,5 +1,6 @@
 """Batch norm over all ranks: N ranks compute what one process computes on the concatenated batch."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -34,16 +35,18 @@ def use_global_batch_norm(module: nn.Module, world_size: int) -> nn.Module:
     return module
 
 
-def refuse_chunks(encoder: nn.Module, chunk_size: int, key: str) -> None:
+def refuse_chunks(model: nn.Module, chunk_size: int, key: str, fixed: Collection[str] = ()) -> None:
     """Refuse a step in chunks with batch norm, whose statistics would be those of a chunk instead of the batch.
 
     Args:
         key: of the setting `chunk_size`, for the message.
+        fixed: names of the batch norms that normalise by their running statistics.
 
     Raises:
         InputError: the network has batch norms, and chunk_size is not 0.
     """
-    if chunk_size and any(isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) for module in encoder.modules()):
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    if chunk_size and not set(norms) <= set(fixed):
         raise InputError(f"{key} is {chunk_size}, but this encoder has batch norm, which would see chunks. Set {key} to 0")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,16 +25,28 @@ from shards.seeding import seeded_torch
 
 
 class ContrastiveModel(nn.Module):
-    """Images (batch, 3, h, w) in [0, 1] to unit-length projections (batch, projection_dim)."""
+    """Images (batch, 3, h, w) in [0, 1] to unit-length projections (batch, projection_dim).
+
+    Attributes:
+        fixed_norms: names of the batch norms that keep their running statistics, also in training mode.
+    """
 
     def __init__(self, encoder: Encoder, projection_dim: int) -> None:
         super().__init__()
+        self.fixed_norms: frozenset[str] = frozenset()
         self.encoder = encoder
         self.projection = ProjectionHead(encoder.feature_dim, projection_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         projections: Tensor = self.projection(self.encoder(images))
         return projections
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, with the fixed batch norms left as in evaluation."""
+        super().train(mode)
+        for name in self.fixed_norms:
+            self.get_submodule(name).eval()
+        return self
 
 
 def fresh_model(config: EncoderConfig, seed: int, start: Checkpoint | None = None) -> ContrastiveModel:

@@ -11,17 +11,17 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from pydantic import ConfigDict, Field
 
 from hnm.encoder.augment import AugmentConfig
 from hnm.encoder.batch_norm import refuse_chunks
 from hnm.encoder.contrastive_model import ContrastiveModel, draw_views, forward_backward, split_batch, start_training
 from hnm.encoder.losses import PairMode, supcon
+from hnm.encoder.parts import PartsConfig, at_warmed_rate, optimizer_of, warmed_up
 from hnm.encoder.simclr import SMALLEST_BATCH
 from hnm.encoder.slide_plan import SlideLossConfig
 from hnm.encoder.step_curve import StepCurve
@@ -33,7 +33,7 @@ from shards.reading.plan import ids_of_rank, plan_mixed_epoch, weighted_sample
 from shards.seeding import numpy_generator, torch_generator
 
 
-class FinetuneConfig(BaseModel):
+class FinetuneConfig(PartsConfig):
     """How the encoder is fine-tuned in each round (algorithm step 6)."""
 
     model_config = ConfigDict(extra="forbid")
@@ -42,6 +42,9 @@ class FinetuneConfig(BaseModel):
         "supcon",
         description="what the encoder learns from: mined patches by a supervised contrastive loss (the method), the slides' "
         "labels through an aggregator that is trained with it (finetune.slide.*), or both in each step",
+    )
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd", description="sgd: without momentum, the method's; adamw: for ViTs and lora; biases and norms do not decay"
     )
     epochs_per_round: int = Field(
         5, ge=1, description="epochs between two minings; an epoch passes over as many negatives as are hard"
@@ -56,8 +59,8 @@ class FinetuneConfig(BaseModel):
         description="patches in a forward pass, per rank; 0 = all at once. Fewer take less memory and a third more time, for "
         "the same loss and gradients; not with encoder.norm=batch",
     )
-    lr: float = Field(0.01, gt=0, description="SGD's learning rate (no momentum)")
-    weight_decay: float = Field(1e-4, ge=0, description="SGD's weight decay")
+    lr: float = Field(0.01, gt=0, description="learning rate; adamw wants its own, such as 1e-4 (lora: 1e-3)")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
     cosine_after_epoch: int = Field(10, ge=0, description="epochs of constant rate; from then on cosine to zero")
     tau: float = Field(0.07, gt=0, description="temperature of the supervised contrastive loss")
     candidate_share: float = Field(
@@ -137,7 +140,7 @@ def finetune(
     """Fine-tune `model` for one round. Every rank must call it.
 
     Args:
-        model: encoder and head; not to be used afterwards (ZeRO 3 cuts it up).
+        model: encoder and head, after `choose_parts`; not to be used afterwards (ZeRO 3 cuts it up).
         mined: the round's decision, the same on all ranks.
         round_: 0-based round; the epochs of the run go on from round to round.
         num_rounds: rounds of the run, for the schedules.
@@ -150,17 +153,18 @@ def finetune(
         FloatingPointError: loss or gradient is not finite on some rank; no rank takes that step.
     """
     journal, world = session.journal, session.world
-    refuse_chunks(model.encoder, config.chunk_size, "finetune.chunk_size")
-    engine = start_training(model, partial(make_optimizer, config), session.engine, world)
+    refuse_chunks(model, config.chunk_size, "finetune.chunk_size", model.fixed_norms)
+    engine = start_training(model, optimizer_of(model, config, partial(make_optimizer, config)), session.engine, world)
     num_epochs = num_rounds * config.epochs_per_round
     first = round_ * config.epochs_per_round
     progress = session.resume(engine, Progress("finetune", round_, first))
 
     def rate_of(taken: Progress) -> float:
-        return learning_rate(taken.epoch, num_epochs, config)
+        return warmed_up(learning_rate(taken.epoch, num_epochs, config), taken.num_steps - 1, config)
 
     for epoch in range(progress.epoch, first + config.epochs_per_round):
-        engine.set_rate(learning_rate(epoch, num_epochs, config))
+        rate = learning_rate(epoch, num_epochs, config)
+        engine.set_rate(rate)
         steps = plan_steps(mined, epoch, num_epochs, config, mining, session.seed)
         compute = partial(compute_step, engine, mined, config, mining, session, epoch, steps)
         mine = [ids_of_rank(step.row, world.rank, world.size) for step in steps[progress.step :]]
@@ -169,13 +173,16 @@ def finetune(
         batches = journal.progress(session.reader.batches(mine), label, len(steps), progress.step, epochs_left)
         rows, done = [step.row for step in steps], progress.step
         curve = StepCurve(journal, "step_{kind}_loss", rows, config.epochs_per_round, rate_of, done, steps_before)
-        train_epoch(engine, batches, compute, progress, session, curve.step_taken)
+        warmed = at_warmed_rate(engine, rate, progress, config, compute)
+        train_epoch(engine, batches, warmed, progress, session, curve.step_taken)
         journal.metrics("finetune", epoch, **{f"{kind}_loss": loss for kind, loss in progress.end_epoch().items()})
     return engine.full_weights(), progress.num_steps
 
 
-def make_optimizer(config: FinetuneConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
-    """Return SGD without momentum; its rate is set before each epoch."""
+def make_optimizer(config: FinetuneConfig, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """Return SGD without momentum, or AdamW; its rate is set before each epoch, or step."""
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(parameters, lr=config.lr, weight_decay=config.weight_decay)
 
 

@@ -5,9 +5,13 @@
 
 from typing import Any
 
+from torch import nn
+
+from hnm.encoder.adapter_files import LORA_KEY
 from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.foreign import ForeignEncoder
 from hnm.encoder.hub import spec_of_hub
+from hnm.encoder.lora import config_of
 from hnm.encoder.registry import spec_of_row
 from hnm.encoder.resnet import ResNet
 from hnm.encoder.spec import IMAGENET_MEAN, IMAGENET_STD, INPUT_KEY, NETWORK_KEY, InputSpec, NetworkSpec
@@ -78,9 +82,21 @@ def torchvision_config(config: EncoderConfig) -> EncoderConfig:
 
 def metadata_of(encoder: Encoder) -> dict[str, str]:
     """Return what a file of its weights must say to build the encoder again and to feed it as it was trained."""
+    lora = config_of(network_of(encoder))
+    adapters = {LORA_KEY: lora.model_dump_json()} if lora else {}
     if isinstance(encoder, ForeignEncoder):
-        return {NETWORK_KEY: encoder.spec.model_dump_json()}
-    return {INPUT_KEY: encoder.input.spec.model_dump_json()}
+        return {NETWORK_KEY: encoder.spec.model_dump_json(), **adapters}
+    return {INPUT_KEY: encoder.input.spec.model_dump_json(), **adapters}
+
+
+def network_of(encoder: Encoder) -> nn.Module:
+    """Return the network itself, whose tensors have the names that others know."""
+    return encoder.network if isinstance(encoder, ForeignEncoder) else encoder
+
+
+def name_of(encoder: Encoder) -> str:
+    """Return the encoder's name as in the section `encoder`."""
+    return encoder.spec.name if isinstance(encoder, ForeignEncoder) else encoder.config.name or encoder.config.architecture
 
 
 def describe(encoder: Encoder) -> dict[str, Any]:

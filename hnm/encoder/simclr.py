@@ -4,23 +4,31 @@ import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from pydantic import ConfigDict, Field
 
 from hnm.encoder.augment import AugmentConfig
 from hnm.encoder.batch_norm import refuse_chunks
-from hnm.encoder.contrastive_model import draw_views, forward_backward, fresh_model, split_batch, start_training
+from hnm.encoder.contrastive_model import (
+    draw_views,
+    forward_backward,
+    fresh_model,
+    load_model,
+    split_batch,
+    start_training,
+)
 from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.losses import nt_xent
 from hnm.encoder.networks import metadata_of
+from hnm.encoder.parts import PartsConfig, choose_parts, optimizer_of, warmed_up
 from hnm.encoder.step_curve import StepCurve
 from hnm.encoder.suits import tell_encoder
+from hnm.encoder.trained_file import left_out_base, save_trained
 from hnm.engine.engine import Engine
-from hnm.engine.ranks import World, barrier
-from hnm.engine.state import save_weights
+from hnm.engine.ranks import World, barrier, seen
 from hnm.engine.step import Computed, Progress
 from hnm.run.session import PatchBatch, Session, train_epoch
 from hnm.run.study import Study
@@ -31,11 +39,14 @@ from shards.seeding import numpy_generator, torch_generator
 SMALLEST_BATCH = 4  # patches; and two a rank
 
 
-class PretrainConfig(BaseModel):
+class PretrainConfig(PartsConfig):
     """How the first encoder is made."""
 
     model_config = ConfigDict(extra="forbid")
 
+    optimizer: Literal["adam", "adamw"] = Field(
+        "adam", description="adam: its weight decay is L2; adamw: decoupled; biases and norms do not decay"
+    )
     epochs: int = Field(100, ge=1, description="passes over the training patches")
     batch_size: int = Field(
         512, ge=SMALLEST_BATCH, description="patches in a global batch, over all ranks; each gives two views"
@@ -46,8 +57,8 @@ class PretrainConfig(BaseModel):
         description="patches in a forward pass, per rank; 0 = all at once. Fewer take less memory and a third more time, for "
         "the same loss and gradients; not with encoder.norm=batch",
     )
-    lr: float = Field(1e-3, gt=0, description="Adam's peak learning rate; cosine to zero over the run")
-    weight_decay: float = Field(1e-5, ge=0, description="Adam's weight decay (L2)")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate; cosine to zero over the run")
+    weight_decay: float = Field(1e-5, ge=0, description="weight decay")
     tau: float = Field(0.5, gt=0, description="temperature of NT-Xent")
     augment: AugmentConfig = Field(default_factory=AugmentConfig, description="how views are made")
 
@@ -90,8 +101,8 @@ def steps_per_epoch(num_patches: int, config: PretrainConfig) -> int:
 
 
 def learning_rate(step: int, num_steps: int, config: PretrainConfig) -> float:
-    """Return the rate of `step` (0-based over the run): half a cosine from `lr` to zero at `num_steps`."""
-    return config.lr * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    """Return the rate of `step` (0-based over the run): half a cosine from `lr` to zero at `num_steps`, after a warm-up."""
+    return warmed_up(config.lr * 0.5 * (1 + math.cos(math.pi * step / num_steps)), step, config)
 
 
 def pretrain(
@@ -100,10 +111,12 @@ def pretrain(
     out: Path,
     session: Session,
     before_file: Callable[..., None] = lambda steps: None,
+    start: Path | None = None,
 ) -> int:
-    """Train an encoder with its head from scratch and write it to `out` (safetensors). Every rank must call it.
+    """Train an encoder with its head and write it to `out` (safetensors). Every rank must call it.
 
     Args:
+        start: the weights to go on from, as `write_start` wrote them; None: from scratch.
         before_file: called with steps=... when training is done, before the file is written.
 
     Returns:
@@ -116,11 +129,18 @@ def pretrain(
     world, journal, seed = session.world, session.journal, session.seed
     ids = session.study.encoder_patches
     check_batch(config, session.study, world)
-    model = fresh_model(encoder, seed)
-    about = metadata_of(model.encoder)
+    if start is None and config.train != "all":
+        raise InputError(
+            f"pretrain.train is {config.train}, but there is no encoder to freeze a part of: hnm pretrain COHORT OUT --encoder "
+            "FILE, or pretrain.train=all"
+        )
+    model = load_model(seen(start, world), encoder, seed) if start else fresh_model(encoder, seed)
     tell_encoder(model.encoder, session)
-    refuse_chunks(model.encoder, config.chunk_size, "pretrain.chunk_size")
-    engine = start_training(model, partial(make_optimizer, config), session.engine, world)
+    if told := choose_parts(model, config, "pretrain", seed):
+        journal.say(told)
+    about, base = metadata_of(model.encoder), left_out_base(start) if start else None
+    refuse_chunks(model, config.chunk_size, "pretrain.chunk_size", model.fixed_norms)
+    engine = start_training(model, optimizer_of(model, config, partial(make_optimizer, config)), session.engine, world)
     progress = session.resume(engine, Progress("pretrain"))
     num_steps = config.epochs * steps_per_epoch(len(ids), config)
     journal.say(f"pretrain: {len(ids):,} patches, {config.epochs} epochs, {num_steps} steps on {world.size} rank(s)")
@@ -140,7 +160,7 @@ def pretrain(
     before_file(steps=num_steps)
     if world.is_main:
         about |= {"encoder": encoder.model_dump_json(), "cohort": session.study.cohort.fingerprint}
-        save_weights(out, weights, about)
+        save_trained(out, weights, about, base if config.train == "lora" else None)
     barrier(world)
     return num_steps
 
@@ -167,6 +187,8 @@ def compute_step(
     return "loss", forward_backward(engine, views, ids, sizes, config.chunk_size, loss_of)
 
 
-def make_optimizer(config: PretrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
-    """Return Adam; its rate is set before each step."""
+def make_optimizer(config: PretrainConfig, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """Return Adam or AdamW; its rate is set before each step."""
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)

@@ -25,6 +25,7 @@ from hnm.encoder.batch_norm import refuse_chunks, use_global_batch_norm
 from hnm.encoder.contrastive_model import ContrastiveModel, draw_views, forward_backward, split_batch
 from hnm.encoder.finetune import FinetuneConfig, Step, learning_rate, make_optimizer, plan_steps, supcon_of_step
 from hnm.encoder.grad_cache import count_chunks, outputs_of_chunks, replay
+from hnm.encoder.parts import at_warmed_rate, optimizer_of, warmed_up
 from hnm.encoder.resnet import at_least_float32
 from hnm.encoder.slide_plan import SlideStep, plan_slide_steps
 from hnm.encoder.slide_validation import SlideValidation
@@ -60,7 +61,7 @@ def finetune_on_slides(
     """Fine-tune `model` for one round with objective `slide` or `both`. Every rank must call it.
 
     Args:
-        model: encoder and head; not to be used afterwards (ZeRO 3 cuts it up).
+        model: encoder and head, after `choose_parts`; not to be used afterwards (ZeRO 3 cuts it up).
         aggregator: the round's own; a copy of it is trained along.
         mined: the round's decision, the same on all ranks.
         round_: 0-based round; the epochs of the run go on from round to round.
@@ -76,13 +77,13 @@ def finetune_on_slides(
     return training.train(steps_before)
 
 
-class FeaturesAndProjection(nn.Module):
+class FeaturesAndProjection(ContrastiveModel):
     """Images (n, 3, h, w) to (n, d) features and, with a head, (n, d + projection_dim): the unit-length projection behind."""
 
     def __init__(self, model: ContrastiveModel, project: bool) -> None:
-        super().__init__()
-        self.encoder = model.encoder
-        self.projection = model.projection if project else None
+        nn.Module.__init__(self)  # its parts are the other model's
+        self.fixed_norms, self.encoder = model.fixed_norms, model.encoder
+        self.projection = model.projection if project else None  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.encoder(images)
@@ -126,7 +127,7 @@ class SlideTraining:
         round_: int,
     ) -> None:
         world, config = session.world, settings.finetune
-        refuse_chunks(model.encoder, config.chunk_size, "finetune.chunk_size")
+        refuse_chunks(model, config.chunk_size, "finetune.chunk_size", model.fixed_norms)
         self.mined, self.config, self.session, self.round = mined, config, session, round_
         self.mining, self.aggregate = settings.mining, settings.aggregate
         self.dim = model.encoder.feature_dim
@@ -141,7 +142,7 @@ class SlideTraining:
         plain = session.engine.model_copy(update={"compile": False, "precision": "fp32", "channels_last": False})
         of_aggregator = settings.aggregate.model_copy(update={"lr": config.slide.aggregator_lr})
         self.engine = PairedEngine(
-            wrap(module, partial(make_optimizer, config), session.engine, world),
+            wrap(module, optimizer_of(model, config, partial(make_optimizer, config)), session.engine, world),
             wrap(copy.deepcopy(aggregator), partial(make_aggregator_optimizer, of_aggregator), plain, world),
             head_rate=config.slide.aggregator_lr / config.lr,
         )
@@ -156,7 +157,8 @@ class SlideTraining:
         for epoch in range(progress.epoch, last):
             if self._is_stuck(progress):
                 break
-            engine.set_rate(learning_rate(epoch, self.num_epochs, config))
+            rate = learning_rate(epoch, self.num_epochs, config)
+            engine.set_rate(rate)
             steps = self.plan(epoch)
             rank, size = session.world.rank, session.world.size
             mine = [step.ids_of_rank(rank, size) for step in steps[progress.step :]]
@@ -173,7 +175,8 @@ class SlideTraining:
                 self.validation.average(progress, engine)
                 curve.step_taken(progress, kind, loss)
 
-            train_epoch(engine, batches, partial(self.compute, epoch, steps), progress, session, tell)
+            compute = at_warmed_rate(engine, rate, progress, config, partial(self.compute, epoch, steps))
+            train_epoch(engine, batches, compute, progress, session, tell)
             self._end_epoch(progress)
         return {**self.untrained, **progress.best}, progress.num_steps
 
@@ -276,4 +279,4 @@ class SlideTraining:
         return stuck
 
     def _rate_of(self, taken: Progress) -> float:
-        return learning_rate(taken.epoch, self.num_epochs, self.config)
+        return warmed_up(learning_rate(taken.epoch, self.num_epochs, self.config), taken.num_steps - 1, self.config)

@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hnm.encoder.adapter_files import Base, find_base, require_base, told_of_adapters
 from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.foreign import ForeignEncoder
-from hnm.encoder.networks import Encoder, build_encoder
+from hnm.encoder.lora import LoraConfig, add_adapters, config_of, is_of_adapter
+from hnm.encoder.networks import Encoder, build_encoder, network_of
 from hnm.encoder.resnet import ResNet
 from hnm.encoder.spec import InputSpec, NetworkSpec, told_in
 from hnm.engine.state import State, load_weights, require_file
@@ -50,12 +52,16 @@ class Checkpoint:
         state: its named tensors, nested dictionaries opened.
         network: what it says of a network that is not ours; None: nothing.
         wanted: what it says of the input; None: nothing.
+        lora: the adapters that it holds; None: none.
+        base: the weights that it leaves out, with what it says of them; None: it holds all.
     """
 
     path: Path
     state: State
     network: NetworkSpec | None = None
     wanted: InputSpec | None = None
+    lora: LoraConfig | None = None
+    base: "tuple[Base, Checkpoint] | None" = None
 
 
 def read_checkpoint(path: Path, config: EncoderConfig) -> Checkpoint:
@@ -75,7 +81,9 @@ def read_checkpoint(path: Path, config: EncoderConfig) -> Checkpoint:
     if network is not None and network.name != config.name:
         given = config.name or f"null ({config.architecture})"
         raise InputError(f"{path}: holds {network.name}, but encoder.name is {given}. Set encoder.name={network.name}")
-    return Checkpoint(path, state, network, wanted)
+    lora, base = told_of_adapters(metadata, path)
+    left_out = (base, read_checkpoint(find_base(path, base), config)) if base else None
+    return Checkpoint(path, state, network, wanted, lora, left_out)
 
 
 def load_encoder(path: Path, config: EncoderConfig) -> Encoder:
@@ -99,7 +107,30 @@ def fill_encoder(encoder: Encoder, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: a tensor is missing, mis-shaped, not finite or too much.
     """
-    state, path = checkpoint.state, checkpoint.path
+    if checkpoint.base is None:
+        whole = {name: tensor for name, tensor in checkpoint.state.items() if not (checkpoint.lora and is_of_adapter(name))}
+        _fill_network(encoder, whole, checkpoint.path)
+    else:
+        base, left_out = checkpoint.base
+        fill_encoder(encoder, left_out)
+        require_base(network_of(encoder), base, checkpoint.path, left_out.path)
+    if checkpoint.lora is not None:
+        _fill_adapters(encoder, checkpoint.state, checkpoint.lora, checkpoint.path)
+
+
+def _fill_adapters(encoder: Encoder, state: State, lora: LoraConfig, path: Path) -> None:
+    """Hang a file's adapters on the network, or give those that a base has brought along the file's values."""
+    network = network_of(encoder)
+    if config_of(network) is None:
+        add_adapters(network, lora, f"{path}: lora")
+    prefix = OURS if isinstance(encoder, ForeignEncoder) else "encoder."
+    expected = {name: tensor for name, tensor in network.state_dict().items() if is_of_adapter(name)}
+    adapters = {name: state[prefix + name] for name in expected if prefix + name in state}
+    _require_fit(adapters, expected, [], "the adapters that its metadata tells of", "It is damaged: copy it again", path)
+    network.load_state_dict(adapters, strict=False)
+
+
+def _fill_network(encoder: Encoder, state: State, path: Path) -> None:
     if isinstance(encoder, ForeignEncoder):
         encoder.network.load_state_dict(match_network(state, encoder, path), strict=False)
         return

@@ -18,7 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hnm.engine.engine import EngineConfig, Forward, MakeOptimizer, on_device
+from hnm.engine.engine import (
+    EngineConfig,
+    Forward,
+    MakeOptimizer,
+    kept_tensors,
+    on_device,
+    set_rates,
+    trained_parameters,
+)
 from hnm.engine.ranks import World
 from hnm.engine.state import read_state, write_state
 
@@ -41,7 +49,8 @@ class DeepSpeedEngine:
         self.stage = int(config.deepspeed["zero_optimization"]["stage"])
         self.module = on_device(module, config, world)
         self.parameters = dict(self.module.named_parameters())
-        optimizer = make_optimizer(self.parameters.values())
+        self.trained, self.kept = trained_parameters(self.module), kept_tensors(self.module)
+        optimizer = make_optimizer(self.trained.values())
         forward = Forward(self.module, config, world.device)
         settings = {**copy.deepcopy(config.deepspeed), **FIXED}
         self.model, self.optimizer, _, _ = self.deepspeed.initialize(
@@ -50,8 +59,7 @@ class DeepSpeedEngine:
 
     def set_rate(self, lr: float) -> None:
         """See `Engine`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rates(self.optimizer, lr)
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
@@ -81,18 +89,18 @@ class DeepSpeedEngine:
         """See `Engine`."""
         weights, state = self.full_weights(), self._full_state()
         if self.world.is_main:
-            write_state(folder, weights, state, prefix)
+            write_state(folder, {name: tensor for name, tensor in weights.items() if name in self.kept}, state, prefix)
 
     def load(self, folder: Path, prefix: str = "") -> None:
         """See `Engine`."""
         shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
         shapes |= {name: _shape(parameter) for name, parameter in self.parameters.items()}
-        weights, state = read_state(folder, shapes, prefix)
+        weights, state = read_state(folder, {name: shape for name, shape in shapes.items() if name in self.kept}, prefix)
         with torch.no_grad():
             for name, buffer in self.module.named_buffers():
                 if name in weights:
                     buffer.copy_(weights[name])
-            for name, parameter in self.parameters.items():
+            for name, parameter in self.trained.items():
                 with self._whole(parameter, changed=True):
                     parameter.copy_(weights[name])
         if self.stage:
@@ -137,18 +145,19 @@ class DeepSpeedEngine:
         if self.stage == 0:
             entries = self.optimizer.state
             return {
-                name: dict(entries[parameter]) for name, parameter in self.parameters.items() if entries.get(parameter)
+                name: dict(entries[parameter]) for name, parameter in self.trained.items() if entries.get(parameter)
             }
         from deepspeed.utils import safe_get_full_optimizer_state
 
         entry = self.optimizer.optimizer.state.get(self._flat_parts()[0], {})
         tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
+        self._link_moments()
         return {
             name: {
                 key: value if value.dim() == 0 else safe_get_full_optimizer_state(parameter, key)
                 for key, value in tensors.items()
             }
-            for name, parameter in self.parameters.items()
+            for name, parameter in self.trained.items()
             if tensors
         }
 
@@ -164,14 +173,22 @@ class DeepSpeedEngine:
             return
         for part in self._flat_parts():
             for key, value in next(iter(state.values())).items():
-                base.state[part][key] = value.to(device) if value.dim() == 0 else torch.zeros_like(part)
-        if self.stage < 3:
-            self.optimizer._hp_optimizer_states_linked = False  # the parameters' views of the state that was
-            self.optimizer._lazy_init_hp_params_optimizer_state()
+                # each group counts its own steps: a tensor that they shared would count each step for each of them
+                base.state[part][key] = value.to(device).clone() if value.dim() == 0 else torch.zeros_like(part)
+        self._link_moments()
         for name, entry in state.items():
             for key, value in entry.items():
                 if value.dim():
                     self._set_moment(self.parameters[name], value.to(device), key)
+
+    def _link_moments(self) -> None:
+        """Give the parameters of ZeRO 1 and 2 their views of the optimizer's state that is there now.
+
+        DeepSpeed does so once, after the first step of the first group of parameters: the other groups have no state yet.
+        """
+        if self.stage < 3:
+            self.optimizer._hp_optimizer_states_linked = False
+            self.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _set_moment(self, parameter: nn.Parameter, value: Tensor, key: str) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state

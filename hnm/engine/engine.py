@@ -4,7 +4,8 @@
 
 Every engine averages gradients over the ranks, keeps fp32 master weights (bf16 is autocast around the forward pass), takes
 the learning rate from the caller before each step, and saves whole tensors by parameter name: a checkpoint written on two
-ranks is read on three.
+ranks is read on three. Frozen parameters (requires_grad = False) have no optimizer state and are not in it: who loads it has
+them from where they came.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from hnm.engine.deepspeed_config import resolve_deepspeed
 from hnm.engine.ranks import World
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+RATE_SCALE = "rate_scale"  # of a group of the optimizer: what the learning rate is multiplied by for it
 
 
 class EngineConfig(BaseModel):
@@ -124,6 +126,23 @@ class Forward(nn.Module):
     def autocast_context(self) -> AbstractContextManager[object]:
         """Return the context of the forward pass."""
         return torch.autocast(self.autocast_on, torch.bfloat16) if self.autocast_on else nullcontext()
+
+
+def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are not frozen, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def kept_tensors(module: nn.Module) -> set[str]:
+    """Return the names of the tensors that a checkpoint holds: all of the state dict but frozen parameters."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return module.state_dict().keys() - frozen
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of each group of an optimizer: `lr`, times the group's scale if it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get(RATE_SCALE, 1.0)
 
 
 def on_device(module: nn.Module, config: EngineConfig, world: World) -> nn.Module:

@@ -6,7 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hnm.engine.engine import Engine, EngineConfig, Forward, MakeOptimizer, on_device
+from hnm.engine.engine import (
+    Engine,
+    EngineConfig,
+    Forward,
+    MakeOptimizer,
+    kept_tensors,
+    on_device,
+    set_rates,
+    trained_parameters,
+)
 from hnm.engine.ranks import World
 from hnm.engine.state import read_state, write_state
 
@@ -32,7 +41,7 @@ class DDPEngine:
 
     def __init__(self, module: nn.Module, make_optimizer: MakeOptimizer, config: EngineConfig, world: World) -> None:
         self.module, self.world = on_device(module, config, world), world
-        self.optimizer = make_optimizer(self.module.parameters())
+        self.optimizer = make_optimizer(trained_parameters(self.module).values())
         self.model: nn.Module = Forward(self.module, config, world.device)
         if world.size > 1:
             device_ids = [world.device.index] if world.device.type == "cuda" else None
@@ -45,8 +54,7 @@ class DDPEngine:
 
     def set_rate(self, lr: float) -> None:
         """See `Engine`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rates(self.optimizer, lr)
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
@@ -71,16 +79,18 @@ class DDPEngine:
     def save(self, folder: Path, prefix: str = "") -> None:
         """See `Engine`."""
         if self.world.is_main:
-            names = [name for name, _ in self.module.named_parameters()]
+            kept, names = kept_tensors(self.module), self._names()
+            weights = {name: tensor for name, tensor in self.module.state_dict().items() if name in kept}
             state = self.optimizer.state_dict()["state"]
-            write_state(folder, self.module.state_dict(), {names[index]: entry for index, entry in state.items()}, prefix)
+            write_state(folder, weights, {names[index]: entry for index, entry in state.items()}, prefix)
 
     def load(self, folder: Path, prefix: str = "") -> None:
         """See `Engine`."""
-        shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items()}
+        kept = kept_tensors(self.module)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.module.state_dict().items() if name in kept}
         weights, state = read_state(folder, shapes, prefix)
-        self.module.load_state_dict(weights)
-        numbers = {name: index for index, (name, _) in enumerate(self.module.named_parameters())}
+        self.module.load_state_dict(weights, strict=False)  # read_state has checked; the frozen ones are there
+        numbers = {name: index for index, name in enumerate(self._names())}
         groups = self.optimizer.state_dict()["param_groups"]
         by_number = {numbers[name]: entry for name, entry in state.items()}
         self.optimizer.load_state_dict({"state": by_number, "param_groups": groups})
@@ -88,6 +98,11 @@ class DDPEngine:
     def full_weights(self) -> dict[str, Tensor]:
         """See `Engine`."""
         return self.module.state_dict()
+
+    def _names(self) -> list[str]:
+        """Return the names of the optimizer's parameters in its order, group by group."""
+        names = {parameter: name for name, parameter in trained_parameters(self.module).items()}
+        return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _gradients(self) -> list[Tensor]:
         return [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]

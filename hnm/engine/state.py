@@ -7,7 +7,8 @@ safetensors holds numbers and nothing that could be run: a stranger's file is re
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,25 @@ def load_weights(path: Path) -> tuple[State, dict[str, str]]:
     Raises:
         InputError: the file is missing, cut short or no safetensors file.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file alone.
+
+    Raises:
+        InputError: see `load_weights`.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:  # no look whether it is there: another node may remember a look in vain (see ranks.main_says)
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(NO_FILE.format(path)) from None
     except SafetensorError as error:

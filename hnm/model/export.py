@@ -1,6 +1,7 @@
 """A run's model as a folder for others: weights, configuration, description, and a card for people.
 
     FOLDER/ encoder.safetensors  aggregator.safetensors  config.yaml  seen.parquet  model.json  MODEL.md
+            adapter_config.json  adapter_model.safetensors      of a run with finetune.train=lora, in peft's layout
 
 model.json is written last: with it the folder is a model.
 """
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from hnm.config import Config, dump_config
+from hnm.encoder.adapter_files import PEFT_CONFIG, PEFT_WEIGHTS, Base, weights_digest, write_peft
 from hnm.encoder.foreign import ForeignEncoder
-from hnm.encoder.networks import describe, metadata_of
+from hnm.encoder.lora import config_of, fold_adapters
+from hnm.encoder.networks import Encoder, describe, metadata_of, name_of, network_of
+from hnm.encoder.trained_file import is_gated, save_trained
 from hnm.encoder.weights import load_encoder
 from hnm.engine.state import load_weights, save_weights
 from hnm.model.card import write_card
@@ -26,11 +30,15 @@ from shards.tiling.tile_config import OF_ITS_SLIDES
 CONFIG_FILE, CARD_FILE = "config.yaml", "MODEL.md"
 Name = TypeVar("Name", str, str | None)
 ONNX_FILES = ("encoder.onnx", "aggregator.onnx")
-OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, SEEN_FILE, CARD_FILE, MODEL_FILE, *ONNX_FILES)
+OURS = (ENCODER_FILE, AGGREGATOR_FILE, CONFIG_FILE, SEEN_FILE, CARD_FILE, MODEL_FILE, *ONNX_FILES, PEFT_CONFIG, PEFT_WEIGHTS)
 
 
-def export(record: RunRecord, folder: Path) -> None:
+def export(record: RunRecord, folder: Path, merge: bool = False) -> None:
     """Write the model of a run to `folder`; the same run gives the same bytes.
+
+    Args:
+        merge: fold adapters into the encoder and leave their own files out. Without it a base that may not be passed on is left
+            out, and the others' encoder is written whole beside the adapters.
 
     Raises:
         InputError: the folder holds something else, or the run is not finished.
@@ -46,8 +54,9 @@ def export(record: RunRecord, folder: Path) -> None:
     encoder = load_encoder(files[ENCODER_FILE], record.config.encoder)
     if isinstance(encoder, ForeignEncoder):
         encoder.spec = encoder.spec.model_copy(update={"name": portable_name(encoder.spec.name)})
-    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    save_weights(folder / ENCODER_FILE, tensors, {**metadata_of(encoder), **note})
+    if merge and config_of(network_of(encoder)) is None:
+        raise InputError(f"{files[ENCODER_FILE]}: has no adapters to fold (finetune.train=lora makes them). Leave --merge out")
+    write_encoder(folder, encoder, note, merge)
     weights, metadata = load_weights(files[AGGREGATOR_FILE])
     save_weights(folder / AGGREGATOR_FILE, weights, {**metadata, **note})  # its kind and number of members
     with whole_file(folder / CONFIG_FILE) as temporary:
@@ -63,6 +72,22 @@ def export(record: RunRecord, folder: Path) -> None:
     )
     write_card(folder / CARD_FILE, about, record.config, loading_code(encoder))
     write_json(folder / MODEL_FILE, as_json(about))
+
+
+def write_encoder(folder: Path, encoder: Encoder, note: dict[str, str], merge: bool) -> None:
+    """Write an encoder to a folder for others; of one with adapters also those, in peft's layout."""
+    network = network_of(encoder)
+    base = None
+    for name in (PEFT_CONFIG, PEFT_WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    if config_of(network) is not None and not merge:
+        told = Base(name=name_of(encoder), sha256=weights_digest(network))
+        write_peft(folder, network, told)
+        base = told if is_gated(encoder) else None
+    if base is None:
+        fold_adapters(network)
+    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    save_trained(folder / ENCODER_FILE, tensors, {**metadata_of(encoder), **note}, base)
 
 
 def require_writable(folder: Path) -> None:

@@ -133,17 +133,26 @@ def pretrain(
         Path, typer.Argument(metavar="FOLDER", help="Folder to write; the result is FOLDER/encoder.safetensors.")
     ],
     overrides: Overrides = None,
+    encoder: Annotated[
+        Any,
+        typer.Option(
+            parser=file_or_name,
+            metavar="FILE|NAME",
+            help="Go on from this encoder: a file (.safetensors, .pth), or a name (hnm encoder list). Without it, from random "
+            "weights.",
+        ),
+    ] = None,
     config: ConfigOption = None,
     ranks: RanksOption = 0,
 ) -> None:
-    """Make a first encoder from unlabelled training patches (SimCLR).
+    """Make a first encoder from unlabelled training patches (SimCLR), or go on with another one.
 
     Example: `hnm pretrain cohort/ pretrained/ --config colon --ranks 2`
     """
     run_in_ranks(ranks)
     from launch.verbs import train as verbs
 
-    finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks))
+    finish(lambda: verbs.pretrain(cohort, out, config, overrides or [], ranks, encoder))
 
 
 def train(

@@ -48,6 +48,9 @@ def predict(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Finished run directory.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Fold LoRA adapters into the encoder: whole weights, also of a base that is gated.")
+    ] = False,
     cohort: MovedCohort = None,
     onnx: Annotated[
         bool, typer.Option("--onnx", help="Also encoder.onnx and aggregator.onnx, checked with onnxruntime.")
@@ -62,4 +65,4 @@ def export(
     """
     from launch.verbs import predict as verb
 
-    finish(lambda: verb.export(run, folder, cohort, onnx, hub))
+    finish(lambda: verb.export(run, folder, cohort, merge, onnx, hub))

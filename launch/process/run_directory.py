@@ -34,6 +34,7 @@ WHERE_SETTINGS = ("device", "reader.", "tracking.", "checkpoint.", "timeout.", "
 # cohort, whose fingerprint is checked, has its own section tile.
 FREE_SETTINGS = (
     *WHERE_SETTINGS, "tile.", "pretrain.chunk_size", "finetune.chunk_size", "rounds.embed_batch_size", "rounds.keep_features",
+    "pretrain.gradient_checkpointing", "finetune.gradient_checkpointing",
     "engine.deepspeed", "engine.compile", "engine.channels_last", "rounds.patch_false_positive_rate",
 )  # fmt: skip
 WARNED_SETTINGS = ("engine.precision",)  # these, too, but the numbers differ in the third digit: it is told

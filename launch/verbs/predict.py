@@ -110,19 +110,33 @@ def _predict_jobs(jobs: Sequence[SlideJob], contents: Sequence[str], model: Mode
     return _summarise(rows, request.out, model.known is not None, journal)
 
 
-def export(run: Path, folder: Path, cohort_folder: Path | None, with_onnx: bool = False, hub: Path | None = None) -> int:
+def export(
+    run: Path,
+    folder: Path,
+    cohort_folder: Path | None,
+    merge: bool = False,
+    with_onnx: bool = False,
+    hub: Path | None = None,
+) -> int:
     """Write the model of a run as a folder that needs neither the run nor its cohort; and as ONNX, and for a hub."""
     record = open_record(run, cohort_folder)
     require_writable(folder)
     with only_writer(folder):
-        export_run(record, folder)
-        model = open_exported(folder, torch.device("cpu"))
-        for line in (export_onnx(model, folder) if with_onnx else []) + (write_hub(model, folder, hub) if hub else []):
+        export_run(record, folder, merge)
+        for line in _for_others(folder, with_onnx, hub):
             print(line)
     if (note := read_description(folder / MODEL_FILE).encoder.get("licence_note")) is not None:
         print(f"licence: {note}")
     print(f"wrote {folder}: read {folder / 'MODEL.md'}. Next: hnm predict {folder} SLIDES --out predictions/")
     return 0
+
+
+def _for_others(folder: Path, with_onnx: bool, hub: Path | None) -> list[str]:
+    """Write an exported model as ONNX and for a hub, where that is wanted; return what to say of it."""
+    if not with_onnx and hub is None:
+        return []
+    model = open_exported(folder, torch.device("cpu"))
+    return (export_onnx(model, folder) if with_onnx else []) + (write_hub(model, folder, hub) if hub else [])
 
 
 def open_record(run: Path, cohort_folder: Path | None) -> RunRecord:

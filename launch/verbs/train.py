@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hnm.config import Config, load_config
-from hnm.encoder.contrastive_model import save_model
 from hnm.encoder.simclr import check_batch
 from hnm.encoder.simclr import pretrain as pretrain_encoder
 from hnm.encoder.start import Start, find_start, require_start
+from hnm.encoder.trained_file import write_start
 from hnm.encoder.weights import load_encoder
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.evidence.evaluate import evaluate as evaluate_run
@@ -31,10 +31,21 @@ from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 
 
-def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides: list[str], ranks: int) -> int:
-    """Write out/encoder.safetensors."""
+def pretrain(
+    cohort_folder: Path,
+    out: Path,
+    config_name: str | None,
+    overrides: list[str],
+    ranks: int,
+    encoder: Path | str | None = None,
+) -> int:
+    """Write out/encoder.safetensors, going on from `encoder` if one is given."""
     config = load_config(config_name, None, overrides)
-    require_start(config.encoder)
+    start_from = find_start(str(encoder), config.encoder) if encoder is not None else None
+    if start_from is not None:
+        config = config.model_copy(update={"encoder": start_from.config})
+    elif not (out / START_ENCODER).is_file():
+        require_start(config.encoder)
     cohort = Cohort.open(cohort_folder)
     cohort.require_pictures("Pretraining")
     study = open_study(cohort, config.data, config.seed)
@@ -43,17 +54,24 @@ def pretrain(cohort_folder: Path, out: Path, config_name: str | None, overrides:
 
     def prepare(world: World) -> None:
         check_batch(config.pretrain, study, world)
+        if start_from is not None:
+            _check_start(start, start_from, config)
         open_run(out, cohort, config, PRETRAIN_SETTINGS)
 
-    encoder = out / "encoder.safetensors"
-    opening = Opening("pretrain", config, cohort, out, prepare, encoder.name, PRETRAIN_SETTINGS)
+    made, start = out / "encoder.safetensors", out / START_ENCODER
+    opening = Opening("pretrain", config, cohort, out, prepare, made.name, PRETRAIN_SETTINGS)
     with session_of(opening) as session:
-        if main_says(encoder.is_file, session.world):
-            session.journal.say(f"{encoder} is there already; remove it to pretrain again")
+        if main_says(made.is_file, session.world):
+            session.journal.say(f"{made} is there already; remove it to pretrain again")
             return 0
+        if start_from is not None and not main_says(start.is_file, session.world):
+            if session.world.is_main:
+                write_start(start, start_from, config.pretrain, config.seed)
+            barrier(session.world)
         with phase("pretrain", 0, out, session) as record:
-            pretrain_encoder(config.encoder, config.pretrain, encoder, session, record.keep)
-        session.journal.say(f"wrote {encoder}. Next: hnm train {cohort_folder} run/ --encoder {encoder}")
+            goes_on = start if main_says(start.is_file, session.world) else None
+            pretrain_encoder(config.encoder, config.pretrain, made, session, record.keep, goes_on)
+        session.journal.say(f"wrote {made}. Next: hnm train {cohort_folder} run/ --encoder {made}")
     return 0
 
 
@@ -101,7 +119,7 @@ def train(
                 with phase("pretrain", 0, run, session) as record:
                     pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
             elif session.world.is_main:
-                save_model(start, start_from.load(config.seed), start_from.origin())
+                write_start(start, start_from, config.finetune, config.seed)
             barrier(session.world)
         train_rounds(config, start, run, session)
         session.journal.say(f"done. Next: hnm evaluate {run}")

@@ -16,9 +16,10 @@ from hnm.aggregator.bags import Bags
 from hnm.config import Config
 from hnm.encoder.contrastive_model import fresh_model
 from hnm.encoder.finetune import finetune
+from hnm.encoder.parts import choose_parts
 from hnm.encoder.simclr import pretrain
 from hnm.engine.engine import Engine
-from hnm.engine.ranks import World, barrier
+from hnm.engine.ranks import World, barrier, single_world
 from hnm.engine.state import load_weights
 from hnm.engine.step import Progress
 from hnm.mining.mining import Mined
@@ -86,6 +87,7 @@ def train_phase(phase: str, keeper: StopAt | None, config: Config, world: World,
             return load_weights(out)[0]
         mined: Mined = mine_and_share(plain, folder / "mined")
         model = fresh_model(config.encoder, seed=1)
+        choose_parts(model, config.finetune, "finetune", seed=1)
         weights, num_steps = finetune(model, mined, config.finetune, config.mining, 1, 2, session_)
         assert num_steps == 16
         return weights
@@ -127,6 +129,20 @@ def check(results: list[dict[str, bool]], engines: list[str]) -> None:
 @pytest.mark.slow
 def test_a_training_stopped_twice_ends_with_the_same_bits(tiny_cohort: Path, tmp_path: Path) -> None:
     check(on_ranks(2, stop_twice, str(tiny_cohort), str(tmp_path), list(ENGINES)), list(ENGINES))
+
+
+def test_so_do_adapters_with_dropout_rates_by_depth_and_a_warm_up(tiny_cohort: Path, tmp_path: Path) -> None:
+    network = ["encoder.name=timm/test_vit", "encoder.side_px=32", "finetune.epochs_per_round=2"]
+    lora = ["train=lora", "lora.rank=2", "lora.dropout=0.2", "optimizer=adamw", "lr=1e-3", "layer_decay=0.5"]
+    lora += ["rate_warmup_steps=7"]
+    config, world = tiny_config(*network, *(f"finetune.{setting}" for setting in lora)), single_world()
+
+    def train(keeper: StopAt | None) -> Weights:
+        return train_phase("finetune", keeper, config, world, str(tiny_cohort), tmp_path)
+
+    expected, again = train(None), train_with_stops(train, StopAt(STOPS["finetune"], tmp_path / "kept", world), 2)
+    assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
+    assert all(tensor.abs().max() > 0 for name, tensor in expected.items() if "lora_B" in name)
 
 
 def test_so_it_does_on_one_rank(tiny_cohort: Path, tmp_path: Path) -> None:
