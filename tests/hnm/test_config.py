@@ -222,3 +222,8 @@ def test_keys_that_are_no_words_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("3: 4\n")
     with pytest.raises(ConfigError, match="3"):
         load_config(str(tmp_path / "bad.yaml"))
+
+
+def test_one_group_is_a_list_of_one() -> None:
+    assert load_config(overrides=["tile.positive_groups=Tumor"]).tile.positive_groups == ["Tumor"]
+    assert load_config(overrides=['tile.positive_groups=["Tumor: Positive"]']).tile.positive_groups == ["Tumor: Positive"]

@@ -271,11 +271,6 @@ def test_bad_settings_are_named(fields: dict[str, Any], part: str) -> None:
         TileConfig(**fields)
 
 
-def test_one_group_is_a_list_of_one() -> None:
-    assert TileConfig(positive_groups="Tumor: Positive").positive_groups == ["Tumor: Positive"]  # type: ignore[arg-type]
-    assert TileConfig(positive_groups=None).positive_groups is None
-
-
 def test_every_field_is_described() -> None:
     assert all(field.description for field in TileConfig.model_fields.values())
 
