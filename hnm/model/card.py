@@ -88,7 +88,7 @@ def _method(about: Description, config: Config) -> str:
 def _reached(about: Description) -> str:
     """Return what the patch threshold does on negative test slides, as far as that is known."""
     share = ((about.test or {}).get("patch_threshold") or {}).get("share_of_negative_test_patches")
-    return "" if share is None else f"; {share:.1%} of the patches of negative test slides reach it"
+    return "" if share is None else f"; {100 * share:.1f} % of the patches of negative test slides reach it"
 
 
 def _figures(about: Description) -> str:
