@@ -90,8 +90,8 @@ def settings_reference() -> str:
         "A setting is written `section.key=value` on the command line, and as `section: {key: value}` in a YAML file. What comes "
         "later is stronger: defaults, your own file (`~/.config/hnm/config.yaml`, or the one that `HNM_CONFIG` names, with "
         "device, reader, tracking, checkpoint, timeout and slurm), the preset that the YAML names (`hnm` if it names none), the "
-        "YAML (`--config`), the preset of the command line (`--preset`), `section.key=value`. `null` is no value. `hnm config` prints every value and where it "
-        "came from.",
+        "YAML (`--config`), the preset of the command line (`--preset`), `section.key=value`. `null` is no value. `hnm config` "
+        "prints every value and where it came from.",
         "## general\n\nFor the whole run.\n\n" + _table(general.items()),
     ]
     for name, field in Config.model_fields.items():
