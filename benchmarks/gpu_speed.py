@@ -106,7 +106,7 @@ def step_rate(engine: Engine, local: int, size: Size, device: torch.device) -> d
 
 def network_speed(name: str, precision: str, is_compiled: bool, size: Size, device: torch.device) -> dict[str, Any]:
     """Return images per second and memory of steps and of embedding."""
-    config, world = EngineConfig(precision=precision, compile=is_compiled), single(device)  # type: ignore[arg-type]
+    config, world = EngineConfig(precision=precision, compile=is_compiled), single(device)
     local, model = size.images_per_step[name], build_network(name, size)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
