@@ -53,5 +53,5 @@ def recompute_blocks(network: nn.Module) -> int:
     innermost = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
     for name in innermost:
         block = network.get_submodule(name)
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     return len(innermost)

@@ -95,7 +95,7 @@ def fold_adapters(network: nn.Module) -> int:
     layers = adapters_of(network)
     for layer in layers.values():
         with torch.no_grad():
-            layer.weight.copy_(layer.weight.double() + low_rank(layer).double())  # type: ignore[operator,union-attr]
+            layer.weight.copy_(layer.weight.double() + low_rank(layer).double())  # type: ignore[operator]
         for name in (A, B, DROPOUT):
             delattr(layer, name)
         layer.lora_hook.remove()  # type: ignore[operator,union-attr]
