@@ -24,10 +24,11 @@ from shards.exchange.features import SUFFIXES, ForeignFeatures, read_features
 from shards.exchange.names import files_of_slides
 from shards.files import write_array
 from shards.progress import Progress
-from shards.tiling.merge import TileSummary, alone, merge_cohort
+from shards.tiling.merge import alone, merge_cohort
 from shards.tiling.sites import UNKNOWN, Sites
 from shards.tiling.tile import first_label, slides_of_table
 from shards.tiling.tile_config import TileConfig
+from shards.tiling.tile_summary import TileSummary
 from shards.tiling.unit import Unit, unit_path, write_pictureless_unit
 
 NO_PLACE = -1  # coordinate of a patch whose place is unknown

@@ -14,12 +14,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hnm.run.told import flatten, numbers_of, read_events
 from hnm.run.tracking_copy import Aside, DatabaseCopy
 from hnm.run.tracking_run import (
     artifact_location,
@@ -72,7 +73,7 @@ class Tracker:
     def __init__(
         self, folder: Path, config: TrackingConfig, params: dict[str, Any], copy: DatabaseCopy | None = None
     ) -> None:
-        self.folder, self.config, self.params, self.copy = folder, config, _flatten(params), copy
+        self.folder, self.config, self.params, self.copy = folder, config, flatten(params), copy
         self.aside = Aside()
         self.to_note: dict[str, str] = {}  # what is written beside the database once that is where it belongs
         self.client: Any = None
@@ -269,39 +270,3 @@ def _begin_again(client: Any, run_id: str) -> bool:
             raise
         return False
     return True
-
-
-def read_events(path: Path, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (end in bytes, event) for the whole lines of events.jsonl from byte `start` on; a broken line is left out."""
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        end = file.seek(start)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            end += len(line)
-            try:
-                event = json.loads(line)
-            except ValueError:  # a disk that was full, or a kill, in the middle of a line
-                continue
-            yield end, event
-
-
-def numbers_of(event: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield (name in MLflow, value) of a line of events.jsonl; none, if it is not of metrics."""
-    if event.get("event") in ("metrics", "step"):
-        for name, value in event.items():
-            if name not in ("time", "event", "phase", "step", "epoch"):
-                yield f"{event['phase']}/{name}", float(value)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested sections as {"a.b": "value"}."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = str(value)
-    return flat

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from hnm.statistics.zero_width import few_patients, warnings_told
 from shards.cohort.split_counts import split_lines, split_warnings
-from shards.tiling.merge import TileSummary
+from shards.tiling.tile_summary import TileSummary
 
 
 def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:

@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -25,8 +25,9 @@ from shards.cohort.slides import Slide
 from shards.cohort.split_counts import SplitCount, count_splits
 from shards.errors import InputError
 from shards.files import whole_file, write_json
-from shards.tiling.annotated import AnnotationSummary, summarise_annotations
-from shards.tiling.outliers import Outlier, find_outliers
+from shards.tiling.annotated import summarise_annotations
+from shards.tiling.outliers import find_outliers
+from shards.tiling.tile_summary import TileSummary
 from shards.tiling.tissue_told import tissue_lines
 from shards.tiling.unit import AGAINST, SlideJob, Unit, finished_unit, read_unit_rows, unit_path
 
@@ -35,67 +36,6 @@ MAX_LISTED = 20  # failed slides that the error names
 TOOLS = ("numpy", "opencv-python-headless", "openslide-bin", "pillow", "pyarrow", "shapely", "simplejpeg")
 POLL_S = 0.2
 MPP_SPREAD = 1.05  # native pixels of slides further apart than that are not of one kind
-
-
-@dataclass(frozen=True)
-class TileSummary:
-    """What `hnm tile` did, in numbers.
-
-    Attributes:
-        num_slides: in the table; the sum of the next three.
-        num_done: slides with patches.
-        num_empty: slides without.
-        num_failed: slides that could not be read.
-        num_patches: in the cohort.
-        num_positive_patches: with truth 1.
-        num_points_outside: points without a patch of their own: it would not lie wholly inside, or is another point's.
-        num_background: patches that the background filters left out.
-        num_outlines_repaired: annotated outlines that crossed themselves.
-        num_outlines_left_out: annotated outlines without an area.
-        num_assumed_mpp: slides of which neither table nor file tells the microns per pixel.
-        num_unlabelled: slides without a label in the first label column.
-        num_in_qupath_frame: slides whose annotation or points count from the corner of a scan inside the slide.
-        num_in_level0_frame: such slides, where they count from the corner of level 0.
-        failures: reason by slide id.
-        empties: reason by slide id.
-        outliers: slides whose number of patches stands out.
-        contradicted_mpp: by slide id what the table and the file say of its microns per pixel, where they disagree.
-        mixed_mpp: whether native pixels were cut from slides of different microns per pixel.
-        num_tiled: slides cut by this run; the others were there already.
-        num_points_unmatched: points whose image is none of the slides.
-        split_drawn: whether the split was drawn, as the table has no split column.
-        annotations: what the annotations were taken as, and what contradicts them.
-        patients_known: whether it was drawn by patient: the table says whose slides they are.
-        splits: what each split holds, of slides with patches.
-        tissue: how tissue was found, in words.
-    """
-
-    num_slides: int
-    num_done: int
-    num_empty: int
-    num_failed: int
-    num_patches: int
-    num_positive_patches: int
-    num_points_outside: int
-    num_background: int
-    num_outlines_repaired: int
-    num_outlines_left_out: int
-    num_assumed_mpp: int
-    num_unlabelled: int
-    failures: dict[str, str]
-    empties: dict[str, str]
-    outliers: list[Outlier]
-    mixed_mpp: bool
-    num_tiled: int = 0
-    contradicted_mpp: dict[str, str] = field(default_factory=dict)
-    num_in_qupath_frame: int = 0
-    num_in_level0_frame: int = 0
-    num_points_unmatched: int = 0
-    split_drawn: bool = False
-    annotations: AnnotationSummary = field(default_factory=AnnotationSummary)
-    patients_known: bool = False
-    splits: list[SplitCount] = field(default_factory=list)
-    tissue: list[str] = field(default_factory=list)
 
 
 def merge_cohort(

@@ -25,12 +25,13 @@ from shards.exchange.names import files_of_slides
 from shards.progress import Progress
 from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
 from shards.tiling.masks import masks_of_slides
-from shards.tiling.merge import TileSummary, alone, finished_units, merge_cohort, splits_of
+from shards.tiling.merge import alone, finished_units, merge_cohort, splits_of
 from shards.tiling.page import write_page
 from shards.tiling.pool import Died, run_jobs
 from shards.tiling.pyramid import vendor_of
 from shards.tiling.sites import Points, read_points
 from shards.tiling.tile_config import OF_ITS_SLIDES, TileConfig
+from shards.tiling.tile_summary import TileSummary
 from shards.tiling.unit import SlideJob, Unit, is_fresh, slide_job, with_masks
 
 # Fields that decide which slides, points and splits there are; all others change the pixels or the files they are in.

@@ -8,7 +8,7 @@ import pytest
 
 from launch.verbs.tables import print_metrics, tile_lines
 from shards.tiling.annotated import AnnotationSummary
-from shards.tiling.merge import TileSummary
+from shards.tiling.tile_summary import TileSummary
 
 SUMMARY = TileSummary(
     num_slides=4, num_done=2, num_empty=1, num_failed=1, num_patches=12345, num_positive_patches=10,

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from shards.cohort.cohort import Cohort
-from shards.tiling.merge import TileSummary
 from shards.tiling.tile import tile_cohort
 from shards.tiling.tile_config import TileConfig
+from shards.tiling.tile_summary import TileSummary
 from shards.tiling.unit import METADATA_KEY, UNIT_SCHEMA, read_unit
 from tests.shards.cohort.drawings import box, feature, layers, region, write_features
 

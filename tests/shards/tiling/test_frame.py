@@ -12,10 +12,10 @@ from shards.cohort.frame import Bounds, Frame, frame_of, frame_of_row
 from shards.cohort.slides import Slide
 from shards.drawn.drawn_slides import write_asap
 from shards.errors import InputError
-from shards.tiling.merge import TileSummary
 from shards.tiling.slide_reader import open_slide
 from shards.tiling.tile import tile_cohort
 from shards.tiling.tile_config import TileConfig
+from shards.tiling.tile_summary import TileSummary
 from shards.tiling.unit import slide_job
 from tests.scn import write_scn
 
