@@ -18,7 +18,11 @@ ConfigOption = Annotated[
     typer.Option("--config", "-c", metavar="NAME|FILE", help="A packaged config (demo, colon, ...) or a YAML file."),
 ]
 PresetOption = Annotated[
-    str | None, typer.Option("--preset", "-p", metavar="NAME", help="The method: hnm (the default), hnm-paper, its2clr or dsmil.")
+    str | None,
+    typer.Option(
+        "--preset", "-p", metavar="NAME",
+        help="The method: hnm (the default), hnm-paper, its2clr, slide, hnm-slide; with a frozen encoder dsmil, frozen, simlp.",
+    ),
 ]
 RanksOption = Annotated[
     int, typer.Option("--ranks", "-n", min=0, help="Processes on this machine; 0 = one per GPU, or one on a CPU.")
