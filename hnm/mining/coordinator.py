@@ -3,7 +3,7 @@
     rank r: scores of its ids ──tensors──▶ rank 0: scores.npy ▶ choose ▶ label
     rank 0: pseudo_labels.npy, weights.npy, negatives.npy, candidates.npy ──tensors──▶ every rank
 
-10^8 patches on 2 ranks take seconds and 2.5 GB on rank 0: see benchmarks/coordinator.py.
+10^8 patches on 2 ranks take seconds and 2.6 GB on rank 0: see benchmarks/coordinator.py.
 """
 
 from pathlib import Path
