@@ -29,7 +29,7 @@ def test_a_run_is_found_by_tag_with_its_commit_and_its_parent(tmp_path: Path, tr
     (one / "mlflow_run_id.txt").unlink()  # lost, or never written: a crash between making the run and noting it
     assert use(one, shared) == first
     assert (one / "mlflow_run_id.txt").read_text().strip() == first
-    client = MlflowClient(shared.uri)
+    client = MlflowClient(str(shared.uri))
     tags = client.get_run(first).data.tags
     assert tags["hnm.attempts"] == "1"
     assert tags["hnm.run_directory_id"] == own_id(one)
