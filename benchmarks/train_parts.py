@@ -40,7 +40,7 @@ SETTINGS = [
 
 QUICK = [
     *("mining.neg_ratio=0.1", "finetune.batch_size=128", "finetune.epochs_per_round=1", "finetune.warmup_epochs=0"),
-    *("encoder.side_px=32", "checkpoint.every_steps=2"),
+    *("encoder.side_px=32", "checkpoint.every_steps=2", "aggregate.epochs=5", "aggregate.num_members=1"),
 ]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hnm.encoder.blocks import blocks_of, depths_of, recompute_blocks
@@ -34,6 +34,7 @@ from shards.seeding import seeded_torch
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Compute = Callable[[int, Any], tuple[str, Computed]]
+HIGH_RATE = 5e-3  # of AdamW; the default rate of fine-tuning is SGD's
 PROBE_PX = 224  # of an encoder that takes any side
 
 
@@ -60,14 +61,6 @@ class PartsConfig(BaseModel):
         description="keep the inputs of blocks only and compute the rest again in the backward pass: less memory, a third more "
         "time, the same gradients; not with batch norms that are trained",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rate_of_adamw(cls, given: Any) -> Any:
-        """Ask for a rate with adamw: the default is the other optimizer's."""
-        if isinstance(given, dict) and given.get("optimizer") == "adamw" and "lr" not in given:
-            raise ValueError("optimizer=adamw needs its own lr, such as 1e-4 (lora: 1e-3): the default is the other optimizer's")
-        return given
 
 
 def choose_parts(model: ContrastiveModel, config: PartsConfig, key: str, seed: int) -> str:
@@ -100,7 +93,10 @@ def choose_parts(model: ContrastiveModel, config: PartsConfig, key: str, seed: i
             )
         if not recompute_blocks(network):
             raise InputError(f"{key}.gradient_checkpointing: this encoder has no blocks to compute again. Set it to false")
-    return _in_words(network, config, folded) if folded or config.train != "all" else ""
+    told = [_in_words(network, config, folded)] if folded or config.train != "all" else []
+    if getattr(config, "optimizer", "") == "adamw" and (rate := getattr(config, "lr", 0.0)) > HIGH_RATE:
+        told.append(f"warning: {key}.lr is {rate:g}, high for {key}.optimizer=adamw: 1e-4 is usual, 1e-3 for lora")
+    return "; ".join(told)
 
 
 def names_of(network: nn.Module, config: PartsConfig, key: str) -> set[str]:
