@@ -88,7 +88,8 @@ def embed_slides(
     Raises:
         FloatingPointError: features are not finite.
     """
-    grids = [range(*cohort.patch_bounds[slide : slide + 2].tolist(), batch_size) for slide in slides]
+    bounds = cohort.patch_bounds
+    grids = [range(int(bounds[slide]), int(bounds[slide + 1]), batch_size) for slide in slides]
     rows = (np.arange(at, min(at + batch_size, grid.stop)) for grid in grids for at in grid)
     done, begin = Throughput(), time.monotonic()
     read = progress(_timed(reader.batches(rows), done), sum(map(len, grids)))

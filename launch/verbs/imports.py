@@ -22,7 +22,7 @@ def coords(request: TileRequest, folder: Path) -> int:
     config = load_config(request.config, None, overrides_of(request)).tile
     slides = read_slides(request.slides_csv, allow_unlabelled=True)
     found = [read_coords(path) for path in files_of_slides(folder, slides, SUFFIXES).values()]
-    given = {name: getattr(config, name) for name in ("patch_px", "mpp") if name in config.model_fields_set}
+    given: dict[str, float] = {name: getattr(config, name) for name in ("patch_px", "mpp") if name in config.model_fields_set}
     if len(given) < 2:
         own = common_settings(found)
         if "mpp" in own:  # the tool's scale is that of its own side

@@ -86,7 +86,7 @@ def pack_tiles(job: SlideJob, folder: Path, config: TileConfig, claim: Claim) ->
         tars={name: (folder / name).stat().st_size for name in dict.fromkeys(entry.tar_name for entry in entries)},
         patch_level0=patch_level0,
     )  # fmt: skip
-    write_unit(folder / "unit.parquet", unit, Sites(*tiles.xy_level0.T, tiles.truth), entries)
+    write_unit(folder / "unit.parquet", unit, Sites(tiles.xy_level0[:, 0], tiles.xy_level0[:, 1], tiles.truth), entries)
     return unit
 
 
