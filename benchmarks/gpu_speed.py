@@ -19,8 +19,11 @@ from benchmarks import aggregator
 from benchmarks.gpu_steps import session_on, single
 from benchmarks.step import CONFIG, draw_images, engine_of, take, wait
 from hnm.encoder.augment import to_float
+from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.finetune import make_optimizer
-from hnm.encoder.resnet import EncoderConfig, ProjectionHead, build_encoder
+from hnm.encoder.networks import build_encoder
+from hnm.encoder.resnet import ProjectionHead
+from hnm.encoder.timm_models import import_timm
 from hnm.engine.engine import Engine, EngineConfig, for_inference
 from hnm.engine.engines import wrap
 from shards.reading.reader import PatchReader, ReaderConfig
@@ -75,16 +78,6 @@ def build_network(name: str, size: Size) -> Projected:
     small = {} if size is SIZE else {"img_size": size.side_px, "depth": 2, "embed_dim": 48, "num_heads": 3}
     network = timm.create_model(NETWORKS[name], pretrained=False, num_classes=0, **small)
     return Projected(network, network.num_features)
-
-
-def import_timm() -> Any:
-    """Return timm. It imports torchvision, whose compiled part wants CUDA's libraries: without a GPU its operators are named."""
-    if not torch.cuda.is_available() and not hasattr(torch.ops.torchvision, "nms"):
-        NAMED.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        NAMED.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import timm
-
-    return timm
 
 
 def rate_of(action: Callable[[], None], images: int, least_s: float, device: torch.device) -> dict[str, float]:
