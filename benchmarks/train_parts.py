@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("cohort", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--part", action="append", choices=PARTS, help="these only; default: all four")
     parser.add_argument("--quick", action="store_true", help="10 %% of the negatives, smaller batches, one epoch, 32 px")
     parser.add_argument("settings", nargs="*", help="KEY=VALUE")
     given = parser.parse_intermixed_args()
@@ -121,7 +121,7 @@ def main() -> None:
     weights = write_weights(given.out)
     less = QUICK if given.quick else []
     rows = []
-    for part in given.parts:
+    for part in given.part or PARTS:
         rows.append(run_row(given.cohort, given.out, weights, part, given.ranks, [*less, *given.settings]))
         print(json.dumps(rows[-1]), flush=True)
     print(json.dumps({**about("train_parts", given.quick, ("torch", "timm")), "ranks": given.ranks, "rows": rows}))
