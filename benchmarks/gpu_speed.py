@@ -52,7 +52,6 @@ class Size:
 
 NETWORKS = {"resnet18": "", "vit_s": "vit_small_patch16_224", "vit_l": "vit_large_patch16_224"}  # timm's names
 SIZE = Size(224, 8, {"resnet18": 256, "vit_s": 128, "vit_l": 24}, 256, 4.0, (90, 126))
-NAMED = torch.library.Library("torchvision", "FRAGMENT")
 TINY = Size(32, 3, {"resnet18": 4, "vit_s": 4, "vit_l": 4}, 8, 0.0, (4, 5))
 
 
@@ -74,7 +73,7 @@ def build_network(name: str, size: Size) -> Projected:
     if name == "resnet18":
         encoder = build_encoder(EncoderConfig() if size is SIZE else EncoderConfig(stem="small", width=0.125))
         return Projected(encoder, encoder.feature_dim)
-    timm = import_timm()
+    timm = import_timm(f"timm/{NETWORKS[name]}")
     small = {} if size is SIZE else {"img_size": size.side_px, "depth": 2, "embed_dim": 48, "num_heads": 3}
     network = timm.create_model(NETWORKS[name], pretrained=False, num_classes=0, **small)
     return Projected(network, network.num_features)
