@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from hnm.run.study import DataConfig
@@ -76,6 +77,18 @@ def leaked(then: pa.Table, now: pa.Table) -> list[str]:
     is_tested = (splits == "test") & (labels >= 0)
     is_known = had_a_part | np.array([patient in known for patient in patients], bool)
     return [str(name) for name in names[is_tested & is_known]]
+
+
+def shown_to_encoder(then: pa.Table, now: pa.Table) -> list[str]:
+    """Return the slides that are to be tested now, though they, or others of their patient, pretrained the encoder then.
+
+    Args:
+        then: what the pretraining has seen; its slides need not be those of `now`.
+    """
+    showed = then.filter(pa.compute.equal(then["split"], "train"))
+    slides, patients = (set(showed[column].to_pylist()) for column in ("slide_id", "patient_id"))
+    tested = now.filter(pa.compute.equal(now["split"], "test")).select(["slide_id", "patient_id"]).to_pylist()
+    return [row["slide_id"] for row in tested if row["slide_id"] in slides or row["patient_id"] in patients]
 
 
 def _told(value: object) -> str:

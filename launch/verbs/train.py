@@ -19,6 +19,8 @@ from hnm.evidence.evaluate import read_metrics
 from hnm.rounds import START_ENCODER, check_batches
 from hnm.rounds import train as train_rounds
 from hnm.run.phase import phase
+from hnm.run.seen import MAX_NAMED, read_seen, seen_of, shown_to_encoder
+from hnm.run.session import Session
 from hnm.run.study import open_study
 from launch.process.distributed import is_rank, is_started_again, rank_of_process
 from launch.process.kinds import refuse_other
@@ -114,6 +116,8 @@ def train(
 
     with session_of(Opening("train", config, cohort, run, prepare)) as session:
         start = run / START_ENCODER
+        if start_from is not None and start_from.path is not None and session.world.is_main:
+            _tell_shown(start_from.path.parent, cohort, config, session)
         if cohort.has_pictures and not main_says(start.is_file, session.world):
             if start_from is None:
                 with phase("pretrain", 0, run, session) as record:
@@ -158,6 +162,19 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
             if with_report:
                 write_results(config, run, alone)
     return 0
+
+
+def _tell_shown(pretrained: Path, cohort: Cohort, config: Config, session: Session) -> None:
+    """Say which test slides have pretrained the encoder, if the folder that it comes from is one of hnm pretrain."""
+    then = read_seen(pretrained)
+    shown = shown_to_encoder(then, seen_of(cohort, config.data)) if then is not None else []
+    if shown:
+        some = ", ".join(shown[:MAX_NAMED]) + (" ..." if len(shown) > MAX_NAMED else "")
+        session.journal.say(
+            f"warning: {len(shown):,} of today's test slides ({some}), or others of their patients, were training slides when "
+            f"{pretrained} was pretrained: the encoder knows their pixels, without labels. For a clean test pretrain anew, or take "
+            "the splits of then"
+        )
 
 
 def _check_start(start: Path, start_from: Start, config: Config) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hnm.run.seen import changes, leaked, read_seen, seen_of
+from hnm.run.seen import changes, leaked, read_seen, seen_of, shown_to_encoder
 from shards.cohort.cohort import Cohort
 from tests.command_line import assert_refused, hnm
 from tests.tiny import TINY, tiny_config
@@ -60,6 +60,22 @@ def test_another_slide_of_a_patient_that_trained_is_a_leak_too(tiny_cohort: Path
     patient = pq.read_table(again / "slides.parquet")["patient_id"].to_pylist()[then["split"].to_pylist().index("validation")]
     with_values(again, "patient_id", {tested: patient})
     assert leaked(then, seen_of(Cohort.open(again), DATA)) == [tested]
+
+
+def test_test_slides_that_pretrained_the_encoder_are_named(tiny_cohort: Path, again: Path) -> None:
+    then = seen_of(Cohort.open(tiny_cohort), DATA)
+    assert shown_to_encoder(then, then) == []
+    trained, other = of_split(again, "train")[:2]
+    with_values(again, "split", {trained: "test"})
+    now = seen_of(Cohort.open(again), DATA)
+    assert shown_to_encoder(then, now) == [trained]
+    assert shown_to_encoder(then.slice(0, 0), now) == []
+    tested = of_split(tiny_cohort, "test")[0]
+    patient = pq.read_table(tiny_cohort / "slides.parquet")["patient_id"].to_pylist()[then["slide_id"].to_pylist().index(other)]
+    with_values(again, "patient_id", {tested: patient})
+    assert shown_to_encoder(then, seen_of(Cohort.open(again), DATA)) == [
+        name for name in then["slide_id"].to_pylist() if name in (trained, tested)
+    ]
 
 
 def test_training_goes_on_with_the_same_values_only(finished_run: Path, again: Path, tmp_path: Path) -> None:

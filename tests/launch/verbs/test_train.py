@@ -79,7 +79,7 @@ def test_evaluate_finds_the_cohort_that_the_run_names(
     assert {"metrics.json", "predictions.parquet", "patch_scores.npy"} <= {path.name for path in run.iterdir()}
 
 
-@pytest.mark.parametrize("preset", ["dsmil", "its2clr", "hnm-paper"])
+@pytest.mark.parametrize("preset", ["dsmil", "its2clr", "hnm-paper", "hnm-slide"])
 def test_every_preset_trains(tiny_cohort: Path, tmp_path: Path, preset: str) -> None:
     overrides = [text for text in TINY if not text.startswith(("mining.", "rounds.num"))]
     overrides += ["finetune.batch_size=8"] + (["rounds.num_rounds=1"] if preset != "dsmil" else [])
@@ -87,6 +87,8 @@ def test_every_preset_trains(tiny_cohort: Path, tmp_path: Path, preset: str) -> 
     rounds = sorted(path.name for path in (tmp_path / "run").glob("round-*"))
     assert rounds == (["round-000"] if preset == "dsmil" else ["round-000", "round-001"])
     mined = json.loads((tmp_path / "run" / "round-000" / "mining.json").read_text())
+    if preset == "hnm-slide":
+        assert "joint_loss" in (tmp_path / "run" / "events.jsonl").read_text()
     if preset == "its2clr":
         assert mined["num_hard_negatives"] == 48  # all patches of negative training slides
     if preset == "hnm-paper":
