@@ -16,7 +16,7 @@ from tests.paths import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 SETTING = re.compile(rf"(?<![\w.])((?:{'|'.join(Config.model_fields)})(?:\.\w+)+)(?:=([^\s`)]+))?")
-ENDINGS = ("safetensors", "json", "conf", "py")  # mining.json is a file, no setting
+ENDINGS = ("safetensors", "json", "conf", "py", "onnx")  # mining.json is a file, no setting
 FOLDERS = ("hnm", "shards", "launch", "benchmarks", "tests", "docs", "slurm", "configs", ".ci")
 
 

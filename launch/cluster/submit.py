@@ -53,14 +53,7 @@ def submit(
         InputError: a job is at work on a folder already, there is no SLURM, or it would refuse a job.
     """
     code = read_code()
-    try:
-        if cluster == "slurm" and slurm.has_slurm():
-            specs = with_cores(specs)
-        _require_possible(specs, config, cluster, code.name)
-    except slurm.NoAnswerError as error:
-        if not dry_run:
-            raise
-        say(f"note: the jobs are not checked. {error}")
+    specs = _checked(specs, config, cluster, code.name, dry_run, say)
     for line in graph_lines(specs):
         say(line)
     if dry_run:
@@ -87,6 +80,21 @@ def submit(
         if failed:
             return failed
     return 0
+
+
+def _checked(
+    specs: Sequence[JobSpec], config: Config, cluster: str, code: str, dry_run: bool, say: Callable[[str], None]
+) -> Sequence[JobSpec]:
+    """Return the jobs with the cores that they will have, when nothing speaks against them; a dry run needs no SLURM for it."""
+    try:
+        if cluster == "slurm" and slurm.has_slurm():
+            specs = with_cores(specs)
+        _require_possible(specs, config, cluster, code)
+    except slurm.NoAnswerError as error:
+        if not dry_run:
+            raise
+        say(f"note: the jobs are not checked. {error}")
+    return specs
 
 
 def _require_possible(specs: Sequence[JobSpec], config: Config, cluster: str, code: str) -> None:

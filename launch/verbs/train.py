@@ -172,8 +172,8 @@ def _tell_shown(pretrained: Path, cohort: Cohort, config: Config, session: Sessi
         some = ", ".join(shown[:MAX_NAMED]) + (" ..." if len(shown) > MAX_NAMED else "")
         session.journal.say(
             f"warning: {len(shown):,} of today's test slides ({some}), or others of their patients, were training slides when "
-            f"{pretrained} was pretrained: the encoder knows their pixels, without labels. For a clean test pretrain anew, or take "
-            "the splits of then"
+            f"{pretrained} was pretrained: the encoder knows their pixels, without labels. For a clean test pretrain anew, or "
+            "take the splits of then"
         )
 
 

@@ -40,7 +40,7 @@ def test_sections_are_in_the_order_of_the_configuration() -> None:
         ("rounds.keep_features", "| true or false | `false` |"),
         ("tile.background", "`canny_std` or `otsu_saturation`, entries at least 1 | `[auto]` |"),
         ("finetune.augment.recipe", "| `simclr` |"),
-        ("slurm.stages", "`crossval` or `summary` to settings | `{}` |"),
+        ("slurm.stages", "`embed` or `doctor` to settings | `{}` |"),
     ],
 )
 def test_types_ranges_and_defaults_in_words(key: str, cells: str) -> None:

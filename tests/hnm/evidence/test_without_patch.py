@@ -39,7 +39,9 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path, finis
         rows.append({**rows[-1], **new})
     pq.write_table(pa.Table.from_pylist(rows, table.schema), cohort / "slides.parquet")
     opened = Cohort.open(cohort)
-    write_json(run / "state.json", json.loads((run / "state.json").read_text()) | {"fingerprint": opened.fingerprint})
+    state = json.loads((run / "state.json").read_text()) | {"fingerprint": opened.fingerprint}
+    del state["files"]  # slide_scores.npy is about to be another one
+    write_json(run / "state.json", state)
     write_seen(run, seen_of(opened, tiny_config().data))
     for path in run.glob("round-*/slide_scores.npy"):
         write_array(path, np.append(np.load(path), np.full(len(ADDED), np.nan)))
