@@ -41,8 +41,7 @@ def test_four_ranks_of_two_nodes_measure_each_other(tmp_path: Path) -> None:
 
 def test_a_submitted_doctor_says_the_same_in_its_log(tmp_path: Path) -> None:
     asked = ["submit", "doctor", "--folder", tmp_path, "--nodes", "2", "--gpus-per-node", "2", "device=cpu"]
-    asked += ["--partition", "high"]  # another test's intruder does not evict it
-    shown = hnm(*asked, "--dry-run")
+    shown = hnm(*asked, "--partition", "high", "--dry-run")  # not submitted there: it would evict the jobs of other tests
     assert shown.exit_code == 0, shown.output
     assert "(slurm.cpus is not set: nodes of high have 4 cores for each GPU)" in " ".join(shown.output.split())
     assert "#SBATCH --cpus-per-task=4" in shown.output
