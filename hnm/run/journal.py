@@ -6,6 +6,7 @@ a plain line now and then.
 
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,7 +50,7 @@ class Journal:
         if folder is not None:
             log_file = folder / "log" / f"rank-{world.rank:03d}.log"
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(log_file, encoding="utf-8")
+            handler = _LogFile(log_file, encoding="utf-8")
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             self.logger.addHandler(handler)
             if world.is_main:
@@ -129,6 +130,14 @@ class Journal:
         for handler in list(self.logger.handlers):
             handler.close()
             self.logger.removeHandler(handler)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that takes what fits on a full disk: whoever writes what matters tells of it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def _end_last_line(path: Path) -> None:

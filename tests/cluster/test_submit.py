@@ -100,7 +100,7 @@ def test_mistakes_of_the_local_command_are_told_at_once(tiny_cohort: Path, tmp_p
     gone = hnm("submit", "train", tiny_cohort, tmp_path / "run", "--encoder", tmp_path / "e.safetensors", *TINY)
     assert (gone.exit_code, "there is no such file" in gone.stderr) == (1, True)
     none = hnm("submit", "evaluate", tmp_path / "run")
-    assert (none.exit_code, "no run directory" in none.stderr) == (1, True)
+    assert (none.exit_code, "there is no such folder" in none.stderr) == (1, True)
     typo = hnm("submit", "pretrain", tiny_cohort, tmp_path / "out", "pretrain.epoch=1")
     assert (typo.exit_code, "Did you mean 'epochs'?" in typo.stderr) == (2, True)
     assert hnm("submit", "pretrain", tiny_cohort, "--node", "2").exit_code == 2
