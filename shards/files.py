@@ -52,6 +52,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of a full disk in the block name the file `path`, which write(2) does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def ask_for_space(file: IO[bytes], num_bytes: int) -> None:
     """Reserve `num_bytes` after the file's present end, where the file system can: a full disk is told before the work.
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from hnm.engine.ranks import World
 from hnm.run.heartbeat import Heartbeat
+from shards.files import naming
 from shards.secrets import scrub
 
 T = TypeVar("T")
@@ -89,7 +91,8 @@ class Journal:
         if self.folder is None or not self.world.is_main:
             return
         line = scrub(json.dumps({"time": round(time.time(), 3), "event": kind, **values}))
-        with self._writing, open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
+        path = self.folder / "events.jsonl"
+        with self._writing, naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def begin_phase(self, name: str, round_: int) -> None:
@@ -138,6 +141,10 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what did not fit before is tried again
+            super().close()
 
 
 def _end_last_line(path: Path) -> None:
