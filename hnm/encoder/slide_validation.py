@@ -16,7 +16,7 @@ from hnm.encoder.resnet import at_least_float32
 from hnm.encoder.slide_plan import plan_slide_steps
 from hnm.engine.engine import for_inference
 from hnm.engine.pair import PairedEngine
-from hnm.engine.ranks import gather_rows
+from hnm.engine.ranks import broadcast_array, gather_rows
 from hnm.engine.step import Progress
 from hnm.run.session import Session
 from shards.reading.plan import ids_of_rank
@@ -57,7 +57,10 @@ class SlideValidation:
 
     @torch.no_grad()
     def loss(self, weights: dict[str, Tensor], engine: PairedEngine) -> float:
-        """Return the mean binary cross-entropy of the validation slides, the same on all ranks. Every rank must call it."""
+        """Return the mean binary cross-entropy of the validation slides. Every rank must call it.
+
+        All get rank 0's: sums on GPUs may differ in the last bit, and ranks that disagree on the best epoch would part.
+        """
         world, study = self.session.world, self.session.study
         own = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
         self.encoder.load_state_dict(own)
@@ -72,7 +75,8 @@ class SlideValidation:
             everyone = gather_rows(mine, split_batch(step.row, world), world)
             logits.append(self._bag_logits(pack_rows(step.sizes, everyone)))
         targets = torch.from_numpy(study.labels[study.validation].astype(np.float32))
-        return float(functional.binary_cross_entropy_with_logits(torch.cat(logits).float().cpu(), targets))
+        loss = functional.binary_cross_entropy_with_logits(torch.cat(logits).float().cpu(), targets)
+        return float(broadcast_array(loss.double().numpy()[None] if world.is_main else None, world)[0])
 
     def _dim(self) -> int:
         return int(self.encoder.feature_dim)  # type: ignore[arg-type]
