@@ -150,8 +150,13 @@ class SlideTraining:
         self.positives, self.negatives = (session.study.train[labels[session.study.train] == one] for one in (1, 0))
 
     def train(self, steps_before: int) -> tuple[dict[str, Tensor], int]:
-        """See `finetune`."""
+        """See `finetune_on_slides`."""
         config, session, engine = self.config, self.session, self.engine
+        if config.slide.patches == "weighted" and (num_plain := self._count_unweighted()):
+            session.journal.say(
+                f"round {self.round}: {num_plain} of {len(session.study.train)} training slides have no patch with a "
+                "sampling weight: theirs are drawn at random"
+            )
         progress = session.resume(engine, Progress("finetune", self.round, self.first))
         last = self.first + config.epochs_per_round
         for epoch in range(progress.epoch, last):
@@ -267,6 +272,10 @@ class SlideTraining:
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_epoch = loss, epoch
             progress.best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+
+    def _count_unweighted(self) -> int:
+        bounds, weights = self.session.study.cohort.patch_bounds, self.mined.weights
+        return sum(not weights[bounds[slide] : bounds[slide + 1]].any() for slide in self.session.study.train)
 
     def _is_stuck(self, progress: Progress) -> bool:
         patience = self.config.slide.patience
