@@ -93,10 +93,7 @@ def test_the_batch_scripts_without_submitit(tiny_slides: Path, tmp_path: Path) -
     assert len(list((run / "log").glob("rank-*.log"))) == 4
 
 
-def test_a_cross_validation_is_preempted_goes_on_and_is_summed_up(
-    tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of our own ranks, as of those in the jobs: the same bits
+def test_a_cross_validation_is_preempted_goes_on_and_is_summed_up(tiny_cohort: Path, tmp_path: Path) -> None:
     out, here = tmp_path / "cv", tmp_path / "here"
     settings = ["--folds", "3", "--preset", "hnm", *TINY, "rounds.num_rounds=1", "finetune.batch_size=8"]
     submit = ["submit", "crossval", tiny_cohort, out, "--gpus-per-node", "2", "--throttle", "2", *settings]
