@@ -92,6 +92,7 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
             require_whole([previous / name for name in MINED_FILES], run, world)
         logits, part = score_slides(aggregator, bags, slides, session)
         chosen = rank_cohort(part, study, config.mining, folder, previous, world)
+        del part  # 0.4 GB at 10^8 patches on one rank
         broken = note_broken(run, session)
         if chosen is not None:
             by_slide = np.full(study.cohort.num_slides, np.nan)

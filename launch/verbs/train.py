@@ -48,11 +48,11 @@ def pretrain(
         config = config.model_copy(update={"encoder": start_from.config})
     elif not (out / START_ENCODER).is_file():
         require_start(config.encoder)
+    if (code := in_ranks(ranks, config)) is not None:
+        return code
     cohort = Cohort.open(cohort_folder)
     cohort.require_pictures("Pretraining")
     study = open_study(cohort, config.data, config.seed)
-    if (code := in_ranks(ranks, config)) is not None:
-        return code
 
     def prepare(world: World) -> None:
         check_batch(config.pretrain, study, world)
@@ -97,12 +97,12 @@ def train(
         require_start(config.encoder)
     if restart and not yes:
         remove_run(run, is_sure=False)
+    if (code := in_ranks(ranks, config)) is not None:
+        return code
     cohort = Cohort.open(cohort_folder)
     if encoder is not None:
         cohort.require_pictures("--encoder")
     study = open_study(cohort, config.data, config.seed)
-    if (code := in_ranks(ranks, config)) is not None:
-        return code
 
     def prepare(world: World) -> None:
         check_batches(config, study, world)
@@ -143,10 +143,10 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
             print(f"{been_read}.")
             print_metrics(read_metrics(run))
         return 0
-    cohort = Cohort.open(cohort_folder or recorded_folder)
-    check_cohort(run, cohort, config.data)
     if (code := in_ranks(ranks, config)) is not None:
         return code
+    cohort = Cohort.open(cohort_folder or recorded_folder)
+    check_cohort(run, cohort, config.data)
     with session_of(Opening("evaluate", config, cohort, run, lambda world: None)) as session:
         metrics: dict[str, Any] | None
         wrote = f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
