@@ -35,6 +35,7 @@ from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
+from hnm.rounds_config import best_round, is_out_of_patience
 from hnm.run.broken import note_broken
 from hnm.run.checksums import MINED_FILES, require_whole, whole
 from hnm.run.phase import phase, steps_of_finetuning
@@ -69,7 +70,12 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
     for round_ in range(config.rounds.num_rounds + 1):
         folder = round_folder(run, round_)
         score_round(model, config, round_, run, session)
-        if round_ == config.rounds.num_rounds:
+        if main_says(lambda round_=round_: is_last(config, run, round_), session.world):
+            if round_ < config.rounds.num_rounds:
+                session.journal.say(
+                    f"round {round_}: no better round on validation for {config.rounds.patience} (rounds.patience): the run ends "
+                    f"here, after {round_} of {config.rounds.num_rounds} fine-tunings"
+                )
             break
         if not main_says((folder / "encoder.safetensors").is_file, session.world):
             finetune_round(model, config, round_, run, session)
@@ -176,13 +182,52 @@ def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> d
     return {**scores_at(labels, scores, threshold), "threshold": threshold, "loss": bag_loss(logits, labels)}
 
 
+def is_last(config: Config, run: Path, round_: int) -> bool:
+    """Return whether no round follows a mined one: it is the last that was asked for, or rounds.patience has run out."""
+    rounds = config.rounds
+    return round_ == rounds.num_rounds or (
+        rounds.patience > 0 and is_out_of_patience(validation_of_rounds(run, round_ + 1), rounds.patience)
+    )
+
+
+def last_round(config: Config, run: Path) -> int:
+    """Return the last round of a run that is trained to its end.
+
+    Raises:
+        InputError: there is more to train.
+    """
+    for round_ in range(config.rounds.num_rounds + 1):
+        folder = round_folder(run, round_)
+        if not (folder / "mining.json").is_file():
+            raise InputError(
+                f"{run}: training is not finished ({folder.name} has no mining.json). Run the same hnm train again"
+            )
+        if is_last(config, run, round_):
+            break
+    return round_
+
+
+def is_trained(config: Config, run: Path) -> bool:
+    """Return whether a run is trained to its end."""
+    try:
+        return last_round(config, run) >= 0
+    except InputError:
+        return False
+
+
 def choose_round(config: Config, run: Path) -> int:
-    """Return the round whose model is the result: the last, or the one best on validation (AUC, then loss)."""
-    rounds = range(config.rounds.num_rounds + 1)
-    if config.rounds.choose == "last":
-        return rounds[-1]
-    validation = [read_decision(round_folder(run, r))["validation"] for r in rounds]
-    return max(rounds, key=lambda r: (validation[r]["auc"], -validation[r]["loss"]))
+    """Return the round whose model is the result: the last, or the one best on validation (AUC, then loss).
+
+    Raises:
+        InputError: there is more to train.
+    """
+    last = last_round(config, run)
+    return last if config.rounds.choose == "last" else best_round(validation_of_rounds(run, last + 1))
+
+
+def validation_of_rounds(run: Path, num: int) -> list[dict[str, Any]]:
+    """Return the validation figures of the first `num` rounds, all of them mined."""
+    return [read_decision(round_folder(run, round_))["validation"] for round_ in range(num)]
 
 
 def round_folder(run: Path, round_: int) -> Path:

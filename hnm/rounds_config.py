@@ -1,6 +1,7 @@
-"""The section `rounds` of the configuration."""
+"""The section `rounds` of the configuration, and its two rules: which round is best, and when no further one is worth it."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +15,12 @@ class RoundsConfig(BaseModel):
     choose: Literal["validation", "last"] = Field(
         "validation", description="which round's model is the result: the one of highest validation AUC, or the last"
     )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="rounds in a row that are no better on validation (AUC, then loss) than the best before them, after which "
+        "the run ends; 0 = all rounds. Schedules go by num_rounds",
+    )
     embed_batch_size: int = Field(512, ge=1, description="patches in a forward pass of the embedding, per rank")
     patch_false_positive_rate: float = Field(
         0.05,
@@ -23,3 +30,17 @@ class RoundsConfig(BaseModel):
         "positive in heatmaps, polygons and counts; nothing is trained by it",
     )
     keep_features: bool = Field(False, description="keep each round's features (they are large) after its mining")
+
+
+def best_round(validation: Sequence[Mapping[str, Any]]) -> int:
+    """Return the place of the round of highest validation AUC, then lowest loss; the first of equal ones.
+
+    Args:
+        validation: of each round, from round 0 on, its `auc` and `loss`.
+    """
+    return max(range(len(validation)), key=lambda r: (validation[r]["auc"], -validation[r]["loss"]))
+
+
+def is_out_of_patience(validation: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Return whether the last `patience` of these rounds were no better than the best before them; never if it is 0."""
+    return patience > 0 and len(validation) - 1 - best_round(validation) >= patience
