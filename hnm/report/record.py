@@ -19,7 +19,7 @@ from hnm.engine.ranks import single_world
 from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.patch_threshold import PatchThreshold, patch_threshold_of
 from hnm.mining.coordinator import read_decision, read_scores
-from hnm.rounds import choose_round, round_folder
+from hnm.rounds import choose_round, last_round, round_folder
 from hnm.run.broken import read_broken
 from hnm.run.checksums import EVALUATED_FILES, read_state, require_whole
 from hnm.run.study import Study
@@ -59,7 +59,7 @@ class RunRecord:
 
     @property
     def is_finished(self) -> bool:
-        return self.num_rounds == self.config.rounds.num_rounds + 1
+        return last_round(self.config, self.run) == self.num_rounds - 1
 
     @property
     def threshold(self) -> float:
