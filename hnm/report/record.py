@@ -20,7 +20,7 @@ from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.gain import gain_of_finetuning
 from hnm.evidence.patch_threshold import PatchThreshold, patch_threshold_of
 from hnm.mining.coordinator import read_decision, read_scores
-from hnm.rounds import choose_round, is_trained, round_folder
+from hnm.rounds import choose_round, last_round, round_folder
 from hnm.run.broken import read_broken
 from hnm.run.checksums import EVALUATED_FILES, read_state, require_whole
 from hnm.run.study import Study
@@ -60,7 +60,7 @@ class RunRecord:
 
     @property
     def is_finished(self) -> bool:
-        return is_trained(self.config, self.run)
+        return last_round(self.config, self.run) == self.num_rounds - 1
 
     @property
     def threshold(self) -> float:

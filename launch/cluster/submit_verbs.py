@@ -185,7 +185,7 @@ def pipeline_specs(slides_csv: Path, folder: Path, config: Config, cluster: str)
         config: the resolved configuration.
         cluster: only `slurm` has arrays.
     """
-    from hnm.rounds import is_trained
+    from hnm.rounds import last_round
 
     cohort, pretrained, run = (folder / name for name in PIPELINE_FOLDERS)
     encoder = pretrained / "encoder.safetensors"
@@ -193,7 +193,7 @@ def pipeline_specs(slides_csv: Path, folder: Path, config: Config, cluster: str)
     specs = tile_specs(slides_csv, cohort, command, config, config.slurm.array_size if cluster == "slurm" else 1)
     stages = (
         ("pretrain", pretrained, encoder.is_file(), [str(cohort), str(pretrained), *_config_option(pretrained)]),
-        ("train", run, is_trained(config, run),
+        ("train", run, last_round(config, run) is not None,
          [str(cohort), str(run), "--encoder", str(encoder), *_config_option(run)]),
         ("evaluate", run, (run / "metrics.json").is_file(), [str(run)]),
     )  # fmt: skip

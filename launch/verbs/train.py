@@ -17,7 +17,7 @@ from hnm.engine.ranks import World, barrier, main_says
 from hnm.evidence.evaluate import evaluate as evaluate_run
 from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.gain import gain_of_finetuning
-from hnm.rounds import START_ENCODER, check_batches, last_round
+from hnm.rounds import START_ENCODER, check_batches, rounds_of
 from hnm.rounds import train as train_rounds
 from hnm.run.checksums import read_state
 from hnm.run.phase import phase
@@ -171,7 +171,7 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
 
 def _tell_gain(config: Config, run: Path, session: Session) -> None:
     """Say and keep in state.json what fine-tuning gained on the validation slides. Call it on rank 0 only."""
-    gain = gain_of_finetuning(run, last_round(config, run) + 1, config.rounds.choose, session.study, session.seed)
+    gain = gain_of_finetuning(run, len(rounds_of(config, run)), config.rounds.choose, session.study, session.seed)
     if gain is not None:
         write_json(run / "state.json", {**read_state(run), "gain": gain})
         session.journal.say(gain["says"])

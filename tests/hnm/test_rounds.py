@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hnm.engine.ranks import single_world
-from hnm.rounds import START_ENCODER, choose_round, encoder_of_round, is_trained, round_folder, train
+from hnm.rounds import START_ENCODER, choose_round, encoder_of_round, last_round, round_folder, train
 from hnm.run.journal import Journal
 from hnm.run.phase import phase, read_state
 from hnm.run.seen import SEEN_FILE
@@ -189,11 +189,11 @@ def test_choosing_a_round_by_hand(
 def test_patience_ends_the_rounds_by_hand(tmp_path: Path, aucs: tuple[float, ...], patience: int, last: int) -> None:
     config = tiny_config(f"rounds.patience={patience}", "rounds.choose=last")
     for round_, auc in enumerate(aucs):
-        assert not is_trained(config, tmp_path)
+        assert last_round(config, tmp_path) is None
         write_json(round_folder(tmp_path, round_) / "mining.json", {"validation": {"auc": auc, "loss": 0.5}})
         if round_ == last:
             break
-    assert is_trained(config, tmp_path)
+    assert last_round(config, tmp_path) == last
     assert choose_round(config, tmp_path) == last
     if last < 2:  # a decision of a round after it would be of other settings: it is not looked at
         write_json(round_folder(tmp_path, last + 1) / "mining.json", {"validation": {"auc": 1.0, "loss": 0.1}})
@@ -215,7 +215,7 @@ def test_a_run_out_of_patience_ends_where_it_says_and_again(
     for _ in range(2):
         with tiny_session(WORLD, tiny_cohort, config) as session:
             train(config, run / START_ENCODER, run, session)
-        assert "the run ends here, after 1 of 2 fine-tunings" in capsys.readouterr().out
+        assert "round 1 of 2 is the last: no better one on validation for 1 (rounds.patience)" in capsys.readouterr().out
     assert not (run / "round-001" / "encoder.safetensors").exists()
     assert not (run / "round-002").exists()
     assert choose_round(config, run) == 0
