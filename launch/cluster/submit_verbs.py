@@ -185,20 +185,20 @@ def pipeline_specs(slides_csv: Path, folder: Path, config: Config, cluster: str)
         config: the resolved configuration.
         cluster: only `slurm` has arrays.
     """
-    from hnm.rounds import round_folder
+    from hnm.rounds import last_round
 
     cohort, pretrained, run = (folder / name for name in PIPELINE_FOLDERS)
     encoder = pretrained / "encoder.safetensors"
     command = ["tile", str(slides_csv), str(cohort), *_config_option(cohort)]
     specs = tile_specs(slides_csv, cohort, command, config, config.slurm.array_size if cluster == "slurm" else 1)
     stages = (
-        ("pretrain", pretrained, encoder, [str(cohort), str(pretrained), *_config_option(pretrained)]),
-        ("train", run, round_folder(run, config.rounds.num_rounds) / "mining.json",
+        ("pretrain", pretrained, encoder.is_file(), [str(cohort), str(pretrained), *_config_option(pretrained)]),
+        ("train", run, last_round(config, run) is not None,
          [str(cohort), str(run), "--encoder", str(encoder), *_config_option(run)]),
-        ("evaluate", run, run / "metrics.json", [str(run)]),
+        ("evaluate", run, (run / "metrics.json").is_file(), [str(run)]),
     )  # fmt: skip
-    for stage, writes, result, arguments in stages:
-        if specs or not result.is_file():
+    for stage, writes, is_done, arguments in stages:
+        if specs or not is_done:
             after = specs[-1].stage if specs else None
             specs.append(parallel_job(stage, writes, [stage, *arguments], config.slurm, after=after))
     return specs

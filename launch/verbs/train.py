@@ -16,8 +16,10 @@ from hnm.encoder.weights import load_encoder
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.evidence.evaluate import evaluate as evaluate_run
 from hnm.evidence.evaluate import read_metrics
-from hnm.rounds import START_ENCODER, check_batches
+from hnm.evidence.gain import gain_of_finetuning
+from hnm.rounds import START_ENCODER, check_batches, rounds_of
 from hnm.rounds import train as train_rounds
+from hnm.run.checksums import read_state
 from hnm.run.phase import phase
 from hnm.run.seen import MAX_NAMED, read_seen, seen_of, shown_to_encoder
 from hnm.run.session import Session
@@ -31,6 +33,7 @@ from launch.verbs.report import has_results, numbers_of, write_results
 from launch.verbs.tables import print_metrics
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
+from shards.files import write_json
 
 
 def pretrain(
@@ -126,6 +129,8 @@ def train(
                 write_start(start, start_from, config.finetune, config.seed)
             barrier(session.world)
         train_rounds(config, start, run, session)
+        if session.world.is_main:
+            _tell_gain(config, run, session)
         session.journal.say(f"done. Next: hnm evaluate {run}")
     return 0
 
@@ -162,6 +167,14 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
             if with_report:
                 write_results(config, run, alone)
     return 0
+
+
+def _tell_gain(config: Config, run: Path, session: Session) -> None:
+    """Say and keep in state.json what fine-tuning gained on the validation slides. Call it on rank 0 only."""
+    gain = gain_of_finetuning(run, len(rounds_of(config, run)), config.rounds.choose, session.study, session.seed)
+    if gain is not None:
+        write_json(run / "state.json", {**read_state(run), "gain": gain})
+        session.journal.say(gain["says"])
 
 
 def _tell_shown(pretrained: Path, cohort: Cohort, config: Config, session: Session) -> None:
