@@ -13,8 +13,8 @@ from pathlib import Path
 
 from hnm.config import load_config
 from launch.process.distributed import is_rank
-from launch.process.local import run_child, stop_if_asked
-from launch.process.preemption import StopSignals
+from launch.process.local import ASKED_TO_STOP, run_ranks, stop_if_asked
+from launch.process.preemption import Preempted, StopSignals
 from launch.verbs import crossval, study_first
 from launch.verbs.crossval_folder import Fold, alone
 from launch.verbs.study_baselines import fit_fold
@@ -31,7 +31,7 @@ from launch.verbs.study_folder import (
     share_of_unit,
 )
 from launch.verbs.study_page import finish
-from launch.verbs.train import in_ranks
+from launch.verbs.train import num_gpus
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 
@@ -51,15 +51,10 @@ def run(request: StudyRequest) -> int:
         return code
     cohort = open_cohort(request, methods)
     keys = request.keys if part is None else request.keys[part[0] - 1 :: part[1]]
+    if stage in ("all", "first"):
+        make_firsts(request, cohort, first_keys(request, keys))
     if stage == "first":
-        config = load_config(request.config, None, list(request.overrides))
-        if (code := in_ranks(request.ranks, config)) is not None:
-            return code
-        for key in first_keys(request, keys):
-            study_first.make_first(request, cohort, key)
         return 0
-    if stage == "all":
-        make_firsts(request, cohort)
     failed = do_cells(request, methods, cohort, part)
     with alone(request.out):
         finish(request.out)
@@ -88,8 +83,8 @@ def first_keys(request: StudyRequest, keys: list[Fold]) -> list[Fold]:
     return keys[:1] if is_shared(request) else keys
 
 
-def make_firsts(request: StudyRequest, cohort: Path) -> None:
-    """Make the first features that are missing.
+def make_firsts(request: StudyRequest, cohort: Path, keys: list[Fold]) -> None:
+    """Make the first features of folds, in ranks of their own unless this process is one, or is all there is to be.
 
     Raises:
         InputError: it failed.
@@ -97,23 +92,26 @@ def make_firsts(request: StudyRequest, cohort: Path) -> None:
     """
     if not Cohort.open(cohort).has_pictures:
         return
-    missing = [key for key in first_keys(request, request.keys) if not study_first.is_first_done(request, key)]
-    if not missing:
-        return
-    if request.ranks == 1:
-        for key in missing:
+    if not is_rank():  # ranks all do the same: each looks what is there when its session is open
+        keys = [key for key in keys if not study_first.is_first_done(request, key)]
+    ranks = request.ranks or num_gpus(load_config(request.config, None, list(request.overrides)))
+    if is_rank() or ranks == 1 or not keys:
+        for key in keys:
             study_first.make_first(request, cohort, key)
         return
-    with StopSignals(is_quiet=True) as signals:
-        if code := run_child([*words_of(request), "--part", "first"], signals):
-            raise InputError(f"hnm study --part first ended with exit code {code}; what it said stands above")
+    code = run_ranks(ranks, words_of(replace(request, part=request.part or "first", ranks=ranks)))
+    if code in ASKED_TO_STOP:
+        raise Preempted("the first features: asked to stop")
+    if code:
+        raise InputError(f"hnm study --part first ended with exit code {code}; what it said stands above")
 
 
 def words_of(request: StudyRequest) -> list[str]:
-    """Return the command line of a study without its part."""
+    """Return the command line of a study."""
     named = [
         ("--methods", request.methods), ("--folds", request.num_folds), ("--seeds", request.seeds), ("--ranks", request.ranks),
         ("--encoder", request.encoder), ("--budget", request.budget), ("--config", request.config),
+        ("--part", request.part),
     ]  # fmt: skip
     options = [str(word) for pair in named if pair[1] is not None for word in pair]
     null = ["--null"] if request.null else []

@@ -153,7 +153,8 @@ def check_methods(request: StudyRequest, methods: Methods, cohort: Path) -> None
         crossval_folder.check(of_fold, load_config(of_fold.config, of_fold.preset, of_fold.overrides))
     if is_study(request.out):
         known, asked = read_plan(request.out), plan_of(request, methods, Cohort.open(cohort))
-        changed = [f"{name}: {known[name]} -> {asked[name]}" for name in DECISIVE if known[name] != asked[name]]
+        decisive = [name for name in DECISIVE if name != "budget" or known["methods"]]  # baselines have none
+        changed = [f"{name}: {known[name]} -> {asked[name]}" for name in decisive if known[name] != asked[name]]
         if changed:
             raise InputError(
                 f"{request.out}: this study was started with other settings ({'; '.join(changed)}). Use another folder, or "

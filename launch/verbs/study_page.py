@@ -56,6 +56,13 @@ def request_of_plan(out: Path) -> tuple[StudyRequest, Methods]:
     return request, Methods(plan["methods"], plan["baselines"])
 
 
+def is_joined(out: Path, methods: Methods) -> bool:
+    """Is the page there, of all these methods?"""
+    if not (out / "study.json").is_file():
+        return False
+    return methods.names == [row["name"] for row in json.loads((out / "study.json").read_text(encoding="utf-8"))["methods"]]
+
+
 def finish(out: Path) -> bool:
     """Write what the folds say together and print it, if all are there; else say how many are not, and return False."""
     request, methods = request_of_plan(out)

@@ -200,13 +200,13 @@ def in_ranks(ranks: int, config: Config) -> int | None:
     """Start this very command in several ranks and return its exit code, or None: this process is to do the work."""
     if is_rank():  # torchrun, srun or ourselves started this process
         return None
-    wanted = ranks or _num_gpus(config)
+    wanted = ranks or num_gpus(config)
     if wanted == 1:
         return None
     return run_ranks(wanted, sys.argv[1:])
 
 
-def _num_gpus(config: Config) -> int:
+def num_gpus(config: Config) -> int:
     """Return one rank per GPU, or one rank on a CPU."""
     import torch
 
