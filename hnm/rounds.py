@@ -120,7 +120,7 @@ def bags_of_round(model: ContrastiveModel | None, config: Config, round_: int, r
     if not main_says(lambda: features_complete(folder), world):
         with phase("embed", round_, run, session) as record:
             embed(model.encoder, study.embedded_slides, config.rounds.embed_batch_size, folder, session, record.keep)
-    return open_bags(folder, world)
+    return open_bags(folder, world, study.embedded_slides)  # a study's first features are of all slides
 
 
 def forget_features(folder: Path, config: Config, session: Session) -> None:

@@ -121,18 +121,25 @@ def train(
         start = run / START_ENCODER
         if start_from is not None and start_from.path is not None and session.world.is_main:
             _tell_shown(start_from.path.parent, cohort, config, session)
-        if cohort.has_pictures and not main_says(start.is_file, session.world):
-            if start_from is None:
-                with phase("pretrain", 0, run, session) as record:
-                    pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
-            elif session.world.is_main:
-                write_start(start, start_from, config.finetune, config.seed)
-            barrier(session.world)
+        if cohort.has_pictures:
+            make_start(start, start_from, config, session)
         train_rounds(config, start, run, session)
         if session.world.is_main:
             _tell_gain(config, run, session)
         session.journal.say(f"done. Next: hnm evaluate {run}")
     return 0
+
+
+def make_start(start: Path, start_from: Start | None, config: Config, session: Session) -> None:
+    """Write the start encoder of a run, unless it is there: a copy of what was given, or pretrained. Every rank must call it."""
+    if main_says(start.is_file, session.world):
+        return
+    if start_from is None:
+        with phase("pretrain", 0, start.parent, session) as record:
+            pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
+    elif session.world.is_main:
+        write_start(start, start_from, config.finetune, config.seed)
+    barrier(session.world)
 
 
 def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: bool = True) -> int:
@@ -206,13 +213,13 @@ def in_ranks(ranks: int, config: Config) -> int | None:
     """Start this very command in several ranks and return its exit code, or None: this process is to do the work."""
     if is_rank():  # torchrun, srun or ourselves started this process
         return None
-    wanted = ranks or _num_gpus(config)
+    wanted = ranks or num_gpus(config)
     if wanted == 1:
         return None
     return run_ranks(wanted, sys.argv[1:])
 
 
-def _num_gpus(config: Config) -> int:
+def num_gpus(config: Config) -> int:
     """Return one rank per GPU, or one rank on a CPU."""
     import torch
 
