@@ -6,8 +6,8 @@ One epoch over 90 positive and 126 negative bags of 640 x 512 features, as pairs
 loss, optimizer and steps in both: `ours` calls hnm.aggregator.aggregate.pair_losses on the packed bags of a step, `loop`
 runs one forward a bag, with the value projection of every patch as DSMIL's program has it. They take turns, and each starts
 from the same weights; the losses of all pairs are compared. Scoring: hnm.aggregator.score.score_patches against a loop over
-single patches. Times are the best of the repeats: other work on the machine only ever slows one. --cohort-size and --witness measure bags of
-20,000 patches instead, see benchmarks/aggregator_cohort.py. The last line is JSON.
+single patches. Times are the best of the repeats: other work on the machine only ever slows one. The last line is JSON.
+--cohort-size and --witness measure bags of 20,000 patches instead, see benchmarks/aggregator_cohort.py.
 """
 
 import argparse

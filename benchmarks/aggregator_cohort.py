@@ -1,7 +1,7 @@
 """The aggregator at cohort size, and what a cap on the patches of a bag costs: parts of `python -m benchmarks.aggregator`.
 
---cohort-size   200 bags of 20,000 x 1024 float16 on disk (20 different ones, each hard-linked ten times: the page cache holds them
-                all, as it would not hold a cohort). One epoch of 100 pairs, 2 pairs a step, by the very functions of a run: all
+--cohort-size   200 bags of 20,000 x 1024 float16 on disk (20 different ones, each hard-linked ten times: the page cache
+                holds them all, as it would not hold a cohort). One epoch of 100 pairs, 2 pairs a step, by the very functions of a run: all
                 patches and at most 4,096, on one and two ranks of one thread each. Private memory is the highest RssAnon of a
                 rank; the files' own pages, which the system may take back, are not in it. And scoring, seconds for 10^6 patches.
 --witness       slides drawn as features: a mixture of tissues, and in positive slides one patch in a thousand moved along one
@@ -178,8 +178,8 @@ def estimate(found: Figures, size: Size) -> Figures:
     print(
         f"Estimate, {slides:,} slides of {COHORT['patches']:,} patches of {size.dim} features, {ranks} ranks like this one:\n"
         f"  training   {pairs:,} pairs / {ranks} a step (pairs_per_step=ranks) = {steps} steps, x {EPOCHS} epochs, x ("
-        f"{pair_s:.3f} s a pair of at most {size.most} patches, measured + {exchange_s:.3f} s exchange of {weights * 4e-6:.1f} MB, "
-        f"assumed at {NETWORK_BYTES_PER_S:.0e} B/s both ways and {NETWORK_DELAY_S} s) = {train_s:.0f} s\n"
+        f"{pair_s:.3f} s a pair of at most {size.most} patches, measured + {exchange_s:.3f} s exchange of {weights * 4e-6:.1f} "
+        f"MB, assumed at {NETWORK_BYTES_PER_S:.0e} B/s both ways and {NETWORK_DELAY_S} s) = {train_s:.0f} s\n"
         f"  validation {LOOKS} looks at {COHORT['validation_share']:.0%} of the slides, {scoring['slide']:.2f} s for 10^6 "
         f"patches, measured = {looks_s:.0f} s\n"
         f"  scoring    all slides and patches once, {scoring['slide'] + scoring['patches']:.2f} s for 10^6 = {score_s:.0f} s\n"
