@@ -51,7 +51,9 @@ def score_slides(model: Aggregator, bags: Bags, slides: np.ndarray, session: Ses
     bounds = bounds_of_ranks(study, slides, world.size)
     ids = slice(int(bounds[world.rank]), int(bounds[world.rank + 1]))
     scores = np.full(ids.stop - ids.start, np.nan, np.float32)
-    scores[study.mask_of(slides)[ids]] = _scores_until_stopped(model, bags, session)  # rows are in id order
+    rows = study.rows_of(slides)
+    for start, stop, found in _scores_until_stopped(model, bags, session):
+        scores[rows.ids(start, stop) - ids.start] = found
     return logits, Part(scores, bounds, ids)
 
 
@@ -66,18 +68,17 @@ def _logits_until_stopped(model: Aggregator, bags: Bags, slides: np.ndarray, ses
     return torch.cat(logits, dim=1)
 
 
-def _scores_until_stopped(model: Aggregator, bags: Bags, session: Session) -> np.ndarray:
-    """Return the scores of this rank's rows; all ranks ask equally often whether to stop. Every rank must call it."""
+def _scores_until_stopped(model: Aggregator, bags: Bags, session: Session) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (start, stop, scores) of this rank's rows; all ranks ask equally often whether to stop. Every rank must call it."""
     world = session.world
     rows = rows_of_rank(bags.num_rows, world.rank, world.size)
     most = rows_of_rank(bags.num_rows, 0, world.size).stop  # rank 0 has the most
     step = PATCHES_BETWEEN_ASKS
     starts = range(rows.start, rows.start + most, step)
-    scores = []
     for start in session.journal.progress(starts, "score patches", len(starts)):
-        scores.append(score_patches(model, bags, min(start, rows.stop), min(start + step, rows.stop)))
+        first, stop = min(start, rows.stop), min(start + step, rows.stop)
+        yield first, stop, score_patches(model, bags, first, stop)
         session.stop_if_asked()
-    return np.concatenate(scores)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class SubmittedJob:
 
     Attributes:
         job_id: SLURM's number, or the local launcher's process.
-        stage: tile, merge, pretrain, train, evaluate, predict, crossval, summary.
+        stage: tile, merge, pretrain, train, evaluate, predict, crossval, first, study, summary.
         cluster: slurm or local.
         submitted: when, ISO 8601.
         commit: of the code.
