@@ -1,9 +1,9 @@
 """The aggregator at cohort size, and what a cap on the patches of a bag costs: parts of `python -m benchmarks.aggregator`.
 
 --cohort-size   200 bags of 20,000 x 1024 float16 on disk (20 different ones, each hard-linked ten times: the page cache
-                holds them all, as it would not hold a cohort). One epoch of 100 pairs, 2 pairs a step, by the very functions of a run: all
-                patches and at most 4,096, on one and two ranks of one thread each. Private memory is the highest RssAnon of a
-                rank; the files' own pages, which the system may take back, are not in it. And scoring, seconds for 10^6 patches.
+                holds them all, as it would not hold a cohort). One epoch of 100 pairs, 2 pairs a step, by the very functions of a
+                run: all patches and at most 4,096, on one and two ranks of one thread each. Private memory is the highest RssAnon
+                of a rank; the files' own pages, which the system may take back, are not in it. And scoring, seconds for 10^6.
 --witness       slides drawn as features: a mixture of tissues, and in positive slides one patch in a thousand moved along one
                 hidden direction. Trained on all of 20,000 patches and on 4,096 of them anew every epoch, as many epochs, best
                 one by validation; AUC of unseen slides and of their patches, paired by seed.

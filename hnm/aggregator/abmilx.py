@@ -5,9 +5,9 @@
                        e_m' = U e_m + s_m e_m ── softmax in the bag ── sum(a_m h_m) of all heads, joined ─ head ─▶ bag logit
 
 Source: Tang et al., arXiv 2506.02408: heads keep the attention from settling on a few patches early, and a patch is attended to
-as those like it are, which leads more gradient to an encoder in training. Written from the paper's idea, without its program; ours
-are the formulas in detail, the widths (DSMIL's: h as wide as the features, attention 128 over all heads), 4 heads, and the weight s_m of the
-shortcut, which is learned and begins at 1.
+as those like it are, which leads more gradient to an encoder in training. Written from the paper's idea, without its program:
+ours are the formulas in detail, the widths (DSMIL's: h as wide as the features, attention 128 over all heads), 4 heads, and the
+weight s_m of the shortcut, which is learned and begins at 1.
 
 U is exact and never held: one row of it after another is used up (scaled dot product attention). Memory grows with the
 patches, time with their square.
