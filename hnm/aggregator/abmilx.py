@@ -32,8 +32,9 @@ class Head(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.query, self.gate = nn.Linear(width, HEAD_DIM), nn.Linear(width, HEAD_DIM)
-        self.attention = nn.Linear(HEAD_DIM, 1)
-        self.similar = nn.Linear(width, 2 * HEAD_DIM)
+        # No biases where a softmax takes them out again: Adam would make steps of the rounding errors of their gradients.
+        self.attention = nn.Linear(HEAD_DIM, 1, bias=False)
+        self.similar = nn.Linear(width, 2 * HEAD_DIM, bias=False)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         exponents: Tensor = self.attention(torch.tanh(self.query(hidden)) * torch.sigmoid(self.gate(hidden)))

@@ -28,6 +28,7 @@ def test_an_epoch_is_measured_and_a_cohort_estimated_from_it(tmp_path: Path, cap
     assert measured["seconds"] > 0
     assert measured["private_mb"] > 10
     scoring = {"slide": 2.0, "patches": 1.0}
+    scoring = {"slide": 2.0, "patches": 1.0}
     found = {"kind": "dsmil", "members": 2, "capped_1": {"seconds": 4.0}, "scoring_seconds_per_1e6": scoring}
     said = estimate(found, SIZE)
     steps = -(-int(COHORT["slides"] * 0.35) // 64)

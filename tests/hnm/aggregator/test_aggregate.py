@@ -73,22 +73,22 @@ def test_an_epoch_pairs_until_the_shorter_list_ends() -> None:
 
 
 def train_and_score(
-    world: World, folder: str, pairs_per_step: int, max_patches: int | None
+    world: World, folder: str, kind: str, pairs_per_step: int, max_patches: int | None
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:
     session = session_with_features(world, folder)
     bags = Bags(session.features, world.device)
-    settings = {"pairs_per_step": pairs_per_step, "max_patches": max_patches}
+    settings = {"kind": kind, "pairs_per_step": pairs_per_step, "max_patches": max_patches}
     config = AggregateConfig(epochs=6, lr=5e-3, validate_every=2, **settings)  # type: ignore[arg-type]
     model = train_aggregator(bags, config, 0, session)
     logits, part = score_slides(model, bags, session.study.embedded_slides, session)
     return model.state_dict(), logits, part.scores
 
 
-@pytest.mark.parametrize(("pairs_per_step", "max_patches"), [(1, None), (3, 6)])
-def test_two_and_three_ranks_follow_one(tmp_path, pairs_per_step: int, max_patches: int | None) -> None:  # type: ignore[no-untyped-def]
-    expected, logits, scores = train_and_score(single_world(), str(tmp_path), pairs_per_step, max_patches)
+@pytest.mark.parametrize("settings", [("dsmil", 1, None), ("transmil", 3, 6)])
+def test_two_and_three_ranks_follow_one(tmp_path, settings: tuple[str, int, int | None]) -> None:  # type: ignore[no-untyped-def]
+    expected, logits, scores = train_and_score(single_world(), str(tmp_path), *settings)
     for size in (2, 3):
-        results = on_ranks(size, train_and_score, str(tmp_path), pairs_per_step, max_patches)
+        results = on_ranks(size, train_and_score, str(tmp_path), *settings)
         for state, rank_logits, _ in results:
             for name, tensor in expected.items():  # float32 sums in another order, over 36 or 12 steps
                 torch.testing.assert_close(state[name], tensor, atol=1e-4, rtol=1e-4)
