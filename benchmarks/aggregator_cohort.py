@@ -5,8 +5,9 @@
                 run: all patches and at most 4,096, on one and two ranks of one thread each. Private memory is the highest RssAnon
                 of a rank; the files' own pages, which the system may take back, are not in it. And scoring, seconds for 10^6.
 --witness       slides drawn as features: a mixture of tissues, and in positive slides one patch in a thousand moved along one
-                hidden direction, by 2 to 8 standard deviations, which differs from slide to slide. Trained on all of 20,000 patches and on 4,096 of them anew every epoch, as many epochs, best
-                one by validation; AUC of unseen slides and of their patches, paired by seed.
+                hidden direction, by 2 to 8 standard deviations, which differs from slide to slide. Trained on all of 20,000
+                patches and on 4,096 of them anew every epoch, as many epochs, best one by validation; AUC of unseen slides
+                and of their patches, paired by seed.
 """
 
 import os
