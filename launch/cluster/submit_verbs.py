@@ -2,6 +2,7 @@
 
 tile ──array, a share of the slides each──▶ merge ──▶ pretrain ──▶ train ──▶ evaluate
 crossval ──array, a fold each──▶ summary
+study ──first features──▶ array, a method and a fold each──▶ summary
 embed ──one job, or an array, a share of the slides each
 """
 
@@ -16,6 +17,7 @@ from launch.cluster.job_spec import JobSpec, parallel_job
 from launch.cluster.submissions import PIPELINE_FOLDERS, submission_folder
 from launch.cluster.submit import CONFIG_FILE, submit
 from launch.cluster.submit_crossval import crossval_specs, request_of
+from launch.cluster.submit_study import check_study, study_specs
 
 Params = dict[str, Any]  # what the command line gave, by the name of the local command's parameter
 
@@ -112,6 +114,8 @@ def _specs(name: str, command: list[str], params: Params, folder: Path, config: 
         return [JobSpec(name, folder, [[*command, *workers]], resources)]
     if name == "crossval":
         return crossval_specs(command, params, config, cluster)
+    if name == "study":
+        return study_specs(params, config, cluster)
     if name == "embed":
         return embed_specs(params, folder, command, config, cluster)
     if name == "doctor":
@@ -263,6 +267,7 @@ VERBS = {
     "evaluate": Verb("run", _check_evaluate),
     "predict": Verb("out", _check_predict),
     "crossval": Verb("out", _check_crossval),
+    "study": Verb("out", check_study),
     "embed": Verb("out", _check_embed),
     "doctor": Verb("folder", lambda params, config: None),
 }
