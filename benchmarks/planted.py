@@ -2,9 +2,9 @@
 
     python -m benchmarks.planted [--seeds 2] [--jobs 2] [--quick] [--work FOLDER] [--out FILE]
 
-Drawn slides (shards/drawn) with mimics: single tiles of every slide, positive or not, that are the tumour in all but the grain
-of its chromatin. SimCLR blurs its views and hardly tells the two apart, so a frozen encoder does not tell the slides apart; the
-slides' labels can teach it.
+Drawn slides (shards/drawn), alike in all but one thing: where a positive slide has tumour, a negative one has mimics of it, the
+same nuclei with smooth chromatin instead of coarse. SimCLR blurs its views and hardly tells the two apart, so a frozen encoder
+does not tell the slides apart; the slides' labels can teach it.
 
     texture    `slide` must beat `frozen`: the interval of the difference in test AUC lies above 0
     permuted   the same slides, labels dealt out anew within each split: the interval of either arm's AUC holds 0.5
@@ -16,7 +16,6 @@ validation slides of seed 100, which is not among those that count. Run again wi
 """
 
 import argparse
-import csv
 import json
 import multiprocessing
 import os
@@ -33,14 +32,17 @@ from hnm.evidence.compare import Tested, read_test_scores, require_same_slides
 from hnm.evidence.evaluate import read_metrics
 from hnm.statistics.bootstrap import bootstrap_intervals
 from hnm.statistics.metrics import auc
-from shards.drawn.synthetic import make_cohort_images
+from shards.cohort.cohort_table import write_csv
+from shards.drawn.rows import name_slides
+from shards.drawn.synthetic import CLASS_OF_TISSUE, MIMIC, TUMOUR, draw_slide, lay_out_tissue
 from shards.files import write_json
 from shards.seeding import numpy_generator
 from shards.tiling.tile import tile_cohort
 
 PROBLEMS = {"texture": "label", "permuted": "permuted"}  # and the column of their labels
 ARMS = ("frozen", "slide")
-TILE = ("tile.patch_px=32", "tile.points_file=points.csv", "tile.positive_class=tumour")
+SIDE_TILES, PATCH_PX, TUMOUR_SHARE = 4, 32, 0.25  # a slide is 4 x 4 tiles, of which 4 are tumour or mimic
+TILE = (f"tile.patch_px={PATCH_PX}", "tile.points_file=points.csv", "tile.positive_class=tumour")
 COMMON = (
     *("device=cpu", "tracking.enabled=false", "encoder.stem=small", "encoder.norm=batch", "encoder.width=0.125"),
     *("encoder.projection_dim=32", "pretrain.batch_size=64", "pretrain.lr=1e-3", "pretrain.tau=0.2"),
@@ -59,16 +61,25 @@ def make_cohort(folder: Path, sizes: tuple[int, int, int], seed: int) -> Path:
     """Draw and cut a cohort of so many training, validation and test slides; slides.csv gets a column of permuted labels."""
     if (folder / "cohort" / "cohort.json").is_file():
         return folder / "cohort"
-    shares = {"tumour_share": 0.25, "mimic_share": 0.2}
-    table = make_cohort_images(folder / "slides", sum(sizes), 4, 32, seed, split_sizes=sizes, **shares)
-    with open(table, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    permuted = permute([int(row["label"]) for row in rows], [row["split"] for row in rows], seed)
-    with open(table, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "permuted"])
-        writer.writeheader()
-        writer.writerows({**row, "permuted": label} for row, label in zip(rows, permuted, strict=True))
-    tile_cohort(table, folder / "cohort", load_config(overrides=list(TILE)).tile)
+    rows, points, images = name_slides(sum(sizes), seed, split_sizes=sizes), [], folder / "slides" / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(rows):
+        random = numpy_generator(seed, "planted slide", number)
+        tissue = lay_out_tissue(SIDE_TILES, TUMOUR_SHARE, True, random)
+        tissue[(tissue == TUMOUR) & (row.label == 0)] = MIMIC
+        draw_slide(tissue, PATCH_PX, random).save(images / f"{row.name}.png")
+        for down, across in np.ndindex(tissue.shape):
+            word = CLASS_OF_TISSUE.get(int(tissue[down, across]), "normal")
+            points.append((row.name, (across + 0.5) * PATCH_PX, (down + 0.5) * PATCH_PX, word))
+    write_csv(folder / "slides" / "points.csv", ("image", "x", "y", "class"), points)
+    permuted = permute([row.label for row in rows], [row.split for row in rows], seed)
+    columns = ("slide_id", "path", "label", "permuted", "patient_id", "split")
+    table = [
+        (row.name, f"images/{row.name}.png", row.label, other, row.patient, row.split)
+        for row, other in zip(rows, permuted, strict=True)
+    ]
+    slides = write_csv(folder / "slides" / "slides.csv", columns, table)
+    tile_cohort(slides, folder / "cohort", load_config(overrides=list(TILE)).tile)
     return folder / "cohort"
 
 
