@@ -53,7 +53,7 @@ SLIDE = (
     *("finetune.lr=2e-3", "finetune.augment.recipe=weak", "finetune.slide.aggregator_lr=2e-3"),
     *("finetune.slide.slides_per_step=4", "finetune.slide.patches_per_slide=16", "finetune.slide.patience=0"),
 )
-FULL = {"slides": (60, 40, 60), "pretrain_epochs": 4, "finetune_epochs": 15}
+FULL = {"slides": (48, 32, 48), "pretrain_epochs": 4, "finetune_epochs": 8}
 QUICK = {"slides": (12, 8, 8), "pretrain_epochs": 1, "finetune_epochs": 1}
 
 

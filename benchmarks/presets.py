@@ -26,7 +26,7 @@ from shards.tiling.tile import tile_cohort
 
 PRESETS = ("dsmil", "its2clr", "hnm")
 ALL_PRESETS = ("frozen", "simlp", "dsmil", "its2clr", "hnm-paper", "hnm", "slide", "hnm-slide")
-QUICK = ["tile.patch_px=32", "encoder.width=0.125", "aggregate.epochs=10", "pretrain.epochs=1"]
+QUICK = ["tile.patch_px=32", "encoder.width=0.125", "aggregate.epochs=10", "pretrain.epochs=1", "finetune.batch_size=32"]
 
 
 def timed(command: list[str]) -> float:
