@@ -36,6 +36,7 @@ from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
+from hnm.rounds_config import best_round, is_out_of_patience
 from hnm.run.broken import note_broken
 from hnm.run.budget import Watch, is_spent, spent_before_finetune
 from hnm.run.checksums import MINED_FILES, read_state, require_whole, whole
@@ -72,6 +73,8 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
         folder = round_folder(run, round_)
         score_round(model, config, round_, run, session)
         if main_says(partial(is_last, config, round_, run), session.world):
+            if round_ < config.rounds.num_rounds:
+                session.journal.say(f"round {round_} of {config.rounds.num_rounds} is the last: {config.rounds.why_early}")
             break
         if not main_says((folder / "encoder.safetensors").is_file, session.world):
             finetune_round(model, config, round_, run, session)
@@ -94,6 +97,7 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
             require_whole([previous / name for name in MINED_FILES], run, world)
         logits, part = score_slides(aggregator, bags, slides, session)
         chosen = rank_cohort(part, study, config.mining, folder, previous, world)
+        del part  # 0.4 GB at 10^8 patches on one rank
         broken = note_broken(run, session)
         if chosen is not None:
             by_slide = np.full(study.cohort.num_slides, np.nan)
@@ -180,12 +184,18 @@ def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> d
 
 
 def is_last(config: Config, round_: int, run: Path) -> bool:
-    """Return whether a round that is mined is the last: no fine-tuning follows it, or the budget is spent. On rank 0 only."""
-    if round_ == config.rounds.num_rounds or config.rounds.budget is None:
-        return round_ == config.rounds.num_rounds
+    """Return whether a round that is mined is the last: as many as asked for, or patience or budget are at their end.
+
+    On rank 0 only.
+    """
+    rounds = config.rounds
+    if round_ == rounds.num_rounds:
+        return True
     if (round_folder(run, round_) / "encoder.safetensors").is_file():
         return False
-    return is_spent(config.rounds.budget, spent_before_finetune(read_state(run)["phases"], round_))
+    if rounds.patience and is_out_of_patience(validation_of_rounds(run, round_ + 1), rounds.patience):
+        return True
+    return rounds.budget is not None and is_spent(rounds.budget, spent_before_finetune(read_state(run)["phases"], round_))
 
 
 def last_round(config: Config, run: Path) -> int | None:
@@ -207,10 +217,12 @@ def rounds_of(config: Config, run: Path) -> range:
 def choose_round(config: Config, run: Path) -> int:
     """Return the round of a finished run whose model is the result: the last, or that best on validation (AUC, then loss)."""
     rounds = rounds_of(config, run)
-    if config.rounds.choose == "last":
-        return rounds[-1]
-    validation = [read_decision(round_folder(run, r))["validation"] for r in rounds]
-    return max(rounds, key=lambda r: (validation[r]["auc"], -validation[r]["loss"]))
+    return rounds[-1] if config.rounds.choose == "last" else best_round(validation_of_rounds(run, len(rounds)))
+
+
+def validation_of_rounds(run: Path, num: int) -> list[dict[str, Any]]:
+    """Return the validation figures of the first `num` rounds, all of them mined."""
+    return [read_decision(round_folder(run, round_))["validation"] for round_ in range(num)]
 
 
 def round_folder(run: Path, round_: int) -> Path:

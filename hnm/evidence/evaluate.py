@@ -18,6 +18,7 @@ from hnm.encoder.contrastive_model import load_model
 from hnm.encoder.embed import embed
 from hnm.engine.ranks import barrier
 from hnm.evidence.detect import froc_part
+from hnm.evidence.gain import gain_of_finetuning
 from hnm.evidence.measure import count_patients, instance_part, require_scores, round_rows, slide_part, warnings_of
 from hnm.evidence.patch_threshold import patch_threshold_part
 from hnm.evidence.without_patch import explain_without_patch, without_patch_part
@@ -130,6 +131,7 @@ def measure(
         "froc": froc,
         "validation": validation,
         "rounds": round_rows(decisions, folders, study),
+        "gain": gain_of_finetuning(run, len(folders), config.rounds.choose, study, seed),
         "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
         "broken_patches": count_broken(broken, study, study.test),

@@ -97,6 +97,7 @@ def values_of(
         "warnings": warnings_of(record),
         "rounds": _rounds(record),
         "chosen": record.chosen,
+        "gain": record.gain,
         "metrics": _metrics(record.metrics),
         "pictures": pictures,
         "table": slide_table(record, heatmaps, set(embedded)),

@@ -84,8 +84,7 @@ def what_is_done(run: Path, config: Config) -> str | None:
     if (run / "metrics.json").is_file():
         return "trained and evaluated"
     if (last := last_round(config, run)) is not None:
-        is_early = last < config.rounds.num_rounds
-        early = f" (round {last} is the last: the budget {config.rounds.budget} is spent)" if is_early else ""
+        early = f" (round {last} is the last: {config.rounds.why_early})" if last < config.rounds.num_rounds else ""
         return f"trained{early}; next: hnm evaluate {run}"
     if (run / "encoder.safetensors").is_file():
         return f"pretrained; next: hnm train COHORT RUN --encoder {run / 'encoder.safetensors'}"
