@@ -4,6 +4,7 @@
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,7 @@ from shards.errors import InputError
 from shards.files import whole_file, write_json
 
 
-def fit_fold(
-    request: StudyRequest, names: list[str], key: Fold, cohort: Path, signals: StopSignals
-) -> str | None:
+def fit_fold(request: StudyRequest, names: list[str], key: Fold, cohort: Path, signals: StopSignals) -> str | None:
     """Fit and evaluate the baselines of a fold that are missing; return what went wrong, None if nothing.
 
     Raises:
@@ -41,8 +40,11 @@ def fit_fold(
     folders = {name: run_folder(method_folder(request.out, BASELINE + name), key) for name in names}
     if all((folder / "metrics.json").is_file() for folder in folders.values()):
         return None
-    with claim_of_fold(first_request(request, cohort), key, signals) as is_mine:
+    asked = replace(first_request(request, cohort), share="1/1" if request.part else None)
+    with claim_of_fold(asked, key, signals) as is_mine:
         if not is_mine:
+            if request.part:  # nobody else has this part: see claim_of_fold
+                return "another process is at it"
             print(f"{told}: another process is at it", flush=True)
             return None
         print(told, flush=True)

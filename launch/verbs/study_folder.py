@@ -164,9 +164,10 @@ def check_methods(request: StudyRequest, methods: Methods, cohort: Path) -> None
 
 def plan_of(request: StudyRequest, methods: Methods, cohort: Cohort) -> dict[str, Any]:
     """Return what plan.json says."""
+    encoder = request.encoder.resolve() if isinstance(request.encoder, Path) else request.encoder  # however it was written
     return {
         "cohort": str(request.cohort.resolve()), "fingerprint": cohort.fingerprint, "folds": request.num_folds,
-        "seeds": request.seeds, "encoder": None if request.encoder is None else str(request.encoder),
+        "seeds": request.seeds, "encoder": None if encoder is None else str(encoder),
         "budget": request.budget, "null": request.null, "methods": methods.presets, "baselines": methods.baselines,
     }  # fmt: skip
 
