@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from hnm.baselines.baselines import BASELINES
 from hnm.config import ConfigError, load_config
 from hnm.encoder.contrastive_model import fresh_model
 from hnm.encoder.networks import metadata_of
 from hnm.engine.state import load_weights, save_weights
+from launch.cli.main import app
 from launch.cluster.submit_study import check_study, study_specs
 from launch.process.preemption import Preempted
 from launch.verbs import crossval, study
@@ -124,16 +126,12 @@ def test_a_method_asked_for_later_is_its_cross_validation(
 
 
 @pytest.mark.slow
-def test_without_an_encoder_each_fold_pretrains_one_on_two_ranks_too(
-    tiny_slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_without_an_encoder_each_fold_pretrains_one_from_a_table_of_slides(tiny_slides: Path, tmp_path: Path) -> None:
     overrides = [*SMALL, "pretrain.batch_size=8", "finetune.slide.patches_per_slide=4", *TILE]
     out = tmp_path / "out"
     asked = request(tiny_slides, out, None, overrides=overrides, methods="slide", null=True, budget="epochs=1")
-    assert study.run(replace(asked, part="first:2/3", ranks=2)) == 0
-    state = json.loads((out / "first/repeat-0/fold-1/state.json").read_text())
-    assert [attempt["ranks"] for attempt in state["attempts"]] == [2]
+    assert study.run(replace(asked, part="first:2/3")) == 0
+    assert [path.name for path in out.glob("first/repeat-0/fold-*")] == ["fold-1"]
     assert study.run(replace(asked, part="5/6")) == 0
     starts = [load_weights(out / part / "repeat-0/fold-1/encoder-start.safetensors")[0] for part in ("first", "methods/slide")]
     assert all(tensor.equal(starts[1][name]) for name, tensor in starts[0].items())
@@ -159,6 +157,14 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tiny_cohort: Path,
     (tmp_path / "full" / "thesis.txt").touch()
     with pytest.raises(InputError, match="exists and is no study of hnm"):
         study.run(replace(asked, out=tmp_path / "full"))
+
+
+def test_ranks_get_the_same_command(tiny_cohort: Path, encoder: Path, tmp_path: Path) -> None:
+    asked = request(tiny_cohort, tmp_path, encoder, null=True, budget="steps=3", part="first", seeds=2, ranks=4, config="demo")
+    command: Any = typer.main.get_command(app).commands["study"]  # type: ignore[attr-defined]
+    params = command.make_context("study", study.words_of(asked)[1:]).params
+    names = ("source", "out", "methods", "encoder", "folds", "seeds", "budget", "null", "part", "config", "overrides", "ranks")
+    assert StudyRequest(*(params[name] for name in names)) == asked
 
 
 def test_names_of_methods(tmp_path: Path) -> None:
