@@ -23,7 +23,10 @@ from hnm.rounds import START_ENCODER, round_folder
 from hnm.run.budget import spent_before_finetune, spent_in_all
 from hnm.run.checksums import read_state
 
-FIGURES = ("slide auc", "instance auc", "instance in_positive_auc", "slide auprc", "slide balanced_accuracy", "slide brier")
+FIGURES = (
+    "slide auc", "instance auc", "context auc", "instance in_positive_auc", "slide auprc", "slide balanced_accuracy",
+    "slide brier",
+)  # fmt: skip
 COMPARED = ("slide auc", "instance auc")  # to the best baseline
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -110,6 +110,7 @@ def _measured(request: StudyRequest, name: str, view: Cohort) -> Measured:
     runs = {key: run_folder(out, key) for key in request.keys}
     metrics = {key: read_metrics(run) for key, run in runs.items()}
     warnings = sorted({warning for its in metrics.values() for warning in its["warnings"]})
+    warnings += read_metrics(out)["interval_warnings"]
     if name.startswith(BASELINE):
         spent = {key: {"seconds": its["seconds"], "steps": 0, "epochs": 0, "rounds": 0} for key, its in metrics.items()}
         curves = {key: [(its["seconds"], its["validation"]["auc"])] for key, its in metrics.items() if its["validation"]["auc"]}
