@@ -35,11 +35,12 @@ from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
+from hnm.mining.rescore import is_full, rows_to_rescore, told_of_rescoring
 from hnm.run.broken import note_broken
 from hnm.run.checksums import MINED_FILES, require_whole, whole
 from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
-from hnm.run.study import Study
+from hnm.run.study import Rows, Study
 from hnm.statistics.metrics import scores_at, youden_threshold
 from shards.cohort.cohort import FEATURES
 from shards.errors import InputError
@@ -83,15 +84,17 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
     if main_says((folder / "mining.json").is_file, world):
         forget_features(folder, config, session)
         return
-    bags = bags_of_round(model, config, round_, run, session)
+    rows = rows_of_round(config, round_, run, session)
+    bags = bags_of_round(model, config, round_, run, session, rows)
     aggregator = aggregate_round(bags, config, round_, run, session)
     with phase("mine", round_, run, session) as record:
         slides = study.embedded_slides
         previous = round_folder(run, round_ - 1) if round_ else None
         if previous is not None:
             require_whole([previous / name for name in MINED_FILES], run, world)
-        logits, part = score_slides(aggregator, bags, slides, session)
-        chosen = rank_cohort(part, study, config.mining, folder, previous, world)
+        logits, part = score_slides(aggregator, bags, slides, session, rows)
+        is_partial = not is_full(config.rounds, round_)
+        chosen = rank_cohort(part, study, config.mining, folder, previous, world, is_partial)
         del part  # 0.4 GB at 10^8 patches on one rank
         broken = note_broken(run, session)
         if chosen is not None:
@@ -100,21 +103,39 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
             write_array(folder / "slide_scores.npy", by_slide)
             validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], session)
             ratio = _self_paced_ratio(config, round_)
+            told = None
+            if config.rounds.rescore == "adaptive":
+                told = told_of_rescoring(
+                    config.rounds, round_, rows.num_rows, chosen.negatives, previous, study, session.seed
+                )
             record.keep()
-            decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous)
+            decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous, told)
             _report(decision, round_, session)
     forget_features(folder, config, session)
     barrier(world)
 
 
-def bags_of_round(model: ContrastiveModel | None, config: Config, round_: int, run: Path, session: Session) -> Bags:
+def rows_of_round(config: Config, round_: int, run: Path, session: Session) -> Rows:
+    """Return the patches that a round embeds and scores: all of its slides, or some. Every rank must call it."""
+    study = session.study
+    if is_full(config.rounds, round_):
+        return study.rows_of(study.embedded_slides)
+    folder, previous = round_folder(run, round_), round_folder(run, round_ - 1)
+    require_whole([previous / "scores.npy"], run, session.world)
+    return rows_to_rescore(config.rounds, round_, folder, previous, study, session.seed, session.world)
+
+
+def bags_of_round(
+    model: ContrastiveModel | None, config: Config, round_: int, run: Path, session: Session, rows: Rows
+) -> Bags:
     """Return the features of a round: embedded now, or before; or given, without a model. Every rank must call it."""
     folder, world, study = round_folder(run, round_) / FEATURES, session.world, session.study
     if model is None:
         return open_bags(study.cohort.root / FEATURES, world, study.embedded_slides)
     if not main_says(lambda: features_complete(folder), world):
         with phase("embed", round_, run, session) as record:
-            embed(model.encoder, study.embedded_slides, config.rounds.embed_batch_size, folder, session, record.keep)
+            batch_size = config.rounds.embed_batch_size
+            embed(model.encoder, study.embedded_slides, batch_size, folder, session, record.keep, rows)
     return open_bags(folder, world)
 
 
@@ -227,6 +248,11 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     )
     if config.finetune.objective == "slide":
         return
+    if config.rounds.rescore == "adaptive" and config.rounds.rescore_share < config.mining.neg_ratio:
+        raise InputError(
+            f"rounds.rescore_share is {config.rounds.rescore_share}, less than mining.neg_ratio {config.mining.neg_ratio}: hard "
+            "negatives are mined among the patches that are scored anew. Raise it, or lower mining.neg_ratio"
+        )
     num_negatives = study.num_patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
     mined = count_of_share(config.mining.neg_ratio, num_negatives)
     what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {num_negatives} negative-slide patches)"

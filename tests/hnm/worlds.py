@@ -134,7 +134,7 @@ def mine_and_share(session: Session, folder: Path) -> Mined:
 
 def part_of(scores: np.ndarray, study: Study, world: World) -> Part:
     """Return this rank's part of the scores (N,) of a whole cohort."""
-    bounds = bounds_of_ranks(study, study.embedded_slides, world.size)
+    bounds = bounds_of_ranks(study.rows_of(study.embedded_slides), study.cohort.num_patches, world.size)
     ids = slice(int(bounds[world.rank]), int(bounds[world.rank + 1]))
     return Part(scores[ids], bounds, ids)
 
