@@ -60,8 +60,8 @@ def started(finished_run: Path, run: Path) -> Path:
     return run
 
 
-def go_on(run: Path, cohort: Path, journal: Journal | None = None) -> None:
-    config = tiny_config()
+def go_on(run: Path, cohort: Path, journal: Journal | None = None, overrides: tuple[str, ...] = ()) -> None:
+    config = tiny_config(*overrides)
     with tiny_session(WORLD, cohort, config, journal) as session:
         train(config, run / START_ENCODER, run, session)
 
