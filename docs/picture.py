@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from hnm.evidence.evaluate import read_metrics
 from hnm.mining.coordinator import load_mined, read_scores
-from hnm.rounds import round_folder
+from hnm.run_rounds import round_folder
 from shards.cohort.annotations import read_annotation
 from shards.cohort.cohort import Cohort
 from shards.cohort.slides import read_slides

@@ -189,7 +189,7 @@ def pipeline_specs(slides_csv: Path, folder: Path, config: Config, cluster: str)
         config: the resolved configuration.
         cluster: only `slurm` has arrays.
     """
-    from hnm.rounds import last_round
+    from hnm.run_rounds import last_round
 
     cohort, pretrained, run = (folder / name for name in PIPELINE_FOLDERS)
     encoder = pretrained / "encoder.safetensors"

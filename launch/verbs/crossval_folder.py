@@ -17,9 +17,9 @@ from hnm.config import Config, ConfigError, difference, read_config, record_conf
 from hnm.engine.state import load_weights
 from hnm.evidence.folds import draw_folds, splits_of_fold
 from hnm.report.page import REPORT_FILE
-from hnm.rounds import START_ENCODER
 from hnm.run.heartbeat import BEAT_EVERY_S
 from hnm.run.seen import changes
+from hnm.run_rounds import START_ENCODER
 from launch.process.local import stop_if_asked
 from launch.process.preemption import StopSignals
 from launch.process.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, SUBFOLDER, WAIT_FOR_CLAIM_S

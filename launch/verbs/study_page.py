@@ -26,8 +26,8 @@ from hnm.evidence.compare_methods import (
 from hnm.evidence.crossval import summarise, write_predictions
 from hnm.evidence.evaluate import read_metrics
 from hnm.report.study_report import make_study_report, print_study
-from hnm.rounds import START_ENCODER
 from hnm.run.checksums import read_state
+from hnm.run_rounds import START_ENCODER
 from launch.process.status import read_status
 from launch.verbs.crossval_folder import run_folder
 from launch.verbs.study_folder import (
