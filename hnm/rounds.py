@@ -41,7 +41,7 @@ from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
 from hnm.run.study import Study
 from hnm.statistics.metrics import scores_at, youden_threshold
-from shards.cohort.cohort import FEATURES
+from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import write_array
 
@@ -213,6 +213,18 @@ def _self_paced_ratio(config: Config, round_: int) -> float:
     )
 
 
+def require_pictures_of_rounds(config: Config, cohort: Cohort) -> None:
+    """Refuse to fine-tune on features that were given.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if config.rounds.num_rounds:
+        cohort.require_pictures(
+            f"rounds.num_rounds={config.rounds.num_rounds} fine-tunes an encoder (0: an aggregator alone is trained), which"
+        )
+
+
 def check_batches(config: Config, study: Study, world: World) -> None:
     """Refuse a fine-tuning batch that the hard negatives cannot fill, before hours are spent.
 
@@ -221,9 +233,7 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     """
     if config.rounds.num_rounds == 0:
         return
-    study.cohort.require_pictures(
-        f"rounds.num_rounds={config.rounds.num_rounds} fine-tunes an encoder (0: an aggregator alone is trained), which"
-    )
+    require_pictures_of_rounds(config, study.cohort)
     if config.finetune.objective == "slide":
         return
     num_negatives = study.num_patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
