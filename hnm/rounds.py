@@ -45,7 +45,7 @@ from hnm.run.session import Session
 from hnm.run.study import Rows, Study
 from hnm.run_rounds import START_ENCODER, is_last, round_folder
 from hnm.statistics.metrics import scores_at, youden_threshold
-from shards.cohort.cohort import FEATURES
+from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import write_array
 
@@ -227,6 +227,18 @@ def _self_paced_ratio(config: Config, round_: int) -> float:
     )
 
 
+def require_pictures_of_rounds(config: Config, cohort: Cohort) -> None:
+    """Refuse to fine-tune on features that were given.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if config.rounds.num_rounds:
+        cohort.require_pictures(
+            f"rounds.num_rounds={config.rounds.num_rounds} fine-tunes an encoder (0: an aggregator alone is trained), which"
+        )
+
+
 def check_batches(config: Config, study: Study, world: World) -> None:
     """Refuse a fine-tuning batch that the hard negatives cannot fill, before hours are spent.
 
@@ -235,9 +247,7 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     """
     if config.rounds.num_rounds == 0:
         return
-    study.cohort.require_pictures(
-        f"rounds.num_rounds={config.rounds.num_rounds} fine-tunes an encoder (0: an aggregator alone is trained), which"
-    )
+    require_pictures_of_rounds(config, study.cohort)
     if config.finetune.objective == "slide":
         return
     if config.rounds.rescore == "adaptive" and config.rounds.rescore_share < config.mining.neg_ratio:
