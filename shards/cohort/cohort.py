@@ -4,6 +4,7 @@
       cohort.json       format version, settings, shard names (index = the `shard` column), totals
       slides.parquet    a row per slide
       patches.parquet   a row per patch; the row number is the patch id, in slide order
+      mimics.npy        (N,) bool, the patches of tile.mimic_groups; only where these were given
       shards/*.tar      WebDataset tars of JPEGs; or, of hnm import features, features/ in their place
 
 A patch is a row number: scores, labels, weights and features are plain arrays indexed by it.
@@ -25,6 +26,7 @@ from shards.files import plain_name
 
 FORMAT_VERSION = 1
 FEATURES = "features"  # folder with features in the place of pictures
+MIMICS = "mimics.npy"
 
 PATCH_SCHEMA = pa.schema(
     [
@@ -68,16 +70,18 @@ class Cohort:
         info: cohort.json.
         slides: slides.parquet, a row per slide.
         patches: the patch table; row number = patch id.
+        mimics: (N,) bool, the patches known to look like a tumour and to be none; None where it is not known.
     """
 
     root: Path
     info: dict[str, Any]
     slides: pa.Table
     patches: Patches
+    mimics: np.ndarray | None = None
 
     @classmethod
-    def open(cls, root: Path) -> "Cohort":
-        """Read the tables of the cohort in folder `root`.
+    def open(cls, root: Path, with_mimics: bool = True) -> "Cohort":
+        """Read the tables of the cohort in folder `root`; `with_mimics=False` while mimics.npy is not written yet.
 
         Raises:
             InputError: the folder is no finished cohort, or is of another format version.
@@ -102,7 +106,8 @@ class Cohort:
         slides = _read_table(root / "slides.parquet")
         table = _read_table(root / "patches.parquet", PATCH_SCHEMA)
         patches = Patches(**{name: table[name].to_numpy() for name in PATCH_SCHEMA.names})
-        return cls(root, info, slides, patches)
+        asked_for = with_mimics and "features" not in info and info.get("settings", {}).get("mimic_groups")
+        return cls(root, info, slides, patches, _read_mimics(root / MIMICS, len(patches)) if asked_for else None)
 
     @property
     def num_patches(self) -> int:
@@ -179,7 +184,8 @@ class Cohort:
 
     def restricted(self, keep: np.ndarray) -> "Cohort":
         """Return the same cohort with only the patches where `keep` (N,) bool is true; patch ids are counted anew."""
-        return replace(self, patches=self.patches.take(np.flatnonzero(keep)))
+        mimics = None if self.mimics is None else self.mimics[keep]
+        return replace(self, patches=self.patches.take(np.flatnonzero(keep)), mimics=mimics)
 
     def _require(self, column: str, key: str) -> None:
         if column not in self.slides.column_names:
@@ -195,6 +201,18 @@ def _read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         return pq.read_table(path, schema=schema)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not readable as a Parquet table ({_first_line(error)}). Tile the slides again") from error
+
+
+def _read_mimics(path: Path, num_patches: int) -> np.ndarray:
+    """Return the memory-mapped mimics of a cohort that was asked for them."""
+    try:
+        mimics = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable ({_first_line(error)}). Run the same hnm tile again") from None
+    if mimics.shape != (num_patches,) or mimics.dtype != bool:
+        raise InputError(f"{path}: is of another cohort: it has {mimics.shape} {mimics.dtype}, not ({num_patches},) bool. "
+                         "Run the same hnm tile again")
+    return np.asarray(mimics)
 
 
 def _first_line(error: Exception) -> str:
