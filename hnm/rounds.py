@@ -11,6 +11,7 @@ between any two lines.
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
+from hnm.rounds_config import best_round, is_out_of_patience
 from hnm.run.broken import note_broken
-from hnm.run.checksums import MINED_FILES, require_whole, whole
+from hnm.run.budget import Watch, is_spent, spent_before_finetune
+from hnm.run.checksums import MINED_FILES, read_state, require_whole, whole
 from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
 from hnm.run.study import Study
@@ -69,7 +72,9 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
     for round_ in range(config.rounds.num_rounds + 1):
         folder = round_folder(run, round_)
         score_round(model, config, round_, run, session)
-        if round_ == config.rounds.num_rounds:
+        if main_says(partial(is_last, config, round_, run), session.world):
+            if round_ < config.rounds.num_rounds:
+                session.journal.say(f"round {round_} of {config.rounds.num_rounds} is the last: {config.rounds.why_early}")
             break
         if not main_says((folder / "encoder.safetensors").is_file, session.world):
             finetune_round(model, config, round_, run, session)
@@ -92,6 +97,7 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
             require_whole([previous / name for name in MINED_FILES], run, world)
         logits, part = score_slides(aggregator, bags, slides, session)
         chosen = rank_cohort(part, study, config.mining, folder, previous, world)
+        del part  # 0.4 GB at 10^8 patches on one rank
         broken = note_broken(run, session)
         if chosen is not None:
             by_slide = np.full(study.cohort.num_slides, np.nan)
@@ -114,7 +120,7 @@ def bags_of_round(model: ContrastiveModel | None, config: Config, round_: int, r
     if not main_says(lambda: features_complete(folder), world):
         with phase("embed", round_, run, session) as record:
             embed(model.encoder, study.embedded_slides, config.rounds.embed_batch_size, folder, session, record.keep)
-    return open_bags(folder, world)
+    return open_bags(folder, world, study.embedded_slides)  # a study's first features are of all slides
 
 
 def forget_features(folder: Path, config: Config, session: Session) -> None:
@@ -150,14 +156,15 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
         about = {**metadata_of(model.encoder), "round": str(round_)}
         num_rounds = config.rounds.num_rounds
         before = steps_of_finetuning(run, round_) if session.world.is_main else 0  # rank 0 tells them
+        watch = Watch(config.rounds.budget, round_ * config.finetune.epochs_per_round, record, session)
         if config.finetune.objective == "supcon":
             tuning, mining = config.finetune, config.mining
-            weights, num_steps = finetune(model, mined, tuning, mining, round_, num_rounds, session, before)
+            weights, num_steps = finetune(model, mined, tuning, mining, round_, num_rounds, session, before, watch.is_over)
         else:
             settings = RoundSettings(config.finetune, config.mining, config.aggregate, num_rounds)
             first = load_aggregator(folder / "aggregator.safetensors", model.encoder.feature_dim, session)
-            weights, num_steps = finetune_on_slides(model, first, mined, settings, round_, session, before)
-        record.keep(steps=num_steps)
+            weights, num_steps = finetune_on_slides(model, first, mined, settings, round_, session, before, watch.is_over)
+        record.keep(steps=num_steps, epochs=watch.epochs)
         if session.world.is_main:
             save_trained(folder / "encoder.safetensors", weights, about, base)
         barrier(session.world)
@@ -176,13 +183,46 @@ def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> d
     return {**scores_at(labels, scores, threshold), "threshold": threshold, "loss": bag_loss(logits, labels)}
 
 
+def is_last(config: Config, round_: int, run: Path) -> bool:
+    """Return whether a round that is mined is the last: as many as asked for, or patience or budget are at their end.
+
+    On rank 0 only.
+    """
+    rounds = config.rounds
+    if round_ == rounds.num_rounds:
+        return True
+    if (round_folder(run, round_) / "encoder.safetensors").is_file():
+        return False
+    if rounds.patience and is_out_of_patience(validation_of_rounds(run, round_ + 1), rounds.patience):
+        return True
+    return rounds.budget is not None and is_spent(rounds.budget, spent_before_finetune(read_state(run)["phases"], round_))
+
+
+def last_round(config: Config, run: Path) -> int | None:
+    """Return the last round of a finished run, None if there is work left: fewer than asked for where the budget was spent."""
+    for round_ in range(config.rounds.num_rounds + 1):
+        if not (round_folder(run, round_) / "mining.json").is_file():
+            return None
+        if is_last(config, round_, run):
+            return round_
+    return None
+
+
+def rounds_of(config: Config, run: Path) -> range:
+    """Return the rounds of a finished run, or those that one at work may come to."""
+    last = last_round(config, run)
+    return range((config.rounds.num_rounds if last is None else last) + 1)
+
+
 def choose_round(config: Config, run: Path) -> int:
-    """Return the round whose model is the result: the last, or the one best on validation (AUC, then loss)."""
-    rounds = range(config.rounds.num_rounds + 1)
-    if config.rounds.choose == "last":
-        return rounds[-1]
-    validation = [read_decision(round_folder(run, r))["validation"] for r in rounds]
-    return max(rounds, key=lambda r: (validation[r]["auc"], -validation[r]["loss"]))
+    """Return the round of a finished run whose model is the result: the last, or that best on validation (AUC, then loss)."""
+    rounds = rounds_of(config, run)
+    return rounds[-1] if config.rounds.choose == "last" else best_round(validation_of_rounds(run, len(rounds)))
+
+
+def validation_of_rounds(run: Path, num: int) -> list[dict[str, Any]]:
+    """Return the validation figures of the first `num` rounds, all of them mined."""
+    return [read_decision(round_folder(run, round_))["validation"] for round_ in range(num)]
 
 
 def round_folder(run: Path, round_: int) -> Path:

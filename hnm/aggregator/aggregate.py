@@ -37,7 +37,8 @@ class AggregateConfig(BaseModel):
     kind: Kind = Field(
         "dsmil",
         description="the aggregator: dsmil (the method's), or to compare with: abmil, abmil_gated (Ilse et al.), clam_sb, "
-        "max, mean (of the patches' logits), simlp (a small network on the mean of the features)",
+        "max, mean (of the patches' logits), simlp (a small network on the mean of the features), abmilx (attention of several "
+        "heads that similar patches share), transmil (self-attention of all patches, exact: its time grows with their square)",
     )
     num_members: int = Field(
         1, ge=1, description="aggregators trained side by side from different starts, whose logits are averaged; 1 = the paper"

@@ -29,9 +29,10 @@ from shards.tiling.sites import UNKNOWN, Sites
 from shards.tiling.tile import first_label, slides_of_table
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.tile_summary import TileSummary
-from shards.tiling.unit import Unit, unit_path, write_pictureless_unit
+from shards.tiling.unit import Unit, annotation_fields, unit_path, write_pictureless_unit
 
 NO_PLACE = -1  # coordinate of a patch whose place is unknown
+NO_USE = "its file of features does not tell both where the patches are and how large"
 
 
 @dataclass
@@ -99,22 +100,26 @@ def _import_one(
     found = read_features(path, name)
     _hold_against(found, given)
     is_negative = annotated and first_label(slide) == 0
-    sites = _sites(found, slide, config, is_negative)
+    sites, told = _sites(found, slide, config, is_negative)
     width, height = found.size or (None, None)
     unit = Unit(
         "", "done" if len(sites) else "empty: its file has no patch", width, height, found.mpp or slide.mpp,
-        "table" if slide.mpp else "", len(sites), patch_level0=found.patch_level0,
+        "table" if slide.mpp else "", len(sites), patch_level0=found.patch_level0, **told,
     )  # fmt: skip
     write_pictureless_unit(unit_path(cohort, slide), unit, sites)
     return unit, found.features if len(sites) else None
 
 
-def _sites(found: ForeignFeatures, slide: Slide, config: TileConfig, is_negative: bool) -> Sites:
+def _sites(
+    found: ForeignFeatures, slide: Slide, config: TileConfig, is_negative: bool
+) -> tuple[Sites, dict[str, Any]]:
+    """Return where a slide's patches are with their truth, and what a `Unit` says of its annotation."""
     num = len(found.features)
     truth = np.full(num, 0 if is_negative else UNKNOWN, np.int8)
+    told = {"annotation_problem": NO_USE} if slide.annotation is not None else {}
     if found.xy_level0 is None:
         nowhere = np.full(num, NO_PLACE, np.int32)
-        return Sites(nowhere, nowhere, truth)
+        return Sites(nowhere, nowhere, truth), told
     x, y = found.xy_level0.T.astype(np.int32)
     if slide.annotation is not None and found.patch_level0 is not None:
         annotation = read_annotation(
@@ -124,7 +129,8 @@ def _sites(found: ForeignFeatures, slide: Slide, config: TileConfig, is_negative
             require_on_slide(annotation, slide.annotation, *found.size)
         if not (annotation.problem and is_negative):
             truth = truth_of(annotation, x, y, found.patch_level0, config.truth_share)
-    return Sites(x, y, truth)
+        told = annotation_fields(annotation)
+    return Sites(x, y, truth), told
 
 
 def _hold_against(found: ForeignFeatures, given: Given) -> None:
@@ -134,6 +140,8 @@ def _hold_against(found: ForeignFeatures, given: Given) -> None:
         InputError: naming both numbers.
     """
     dim = found.features.shape[1]
+    if not len(found.features):
+        return
     if given.dim is not None and dim != given.dim:
         raise InputError(
             f"{found.path}: {dim} numbers a patch, {given.dim} in the files before. Give features of one encoder"

@@ -51,12 +51,12 @@ def embed(
     """
     world, study = session.world, session.study
     forward = for_inference(encoder, session.engine, world)
-    ids = study.patches_of(slides)
-    files = [file_batches(len(ids), batch_size, rank, world.size) for rank in range(world.size)]
+    rows = study.rows_of(slides)
+    files = [file_batches(rows.num_rows, batch_size, rank, world.size) for rank in range(world.size)]
     mine = files[world.rank]
     missing = [batches for batches in mine if not _is_written(folder / file_of_batches(batches), session)]
     num_batches, num_missing = (sum(len(batches) for batches in some) for some in (mine, missing))
-    read = session.reader.batches([ids[start:stop] for batches in missing for start, stop in batches])
+    read = session.reader.batches(rows.ids(start, stop) for batches in missing for start, stop in batches)
     counted = session.journal.progress(read, "embed", num_batches, num_batches - num_missing)
     most = max_over_ranks(num_missing, world)
     for batches in missing:

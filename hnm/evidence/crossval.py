@@ -130,7 +130,11 @@ def pooled(predictions: pa.Table, seed: int) -> dict[str, Any]:
     Scores of different folds come from different models, each with its own scale: the pooled AUC is a little pessimistic,
     and the mean over folds is the first figure to look at.
     """
-    its = arrays_of(predictions)
+    return pooled_of(arrays_of(predictions), seed)
+
+
+def pooled_of(its: OutOfFold, seed: int) -> dict[str, Any]:
+    """Return what `pooled` does, of arrays."""
     intervals = bootstrap_intervals(its.figures_of, its.labels, its.patients, seed=seed)
     values = its.figures_of(np.arange(len(its.labels)))
     return {name: {"value": value, **intervals[name]._asdict()} for name, value in values.items()}

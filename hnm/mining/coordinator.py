@@ -1,9 +1,9 @@
 """The coordinator: the ranks' patch scores become one ranking of the whole cohort, and every rank is told what to sample.
 
     rank r: scores of its ids ──tensors──▶ rank 0: scores.npy ▶ choose ▶ label
-    rank 0: pseudo_labels.npy, weights.npy, negatives.npy, candidates.npy ──tensors──▶ every rank
+    rank 0: pseudo_labels.npy, weights.npy, negatives.npy, candidates.npy ──mapped──▶ every rank; a node's ranks share them
 
-10^8 patches on 2 ranks take seconds and 2.6 GB on rank 0: see benchmarks/coordinator.py.
+What 10^8 patches take in seconds and memory: benchmarks/coordinator.py.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hnm.aggregator.score import Part, gather_scores
-from hnm.engine.ranks import World, broadcast_array
+from hnm.engine.ranks import World, map_array
 from hnm.mining.mimics import mimic_figures
 from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
 from hnm.run.checksums import read_json
@@ -46,6 +46,7 @@ def rank_cohort(
     if scores is None:
         return None
     write_array(folder / "scores.npy", scores)  # no memory map of the new file: on a full disk that is a bus error
+    scores = read_scores(folder)  # in place of our own copy, 0.4 GB at 10^8
     return choose(scores, study.kinds, study.cohort.patch_bounds, config)
 
 
@@ -132,26 +133,28 @@ def read_scores(folder: Path) -> np.ndarray:
 
 
 def load_mined(folder: Path) -> Mined:
-    """Return what a finished mining phase decided.
+    """Return what a finished mining phase decided, as read-only memory maps of its files where they are as ours.
 
     Runs of before 2026-11-28 have no negatives.npy: theirs are the patches of pseudo label 0 and weight 1.
     """
-    labels, weights, candidates, scores = (np.load(folder / f"{name}.npy") for name in MINED_ARRAYS if name != "negatives")
+    labels, weights, candidates, scores = (
+        np.load(folder / f"{name}.npy", mmap_mode="r") for name in MINED_ARRAYS if name != "negatives"
+    )
     if weights.dtype.kind != "f":
         weights = weights.astype(np.float32)
     path = folder / "negatives.npy"
-    negatives = np.load(path) if path.is_file() else np.flatnonzero((weights == 1) & (labels == 0))
+    negatives = np.load(path, mmap_mode="r") if path.is_file() else np.flatnonzero((weights == 1) & (labels == 0))
     return Mined(labels, weights, negatives, candidates, scores)
 
 
 def share_mined(folder: Path, world: World) -> Mined:
-    """Return a round's decision on every rank: read on rank 0, broadcast as tensors. Every rank must call it.
+    """Return a round's decision on every rank, which maps the files that rank 0 wrote. Every rank must call it.
 
     Raises:
-        InputError: on every rank: the arrays do not fit together, or nothing could be drawn by them.
+        InputError: on every rank: the arrays do not fit together, or nothing could be drawn by them; on one: see `map_array`.
     """
     read = load_mined(folder) if world.is_main else None
-    mined = Mined(*(broadcast_array(getattr(read, name, None), world) for name in MINED_ARRAYS))
+    mined = Mined(*(map_array(folder / f"{name}.npy", getattr(read, name, None), world) for name in MINED_ARRAYS))
     if (problem := unsound(mined)) is not None:
         raise InputError(f"{folder}: {problem}. Remove mining.json there, and the same command mines anew")
     return mined

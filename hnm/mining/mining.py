@@ -9,12 +9,15 @@ copies n numbers in double precision: beside the scores, 10^8 patches take one f
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from hnm.mining.ranking import Ties, by_score, mark_top, mark_top_of_slides, top_share
+
+ROWS_AT_ONCE = 1 << 22
 
 
 class MiningConfig(BaseModel):
@@ -107,6 +110,15 @@ class Mined:
     negatives: np.ndarray
     candidates: np.ndarray
     candidate_scores: np.ndarray
+
+    @cached_property
+    def has_easy(self) -> bool:
+        """Do patches of pseudo label 0 that are no hard negatives have a weight, too? Read in pieces: the arrays may be maps."""
+        drawable = 0
+        for start in range(0, len(self.weights), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            drawable += int(np.count_nonzero(self.weights[part][self.pseudo_labels[part] == 0]))
+        return drawable != len(self.negatives)
 
     def self_paced(self, ratio: float, ties: Ties) -> np.ndarray:
         """Return the ids of the best `ratio` of the candidates."""

@@ -98,6 +98,7 @@ def values_of(
         "rounds": _rounds(record),
         "knows_mimics": record.study.cohort.mimics is not None,
         "chosen": record.chosen,
+        "gain": record.gain,
         "metrics": _metrics(record.metrics),
         "pictures": pictures,
         "table": slide_table(record, heatmaps, set(embedded)),

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,11 @@ Fold = tuple[int, int]  # (repeat, fold), both from 0
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """What the command line asks for.
+
+    Attributes:
+        features_of: of a study: the folder with a fold's first features, embedded before by the start encoder.
+    """
 
     cohort: Path
     out: Path
@@ -48,6 +52,7 @@ class Request:
     encoders_of: Path | None
     ranks: int
     reports: bool = False
+    features_of: Callable[[Fold], Path | None] = lambda key: None
 
 
 def check(request: Request, config: Config) -> Cohort:

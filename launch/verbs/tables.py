@@ -71,6 +71,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(_test_table(metrics))
     console.print(_rounds_table(metrics))
+    if (gain := metrics.get("gain")) is not None:
+        console.print(gain["says"], markup=False, soft_wrap=True)
     for warning in warnings_told(metrics):
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 

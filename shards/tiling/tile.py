@@ -20,8 +20,7 @@ from shards.cohort.same_slides import same_slide_warnings
 from shards.cohort.slides import Slide, read_slide_table
 from shards.cohort.split_counts import count_splits, split_warnings
 from shards.errors import InputError
-from shards.exchange.coords import SUFFIXES
-from shards.exchange.names import files_of_slides
+from shards.exchange.coords import coords_files
 from shards.progress import Progress
 from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
 from shards.tiling.masks import masks_of_slides
@@ -133,7 +132,7 @@ def _plan_at_coords(
 ) -> Plan:
     """Make a job for each slide whose patches another tool has chosen; a slide without a file fails and says so."""
     folder = slides_csv.parent / (config.coords or "")
-    files = files_of_slides(folder, slides, SUFFIXES)
+    files = coords_files(folder, slides)
     settings = _resolved(settings, config, False, is_at_points=True)
     annotated = any(slide.annotation for slide in slides)
     jobs = []

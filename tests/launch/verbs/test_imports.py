@@ -1,6 +1,5 @@
 """`hnm import`: cohorts from the files of other tools, by way of the command line."""
 
-import re
 from pathlib import Path
 
 import h5py
@@ -13,8 +12,6 @@ from hnm.encoder.contrastive_model import fresh_model, save_model
 from shards.cohort.cohort import Cohort
 from shards.cohort.cohort_table import write_csv
 from shards.drawn.drawn_slides import make_whole_slides
-from shards.errors import InputError
-from shards.exchange.features import read_features
 from tests.command_line import assert_refused, hnm
 from tests.shards.exchange.foreign_files import trident
 from tests.tiny import TINY, tiny_config
@@ -128,25 +125,3 @@ def test_tensors_and_arrays_are_features_without_places(features: Path, tmp_path
     (given / f"{path.stem}.npy").unlink()
     result = hnm("import", "features", features / "slides.csv", given, tmp_path / "cohort")
     assert_refused(result, 1, "1 of 10 slides failed", "there is no file of features for this slide")
-
-
-class _Harm:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("harm",)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (_Harm(), "refused, no file of plain tensors"),
-        ([1, 2], "holds a list, no tensor"),
-        ({"labels": torch.zeros(2)}, "no tensor features or feats or embeddings; there is: labels"),
-        (torch.zeros(4, dtype=torch.int64), "features are int64 of shape (4,)"),
-        (torch.tensor([[0.0, float("nan")]]), "row 0 (the first of 1) is not finite"),
-        ({"features": torch.zeros(3, 4), "coords": torch.zeros(2, 2)}, "3 features, but coords of shape (2, 2)"),
-    ],
-)
-def test_files_without_features_are_refused(content: object, words: str, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(InputError, match=re.escape(words)):
-        read_features(tmp_path / "a.pt")
