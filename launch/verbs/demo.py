@@ -4,7 +4,7 @@
                                                                └─train, negatives at random──▶ random
                                                                         both, round by round ──▶ the table at the end
 
-A mimic is tissue in every slide, positive or not, that is drawn as a tumour is in all but the grain of its nuclei.
+A mimic is tissue in every slide, positive or not, that is drawn as a tumour is but for paler nuclei.
 """
 
 import time
@@ -20,7 +20,7 @@ from shards.drawn.drawn_slides import make_whole_slides
 from shards.errors import InputError
 
 NUM_SLIDES, SIDE_PX, PATCH_PX = 80, 352, 32  # patches as in configs/demo.yaml
-MIMIC_SHARE = 0.06
+MIMIC_SHARE = 0.05
 # a share of hard ones no larger than mining.neg_ratio is no preference: an epoch's negatives are drawn from all
 AT_RANDOM = "mining.hard_share=0.1"
 FIGURES = (
