@@ -275,9 +275,11 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
     validation = decision["validation"]
     figures = {name: value for name, value in decision.items() if isinstance(value, int | float)}
     session.journal.metrics("round", round_, **{f"validation_{k}": v for k, v in validation.items()}, **figures)
-    witness = decision["witness_rate_self_paced"]
+    witness, mimics = decision["witness_rate_self_paced"], decision.get("mimic_share_hard_negatives")
     session.journal.say(
         f"round {round_}: validation AUC {validation['auc']:.3f}, F1 {validation['f1']:.3f}; "
-        f"{decision['num_hard_negatives']:,} hard negatives, {decision['num_candidates']:,} positive candidates"
+        f"{decision['num_hard_negatives']:,} hard negatives"
+        + (f" ({mimics:.0%} known mimics, of all {decision['mimic_share_negatives']:.0%})" if mimics is not None else "")
+        + f", {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
     )
