@@ -205,7 +205,7 @@ class Drawn(NamedTuple):
     shift: float = 6.0
 
 
-DRAWN, DRAWN_QUICK = Drawn((80, 40, 80), 20_000, 4096, 32, 20, 5), Drawn((24, 12, 12), 2_000, 410, 16, 4, 1, 1e-2)
+DRAWN, DRAWN_QUICK = Drawn((80, 40, 80), 20_000, 4096, 16, 30, 5), Drawn((24, 12, 12), 2_000, 410, 16, 4, 1, 1e-2)
 
 
 def draw_slides(folder: Path, drawn: Drawn, seed: int) -> tuple[np.ndarray, np.ndarray]:
