@@ -92,7 +92,7 @@ def epoch_on_rank(world: World, folder: str, size: Size, kind: str, members: int
     no_pictures: Any = None
     session = Session(study_of(labels, slides, slides[:0]), no_pictures, 0, world, Journal(None, world))
     bags = Bags(Path(folder), world.device)
-    config = AggregateConfig(kind=kind, num_members=members, max_patches=most)  # type: ignore[arg-type]
+    config = AggregateConfig(kind=kind, num_members=members, max_patches=most)
     with seeded_torch(0, "benchmark"):
         model = build_aggregator(kind, size.dim, members)
     engine = wrap(model, partial(make_optimizer, config), session.engine, world)

@@ -6,7 +6,7 @@ A slide of more than `max_patches` patches gives as many of them, drawn anew in 
 which, does not depend on the number of ranks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ class Feed:
         seed, *which = self.key
         return np.sort(numpy_generator(seed, "patches", *which, slide).choice(stop - start, self.most, replace=False))
 
-    def ahead(self, steps: Iterable[np.ndarray]) -> Iterator[Share]:
+    def ahead(self, steps: Iterable[np.ndarray]) -> Generator[Share, None, None]:
         """Yield the share of each step; the next one is read meanwhile."""
         with ThreadPoolExecutor(1, "next-bags") as pool:
             reading: Future[Share] | None = None
