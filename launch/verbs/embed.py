@@ -49,12 +49,12 @@ class EmbedRequest:
 def embed(request: EmbedRequest) -> int:
     """Write the features of the slides that have none yet; exit code 1 if a slide gave an error."""
     config = load_config(request.config, None, request.overrides)
+    if (code := in_ranks(request.ranks, config)) is not None:
+        return code
     cohort = Cohort.open(request.cohort)
     cohort.require_pictures("Embedding")
     slides = chosen_slides(cohort, request.shard_of)
     encoder, identity = open_encoder(request.encoder, config)
-    if (code := in_ranks(request.ranks, config)) is not None:
-        return code
     with StopSignals() as signals, told_when_lost(request.out / "log"):
         world = join_world(config.device, WAIT_S)
         try:
@@ -127,7 +127,7 @@ def embed_missing(
     """
     journal = Journal(None, world)
     missing = broadcast_array(
-        _missing(slides, cohort, folder) if world.is_main else None, world
+        missing_slides(slides, cohort, folder) if world.is_main else None, world
     )  # rank 0 looks, see main_says
     mine = share_slides(missing, cohort.patches_per_slide, world.size)[world.rank]
     forward = for_inference(encoder, config.engine, world)
@@ -145,7 +145,8 @@ def embed_missing(
     return 0
 
 
-def _missing(slides: np.ndarray, cohort: Cohort, folder: Path) -> np.ndarray:
+def missing_slides(slides: np.ndarray, cohort: Cohort, folder: Path) -> np.ndarray:
+    """Return those of some slides, by number, that have no file of features in a folder yet, (m,) int64."""
     there = {path.name for path in folder.glob("*.h5")}
     is_missing = [features_path(folder, str(cohort.slide_ids[slide])).name not in there for slide in slides]
     return slides[np.array(is_missing, bool)].astype(np.int64)
