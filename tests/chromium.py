@@ -54,12 +54,16 @@ class Page:
         self.problems.clear()
         self._target = target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=HEIGHT_PX, deviceScaleFactor=1, mobile=False)
+        self.resize(width)
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=url)
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._note(self._next())
+
+    def resize(self, width: int) -> None:
+        """Make the window `width` pixels wide."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=HEIGHT_PX, deviceScaleFactor=1, mobile=False)
 
     def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression."""
