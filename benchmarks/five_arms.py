@@ -40,8 +40,8 @@ from benchmarks.implanted import write_cohort
 from benchmarks.planted import make_cohort
 from hnm.evidence.compare_crossval import mean_differences
 from hnm.evidence.gain import gain_of_finetuning
-from hnm.rounds import round_folder
 from hnm.run.study import DataConfig, open_study
+from hnm.run_rounds import round_folder
 from shards.cohort.cohort import Cohort
 from shards.files import write_json
 
