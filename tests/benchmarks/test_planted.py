@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.planted import compare_arms, permute
-from hnm.evidence.compare import SlideSet, Tested
+from hnm.evidence.compare import SlideSet
+from hnm.evidence.compare import Tested as OfTest  # pytest would collect a class of its own name
 
 
-def scored(scores: np.ndarray, labels: np.ndarray) -> Tested:
+def scored(scores: np.ndarray, labels: np.ndarray) -> OfTest:
     names = np.array([f"slide-{i}" for i in range(len(labels))])
-    return Tested(SlideSet(Path("run"), names, names, labels), scores, 0.5, {})
+    return OfTest(SlideSet(Path("run"), names, names, labels), scores, 0.5, {})
 
 
 def test_labels_are_dealt_out_within_each_split() -> None:
