@@ -278,4 +278,5 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
         f"round {round_}: validation AUC {validation['auc']:.3f}, F1 {validation['f1']:.3f}; "
         f"{decision['num_hard_negatives']:,} hard negatives, {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+        + (f"; {rescore['share_rescored']:.0%} of the patches scored anew" if (rescore := decision.get("rescore")) else "")
     )
