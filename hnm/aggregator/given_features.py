@@ -25,13 +25,19 @@ from shards.exchange.names import files_of_slides
 from shards.files import write_array
 from shards.progress import Progress
 from shards.tiling.merge import alone, merge_cohort
+from shards.tiling.mpp import level0_px
 from shards.tiling.sites import UNKNOWN, Sites
 from shards.tiling.tile import first_label, slides_of_table
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.tile_summary import TileSummary
-from shards.tiling.unit import Unit, unit_path, write_pictureless_unit
+from shards.tiling.unit import Unit, annotation_fields, unit_path, write_pictureless_unit
 
 NO_PLACE = -1  # coordinate of a patch whose place is unknown
+OF_PICTURES = {name for name in TileConfig.model_fields if name not in (
+    "truth_share", "positive_groups", "negative_groups", "skip_bad_outlines", "max_failed", "allow_unlabelled",
+    "validation_share", "test_share", "split_seed", "patch_px", "mpp", "assume_mpp",
+)}  # fmt: skip
+NO_USE = "its file of features does not tell both where the patches are and how large"
 
 
 @dataclass
@@ -61,6 +67,8 @@ def import_features(
         InputError: a table or file has a mistake, files differ, or too many slides have none.
     """
     slides, split_drawn, warnings = slides_of_table(slides_csv, config, needs_files=False)
+    if idle := sorted(config.model_fields_set & OF_PICTURES):
+        warnings = [*warnings, f"without effect on features: {', '.join(f'tile.{name}' for name in idle)}"]
     files = files_of_slides(folder, slides, SUFFIXES)
     if (cohort / "shards").exists():
         raise InputError(f"{cohort}: holds a cohort with pictures. Choose another folder, or remove it")
@@ -98,23 +106,31 @@ def _import_one(
         return unit, None
     found = read_features(path, name)
     _hold_against(found, given)
+    is_silent = found.patch_level0 is None and found.xy_level0 is not None  # CLAM's files are
+    if is_silent and "patch_px" in config.model_fields_set:
+        side = level0_px(config.patch_px, config.mpp, found.mpp or slide.mpp or config.assume_mpp)
+        found = replace(found, patch_level0=side, patch_px=config.patch_px, target_mpp=config.mpp)
     is_negative = annotated and first_label(slide) == 0
-    sites = _sites(found, slide, config, is_negative)
+    sites, told = _sites(found, slide, config, is_negative)
     width, height = found.size or (None, None)
     unit = Unit(
         "", "done" if len(sites) else "empty: its file has no patch", width, height, found.mpp or slide.mpp,
-        "table" if slide.mpp else "", len(sites), patch_level0=found.patch_level0,
+        "table" if slide.mpp else "", len(sites), patch_level0=found.patch_level0, **told,
     )  # fmt: skip
     write_pictureless_unit(unit_path(cohort, slide), unit, sites)
     return unit, found.features if len(sites) else None
 
 
-def _sites(found: ForeignFeatures, slide: Slide, config: TileConfig, is_negative: bool) -> Sites:
+def _sites(
+    found: ForeignFeatures, slide: Slide, config: TileConfig, is_negative: bool
+) -> tuple[Sites, dict[str, Any]]:
+    """Return where a slide's patches are with their truth, and what a `Unit` says of its annotation."""
     num = len(found.features)
     truth = np.full(num, 0 if is_negative else UNKNOWN, np.int8)
+    told = {"annotation_problem": NO_USE} if slide.annotation is not None else {}
     if found.xy_level0 is None:
         nowhere = np.full(num, NO_PLACE, np.int32)
-        return Sites(nowhere, nowhere, truth)
+        return Sites(nowhere, nowhere, truth), told
     x, y = found.xy_level0.T.astype(np.int32)
     if slide.annotation is not None and found.patch_level0 is not None:
         annotation = read_annotation(
@@ -124,7 +140,8 @@ def _sites(found: ForeignFeatures, slide: Slide, config: TileConfig, is_negative
             require_on_slide(annotation, slide.annotation, *found.size)
         if not (annotation.problem and is_negative):
             truth = truth_of(annotation, x, y, found.patch_level0, config.truth_share)
-    return Sites(x, y, truth)
+        told = annotation_fields(annotation)
+    return Sites(x, y, truth), told
 
 
 def _hold_against(found: ForeignFeatures, given: Given) -> None:
@@ -134,6 +151,8 @@ def _hold_against(found: ForeignFeatures, given: Given) -> None:
         InputError: naming both numbers.
     """
     dim = found.features.shape[1]
+    if not len(found.features):
+        return
     if given.dim is not None and dim != given.dim:
         raise InputError(
             f"{found.path}: {dim} numbers a patch, {given.dim} in the files before. Give features of one encoder"

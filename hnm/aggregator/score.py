@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hnm.aggregator.aggregators import Aggregator, Ensemble
+from hnm.aggregator.aggregators import Aggregator, Correlated, Ensemble
 from hnm.aggregator.bags import Bags
+from hnm.aggregator.running_mean import RunningMean
 from hnm.engine.ranks import World, gather_to_main, sum_over_ranks
 from hnm.run.session import Session
 from hnm.run.study import Rows
@@ -99,30 +100,31 @@ def predict_bag(model: Aggregator, bags: Bags, start: int, stop: int, chunk: int
 
     The rows are read twice, chunk by chunk: first for the critical patch, then for the attention. Memory holds one chunk,
     however large the slide. An aggregator of one stream gives its bag logit twice: it is all that it says of a slide. An
-    ensemble gives the mean of what its members give.
+    ensemble gives the mean of what its members give. Where patches look at each other, what the others must know of each is
+    held of all of them (see there).
     """
     if isinstance(model, Ensemble):
         members = [predict_bag(member, bags, start, stop, chunk) for member in model.members]  # type: ignore[arg-type]
         return torch.stack(members).mean(0)
     begins = range(start, stop, chunk)
+
+    def read() -> Iterator[torch.Tensor]:
+        return (bags.rows(begin, min(begin + chunk, stop)) for begin in begins)
+
+    if isinstance(model, Correlated):
+        return model.bag_logit(read).expand(2)
     highest, critical = torch.tensor(-torch.inf), torch.empty(0)
-    for begin in begins:
-        rows = bags.rows(begin, min(begin + chunk, stop))
+    for rows in read():
         logits = model.score(rows)
         best = int(logits.argmax())
         if logits[best] > highest:  # the first of equals
             highest, critical = logits[best], rows[best : best + 1].clone()
     if model.bag_is_highest:
         return torch.stack([highest, highest])
-    top, weight, total = highest.new_tensor(-torch.inf), highest.new_zeros(()), highest.new_zeros(1)
-    for begin in begins:
-        exponents, values = model.weigh(bags.rows(begin, min(begin + chunk, stop)), critical)
-        new_top = torch.maximum(top, exponents.max())
-        attention, shrink = torch.exp(exponents - new_top), torch.exp(top - new_top)
-        weight = shrink * weight + attention.sum()
-        total = shrink * total + attention @ values
-        top = new_top
-    bag = model.classify((total / weight)[None])[0]
+    pool = RunningMean()
+    for rows in read():
+        pool.add(*model.weigh(rows, critical))
+    bag = model.classify(pool.mean()[None])[0]
     return torch.stack([bag, highest if model.two_streams else bag])
 
 

@@ -28,6 +28,7 @@ from hnm.encoder.step_curve import StepCurve
 from hnm.engine.engine import Engine
 from hnm.engine.step import Computed, Progress
 from hnm.mining.mining import Mined, MiningConfig, self_paced_ratio
+from hnm.run.budget import IsOver, never
 from hnm.run.session import PatchBatch, Session, train_epoch
 from shards.reading.plan import id_type, ids_of_rank, plan_mixed_epoch, weighted_sample
 from shards.seeding import numpy_generator, torch_generator
@@ -136,6 +137,7 @@ def finetune(
     num_rounds: int,
     session: Session,
     steps_before: int = 0,
+    is_over: IsOver = never,
 ) -> tuple[dict[str, torch.Tensor], int]:
     """Fine-tune `model` for one round. Every rank must call it.
 
@@ -145,6 +147,7 @@ def finetune(
         round_: 0-based round; the epochs of the run go on from round to round.
         num_rounds: rounds of the run, for the schedules.
         steps_before: optimizer steps of earlier rounds, for the step axis of what is told.
+        is_over: asked on every rank after each epoch whether this fine-tuning ends there.
 
     Returns:
         The trained weights, the same on all ranks, and the number of optimizer steps taken.
@@ -176,6 +179,8 @@ def finetune(
         warmed = at_warmed_rate(engine, rate, progress, config, compute)
         train_epoch(engine, batches, warmed, progress, session, curve.step_taken)
         journal.metrics("finetune", epoch, **{f"{kind}_loss": loss for kind, loss in progress.end_epoch().items()})
+        if is_over(progress):
+            break
     return engine.full_weights(), progress.num_steps
 
 

@@ -27,6 +27,7 @@ from hnm.encoder.resnet import ResNet
 from hnm.encoder.spec import InputSpec, NetworkSpec, told_in
 from hnm.engine.state import State, load_weights, require_file
 from shards.errors import InputError
+from shards.exchange.torch_file import load_plain
 
 log = logging.getLogger(__name__)
 
@@ -258,14 +259,9 @@ def _first(names: list[str]) -> str:
 def _load_pickled(path: Path) -> State:
     """Read a torch checkpoint without running any code that it may hold, and find the state dict in it."""
     require_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a strange file raises anything: UnpicklingError, OSError, RuntimeError, KeyError...
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path}: refused, not a whole checkpoint of plain tensors ({reason}). If you trust its source, load it "
-            f"there and save its state_dict() alone, best as safetensors"
-        ) from error
+    content = load_plain(
+        path, "If you trust its source, load it there and save its state_dict() alone, best as safetensors"
+    )
     state = _unnest(content)
     if not state:
         raise InputError(f"{path}: no state dict found, also not under {', '.join(NESTINGS)}. Save state_dict() alone")

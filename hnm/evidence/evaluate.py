@@ -18,16 +18,18 @@ from hnm.encoder.contrastive_model import load_model
 from hnm.encoder.embed import embed
 from hnm.engine.ranks import barrier
 from hnm.evidence.detect import froc_part
+from hnm.evidence.gain import gain_of_finetuning
 from hnm.evidence.measure import count_patients, instance_part, require_scores, round_rows, slide_part, warnings_of
 from hnm.evidence.patch_threshold import patch_threshold_part
 from hnm.evidence.without_patch import explain_without_patch, without_patch_part
 from hnm.mining.coordinator import read_decision
-from hnm.rounds import choose_round, encoder_of_round, load_aggregator, round_folder
+from hnm.rounds import load_aggregator
 from hnm.run.broken import count_broken, explain_broken, read_broken
 from hnm.run.checksums import EVALUATED_FILES, MINED_FILES, note_files, read_json, read_state, require_whole, whole
 from hnm.run.phase import phase
 from hnm.run.session import Session
 from hnm.run.study import Study
+from hnm.run_rounds import choose_round, encoder_of_round, last_round, round_folder, rounds_of
 from hnm.statistics.zero_width import zero_width_warning
 from shards.cohort.cohort import FEATURES
 from shards.cohort.slides import SPLITS
@@ -47,13 +49,11 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
     study, world = session.study, session.world
     if len(study.test) == 0:
         raise InputError(_why_no_test_slide(config, study))
-    last = round_folder(run, config.rounds.num_rounds)
-    if not (last / "mining.json").is_file():
-        raise InputError(
-            f"{run}: training is not finished ({last.name} has no mining.json). Run the same hnm train again"
-        )
+    if last_round(config, run) is None:
+        final = round_folder(run, config.rounds.num_rounds).name
+        raise InputError(f"{run}: training is not finished ({final} has no mining.json). Run the same hnm train again")
     chosen = choose_round(config, run)
-    mined = [round_folder(run, round_) / "mining.json" for round_ in range(config.rounds.num_rounds + 1)]
+    mined = [round_folder(run, round_) / "mining.json" for round_ in rounds_of(config, run)]
     require_whole([*mined, *(round_folder(run, chosen) / name for name in MINED_FILES)], run, world)
     with phase("evaluate", chosen, run, session):
         slides_scores, patch_scores = score_test_slides(config, run, chosen, session)
@@ -112,7 +112,7 @@ def measure(
     """
     study, seed = session.study, session.seed
     require_scores(by_slide, by_patch, study)
-    folders = [round_folder(run, r) for r in range(config.rounds.num_rounds + 1)]
+    folders = [round_folder(run, r) for r in rounds_of(config, run)]
     decisions = [read_decision(folder) for folder in folders]
     validation = decisions[chosen]["validation"]
     judged, threshold = study.judged, validation["threshold"]
@@ -132,6 +132,7 @@ def measure(
         "froc": froc,
         "validation": validation,
         "rounds": round_rows(decisions, folders, study),
+        "gain": gain_of_finetuning(run, len(folders), config.rounds.choose, study, seed),
         "encoder_steps": sum(p["steps"] for p in phases if p["phase"] == "finetune"),
         "seconds": round(sum(p["seconds"] for p in phases), 1),
         "broken_patches": count_broken(broken, study, study.test),

@@ -13,6 +13,7 @@ import numpy as np
 
 from hnm.aggregator.score import Part, gather_scores
 from hnm.engine.ranks import World, map_array
+from hnm.mining.mimics import mimic_figures
 from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
 from hnm.run.checksums import read_json
 from hnm.run.study import Study
@@ -111,6 +112,7 @@ def decide(
         "broken_patches": broken,
         **({"rescore": rescore} if rescore else {}),
         **summarise(mined, scores, study.cohort.patches.truth, config, self_paced_ratio),
+        **mimic_figures(study, mined.negatives, scores),
     }
     write_json(folder / "mining.json", summary)
     return summary

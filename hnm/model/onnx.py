@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hnm.aggregator.aggregators import Aggregator, Ensemble, Single
+from hnm.aggregator.aggregators import Aggregator, Correlated, Ensemble, Single
 from hnm.model.export import ONNX_FILES
 from hnm.model.model import Model
 from shards.errors import InputError
@@ -41,6 +41,8 @@ class OneSlide(nn.Module):
 
 def _logits(member: Single, features: Tensor) -> Tensor:
     """Return (2,): the bag logit and the highest instance logit, as `hnm.aggregator.score.predict_bag` does at once."""
+    if isinstance(member, Correlated):
+        return member.bag_logit(lambda: [features]).expand(2)
     scores = member.score(features)
     highest = scores.max()
     if member.bag_is_highest:

@@ -11,8 +11,7 @@ from launch.process.cores import usable_cores
 from launch.verbs.tables import counts_lines
 from launch.verbs.tile import TileRequest, overrides_of, tile
 from shards.cohort.slides import read_slides
-from shards.exchange.coords import SUFFIXES, common_settings, read_coords
-from shards.exchange.names import files_of_slides
+from shards.exchange.coords import common_settings, coords_files, read_coords
 from shards.tiling.given_tiles import find_tiles, jobs_of, settings_of
 from shards.tiling.tile import Plan, slides_of_table, tile_plan
 
@@ -21,13 +20,9 @@ def coords(request: TileRequest, folder: Path) -> int:
     """Cut just the patches that another tool has chosen; `tile.patch_px` and `tile.mpp` are its own unless they are given."""
     config = load_config(request.config, None, overrides_of(request)).tile
     slides = read_slides(request.slides_csv, allow_unlabelled=True)
-    found = [read_coords(path) for path in files_of_slides(folder, slides, SUFFIXES).values()]
-    given: dict[str, float] = {name: getattr(config, name) for name in ("patch_px", "mpp") if name in config.model_fields_set}
-    if len(given) < 2:
-        own = common_settings(found)
-        if "mpp" in own:  # the tool's scale is that of its own side
-            own["mpp"] *= own["patch_px"] / given.get("patch_px", own["patch_px"])
-        given = own | given
+    found = [read_coords(path) for path in coords_files(folder, slides).values()]
+    set_by_user = {name: getattr(config, name) for name in ("patch_px", "mpp") if name in config.model_fields_set}
+    given = common_settings(found, **set_by_user)
     derived = [f"tile.{name}={value}" for name, value in given.items()]
     tools = ", ".join(sorted({one.tool for one in found}))
     print(
@@ -72,6 +67,6 @@ def features(
             f"{given.num_without_places:,} files have no coordinates: no heatmaps, and no truth of patches from annotations"
         )
     journal.say(
-        f"Next: hnm train {cohort} run/ rounds.num_rounds=0, and aggregate.kind=dsmil, abmil, clam_sb, max or mean"
+        f"Next: hnm train {cohort} run/ rounds.num_rounds=0, and aggregate.kind=dsmil, abmil, simlp, abmilx or another"
     )
     return 0

@@ -16,12 +16,15 @@ from hnm.encoder.weights import load_encoder
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.evidence.evaluate import evaluate as evaluate_run
 from hnm.evidence.evaluate import read_metrics
-from hnm.rounds import START_ENCODER, check_batches
+from hnm.evidence.gain import gain_of_finetuning
+from hnm.rounds import check_batches
 from hnm.rounds import train as train_rounds
+from hnm.run.checksums import read_state
 from hnm.run.phase import phase
 from hnm.run.seen import MAX_NAMED, read_seen, seen_of, shown_to_encoder
 from hnm.run.session import Session
 from hnm.run.study import open_study
+from hnm.run_rounds import START_ENCODER, rounds_of
 from launch.process.distributed import is_rank, is_started_again, rank_of_process
 from launch.process.kinds import refuse_other
 from launch.process.local import run_ranks
@@ -31,6 +34,7 @@ from launch.verbs.report import has_results, numbers_of, write_results
 from launch.verbs.tables import print_metrics
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
+from shards.files import write_json
 
 
 def pretrain(
@@ -118,16 +122,25 @@ def train(
         start = run / START_ENCODER
         if start_from is not None and start_from.path is not None and session.world.is_main:
             _tell_shown(start_from.path.parent, cohort, config, session)
-        if cohort.has_pictures and not main_says(start.is_file, session.world):
-            if start_from is None:
-                with phase("pretrain", 0, run, session) as record:
-                    pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
-            elif session.world.is_main:
-                write_start(start, start_from, config.finetune, config.seed)
-            barrier(session.world)
+        if cohort.has_pictures:
+            make_start(start, start_from, config, session)
         train_rounds(config, start, run, session)
+        if session.world.is_main:
+            _tell_gain(config, run, session)
         session.journal.say(f"done. Next: hnm evaluate {run}")
     return 0
+
+
+def make_start(start: Path, start_from: Start | None, config: Config, session: Session) -> None:
+    """Write the start encoder of a run, unless it is there: a copy of what was given, or pretrained. Every rank must call it."""
+    if main_says(start.is_file, session.world):
+        return
+    if start_from is None:
+        with phase("pretrain", 0, start.parent, session) as record:
+            pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
+    elif session.world.is_main:
+        write_start(start, start_from, config.finetune, config.seed)
+    barrier(session.world)
 
 
 def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: bool = True) -> int:
@@ -164,6 +177,14 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
     return 0
 
 
+def _tell_gain(config: Config, run: Path, session: Session) -> None:
+    """Say and keep in state.json what fine-tuning gained on the validation slides. Call it on rank 0 only."""
+    gain = gain_of_finetuning(run, len(rounds_of(config, run)), config.rounds.choose, session.study, session.seed)
+    if gain is not None:
+        write_json(run / "state.json", {**read_state(run), "gain": gain})
+        session.journal.say(gain["says"])
+
+
 def _tell_shown(pretrained: Path, cohort: Cohort, config: Config, session: Session) -> None:
     """Say which test slides have pretrained the encoder, if the folder that it comes from is one of hnm pretrain."""
     then = read_seen(pretrained)
@@ -193,13 +214,13 @@ def in_ranks(ranks: int, config: Config) -> int | None:
     """Start this very command in several ranks and return its exit code, or None: this process is to do the work."""
     if is_rank():  # torchrun, srun or ourselves started this process
         return None
-    wanted = ranks or _num_gpus(config)
+    wanted = ranks or num_gpus(config)
     if wanted == 1:
         return None
     return run_ranks(wanted, sys.argv[1:])
 
 
-def _num_gpus(config: Config) -> int:
+def num_gpus(config: Config) -> int:
     """Return one rank per GPU, or one rank on a CPU."""
     import torch
 

@@ -2,12 +2,13 @@
 
     TRIDENT     coords (n, 2); attributes patch_size, patch_size_level0, level0_width, level0_magnification ... of `coords`
     AtlasPatch  coords (n, 5): x, y, read width and height, level; the same names as attributes of the file
-    CLAM        coords (n, 2); attributes patch_size, patch_level, downsample, level_dim of `coords`
-    hs2p        <slide>.coordinates.npz: x, y; <slide>.coordinates.meta.json: slide, tiling
+    CLAM        coords (n, 2); attributes patch_size, patch_level, downsample, level_dim of `coords`; of older tools
+                custom_downsample, too: patches are read that much larger, and made smaller
+    hs2p        <slide>.coordinates.npz: x, y; <slide>.coordinates.meta.json: slide, tiling; no npz where there is no tissue
 
 All are left and top edges in level-0 pixels. What a file says of the slide is compared with the slide, never trusted.
-Sources: trident/IO.py (coords_to_h5), CLAM's wsi_core/WholeSlideImage.py (process_contour), atlas_patch/services/storage.py,
-hs2p/tiling/io.py, as they stood in November 2026.
+Sources: TRIDENT a91fa84 trident/IO.py (coords_to_h5, read_coords_legacy), CLAM 53e2409 wsi_core/WholeSlideImage.py
+(process_contour), AtlasPatch 31146af atlas_patch/services/storage.py, hs2p 6.1.0 hs2p/tiling/io.py.
 """
 
 import json
@@ -18,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from shards.cohort.slides import Slide
 from shards.errors import InputError
 from shards.exchange.h5 import attributes_of, open_h5, read_dataset
+from shards.exchange.names import files_of_slides
 
 SUFFIXES = (".h5", ".hdf5", ".npz")
+META_ENDING = ".coordinates.meta.json"
 UM_PER_PX_AT_1X = 10.0
 MAX_LEVEL_ERROR = 1.02  # of downsamples and sides: rounded level sizes
 MAX_MPP_ERROR = 1.1
@@ -63,6 +67,19 @@ class ForeignCoords:
     target_mpp: float | None = None
 
 
+def coords_files(folder: Path, slides: Sequence[Slide]) -> dict[str, Path]:
+    """Return each slide's file of coordinates by slide id, of the slides that have one.
+
+    Raises:
+        InputError: see `files_of_slides`.
+    """
+    found = files_of_slides(folder, slides, SUFFIXES)
+    missing = [slide for slide in slides if slide.slide_id not in found]
+    if missing and any(folder.rglob(f"*{META_ENDING}")):  # of a slide without tissue, hs2p writes this file alone
+        found |= files_of_slides(folder, missing, (META_ENDING,), may_be_none=True)
+    return found
+
+
 def read_coords(path: Path) -> ForeignCoords:
     """Read a file of coordinates.
 
@@ -72,7 +89,7 @@ def read_coords(path: Path) -> ForeignCoords:
     if not path.is_file():
         raise InputError(f"{path}: there is no file of coordinates for this slide. Make it, or remove the slide's row")
     try:
-        coords = _read_npz(path) if path.suffix.lower() == ".npz" else _read_h5(path)
+        coords = _read_npz(path) if path.suffix.lower() in (".npz", ".json") else _read_h5(path)
     except (KeyError, ValueError, TypeError, OSError, IndexError) as error:
         words = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path}: no coordinates of TRIDENT, CLAM, AtlasPatch or hs2p ({words})") from None
@@ -135,27 +152,36 @@ def inside(coords: ForeignCoords, side_level0: int, width: int, height: int) -> 
     return xy[np.sort(first)].astype(np.int32)
 
 
-def common_settings(coords: Sequence[ForeignCoords]) -> dict[str, float]:
-    """Return `patch_px`, and `mpp` where the files tell it, that are the same in all files.
+def common_settings(
+    coords: Sequence[ForeignCoords], patch_px: int | None = None, mpp: float | None = None
+) -> dict[str, float]:
+    """Return `patch_px`, and `mpp` where the files tell it, that suit all files.
+
+    Args:
+        patch_px: side that the user wants; None: the files' own.
+        mpp: microns per pixel that the user wants; None: what the files show at that side.
 
     Raises:
         InputError: two files differ, or CLAM's patches are of a coarser level, whose scale the file does not tell.
     """
     first = coords[0]
     for other in coords[1:]:
-        if other.patch_px != first.patch_px:
+        if patch_px is None and other.patch_px != first.patch_px:
             raise InputError(
                 f"{first.path} has patches of {first.patch_px} px, {other.path} of {other.patch_px}. "
                 "Say which side all are to have: tile.patch_px"
             )
-    found: dict[str, float] = {"patch_px": first.patch_px}
-    mpps = {one.target_mpp for one in coords}
+    side = patch_px or first.patch_px
+    found: dict[str, float] = {"patch_px": side}
+    if mpp is not None:
+        return found | {"mpp": mpp}
+    mpps = {one.target_mpp and one.target_mpp * one.patch_px / side for one in coords}
     if len(mpps) > 1:
         raise InputError(
             f"{first.path} and others are of several scales: {sorted(map(str, mpps))} um/px. Say which: tile.mpp"
         )
-    if first.target_mpp is not None:
-        found["mpp"] = first.target_mpp
+    if (own := mpps.pop()) is not None:
+        found["mpp"] = own
     elif any(one.level for one in coords):
         told = f"patches of level {first.level}; the file does not tell their scale"
         raise InputError(f"{first.path}: {told}. Say it: tile.mpp=0.5")
@@ -191,8 +217,8 @@ def _read_h5(path: Path) -> ForeignCoords:
         xy = xy.astype(np.int64)
     if "patch_level" in told:
         return _clam(path, xy, told)
-    magnification, target = told.get("level0_magnification"), told.get("target_magnification")
-    side, patch_px = told.get("patch_size_level0"), int(told["patch_size"])
+    magnification, target = _number(told, "level0_magnification"), _number(told, "target_magnification")
+    side, patch_px = _number(told, "patch_size_level0"), int(told["patch_size"])
     if side and magnification and target and abs(side - patch_px * magnification / target) > 1:
         raise InputError(
             f"{path}: contradicts itself: patch_size_level0 is {side}, but {patch_px} px at {target:g}x of {magnification:g}x "
@@ -210,10 +236,16 @@ def _read_h5(path: Path) -> ForeignCoords:
         level,
         read_px,
         None,
-        told.get("level0_mpp") or told.get("mpp"),
-        magnification or None,
-        told.get("target_mpp") or (UM_PER_PX_AT_1X / target if target else None),
+        _number(told, "level0_mpp") or _number(told, "mpp"),
+        magnification,
+        _number(told, "target_mpp") or (UM_PER_PX_AT_1X / target if target else None),
     )
+
+
+def _number(told: Mapping[str, Any], name: str) -> float | None:
+    """Return an attribute that is a number above zero; None: TRIDENT writes the text "None", AtlasPatch 0 for unknown."""
+    value = told.get(name)
+    return value if isinstance(value, int | float) and value > 0 else None
 
 
 def _clam(path: Path, xy: np.ndarray, told: Mapping[str, Any]) -> ForeignCoords:
@@ -221,17 +253,24 @@ def _clam(path: Path, xy: np.ndarray, told: Mapping[str, Any]) -> ForeignCoords:
     downsample = float(np.mean(downsample)) if downsample is not None else None
     level = int(told["patch_level"])
     size = tuple(int(side) for side in told["level_dim"]) if level == 0 and "level_dim" in told else None
-    return ForeignCoords(path, "CLAM", xy, int(told["patch_size"]), None, size, level, None, downsample)  # type: ignore[arg-type]
+    patch_px = int(told["patch_size"])
+    read_px = round(patch_px * float(told.get("custom_downsample", 1)))
+    return ForeignCoords(path, "CLAM", xy, patch_px, None, size, level, read_px, downsample)  # type: ignore[arg-type]
 
 
 def _read_npz(path: Path) -> ForeignCoords:
-    beside = path.with_name(f"{path.name.removesuffix('.npz')}.meta.json")
+    beside = path if path.suffix == ".json" else path.with_name(f"{path.name.removesuffix('.npz')}.meta.json")
     if not beside.is_file():
         raise InputError(f"{path}: hs2p's {beside.name}, which says how large the patches are, is not beside it")
     meta = json.loads(beside.read_text(encoding="utf-8"))
     slide, tiling = meta["slide"], meta["tiling"]
-    with np.load(path, allow_pickle=False) as arrays:
-        xy = np.stack([arrays["x"], arrays["y"]], axis=1)
+    xy = np.empty((0, 2), np.int64)
+    if path != beside:
+        with np.load(path, allow_pickle=False) as arrays:
+            xy = np.stack([arrays["x"], arrays["y"]], axis=1)
+    elif tiling["n_tiles"]:
+        npz = path.name.removesuffix(".meta.json")
+        raise InputError(f"{path}: tells of {tiling['n_tiles']} patches, but {npz}.npz is not beside it. Copy that, too")
     level = int(tiling["read_level"])
     return ForeignCoords(
         path,
@@ -243,7 +282,7 @@ def _read_npz(path: Path) -> ForeignCoords:
         level,
         int(tiling["read_tile_size_px"]),
         float(np.mean(slide["level_downsamples"][level])),
-        float(slide["base_spacing_um"]),
+        _number(slide, "base_spacing_um"),
         None,
         float(tiling["requested_spacing_um"]),
     )

@@ -1,7 +1,7 @@
 """Features of patches that another tool has computed: HDF5, torch tensors, NumPy arrays, a file per slide.
 
     .h5          features (n, d) [or a group of several: AtlasPatch], coords (n, 2 or more), attributes as of coordinates
-    .pt, .pth    a tensor (n, d), or a dictionary that holds one, and perhaps coords
+    .pt, .pth    a tensor or NumPy array (n, d), or a dictionary that holds one, and perhaps coords
     .npy         (n, d)
 
 Numbers stay as they are (float16, float32; float64 and bfloat16 become float32). A pickle that would run code is refused.
@@ -16,6 +16,7 @@ import numpy as np
 
 from shards.errors import InputError
 from shards.exchange.h5 import attributes_of, open_h5, read_dataset
+from shards.exchange.torch_file import load_plain
 
 SUFFIXES = (".h5", ".hdf5", ".pt", ".pth", ".npy")
 NAMES = ("features", "feats", "embeddings")  # of the matrix in a dictionary
@@ -64,6 +65,8 @@ def read_features(path: Path, name: str | None = None) -> ForeignFeatures:
         found, xy, told = *_read_torch(path, name), {}
     if found.ndim == 3 and found.shape[0] == 1:  # some tools keep a batch axis
         found = found[0]
+    if found.shape == (0,):  # TRIDENT's of a slide without tissue, by an encoder that does not say its length
+        found = found.reshape(0, 1)
     if found.ndim != 2 or not found.shape[1] or found.dtype.kind != "f":
         raise InputError(
             f"{path}: features are {found.dtype} of shape {found.shape}, no matrix (patches, numbers). Write it again"
@@ -126,11 +129,7 @@ def _read_npy(path: Path) -> np.ndarray:
 def _read_torch(path: Path, name: str | None) -> tuple[np.ndarray, np.ndarray | None]:
     import torch  # 2 s, that only these files need
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a strange file raises anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: refused, no file of plain tensors ({reason}). Save the tensor alone") from None
+    content = load_plain(path, "Save the tensor alone")
     xy = None
     if isinstance(content, dict):
         tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}

@@ -16,12 +16,15 @@ ENDINGS = ("_patches", ".coordinates", "_mask_use", "_mask")  # of the name befo
 MAX_NAMED = 5
 
 
-def files_of_slides(folder: Path, slides: Sequence[Slide], suffixes: Sequence[str]) -> dict[str, Path]:
+def files_of_slides(
+    folder: Path, slides: Sequence[Slide], suffixes: Sequence[str], may_be_none: bool = False
+) -> dict[str, Path]:
     """Return each slide's file by slide id, of the slides that have one.
 
     Args:
         folder: looked through with its sub-folders.
         suffixes: what a file may end with, such as ".h5".
+        may_be_none: whether it is no mistake if no slide has a file.
 
     Raises:
         InputError: no such folder, no file in it is a slide's, or a slide has two.
@@ -30,8 +33,9 @@ def files_of_slides(folder: Path, slides: Sequence[Slide], suffixes: Sequence[st
         raise InputError(f"{folder}: there is no such folder")
     by_name: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith("."):
-            by_name[_plain(path.name.removesuffix(path.suffix))].append(path)
+        suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), None)
+        if suffix is not None and path.is_file() and not path.name.startswith("."):
+            by_name[_plain(path.name[: -len(suffix)])].append(path)
     found: dict[str, Path] = {}
     for slide in slides:
         names = (slide.slide_id, slide.path.stem, slide.path.name)
@@ -42,7 +46,7 @@ def files_of_slides(folder: Path, slides: Sequence[Slide], suffixes: Sequence[st
             )
         if files:
             found[slide.slide_id] = files[0]
-    if not found:
+    if not found and not may_be_none:
         some = ", ".join(sorted(by_name)[:MAX_NAMED]) or "no such file at all"
         raise InputError(
             f"{folder}: no file ({', '.join(suffixes)}) has the name of a slide of the table, such as "

@@ -112,7 +112,7 @@ def _cut(job: SlideJob, folder: Path, config: TileConfig, claim: Claim) -> Unit:
         picture = draw_survey(survey, np.array(kept, np.int64))
         unit = Unit(
             job.fingerprint,
-            status="done" if entries else f"empty: {why_empty(survey, slide)}",
+            status="done" if entries else f"empty: {why_empty(survey, slide, job)}",
             width=slide.width,
             height=slide.height,
             source_mpp=survey.source_mpp,

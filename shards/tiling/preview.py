@@ -48,7 +48,7 @@ def preview_slide(job: SlideJob, folder: Path, config: TileConfig) -> Unit:
         with open_slide(job.slide.path) as slide:
             survey = survey_slide(slide, job, config)
             kept = np.array([number for number, _ in kept_patches(slide, survey, config)], np.int64)
-            status = "done" if len(kept) else f"empty: {why_empty(survey, slide)}"
+            status = "done" if len(kept) else f"empty: {why_empty(survey, slide, job)}"
             width, height = slide.width, slide.height
     except InputError as error:
         return Unit("", f"failed: {error}")

@@ -172,8 +172,10 @@ def patch_cutter(slide: SlideReader, survey: Survey, config: TileConfig) -> Call
     return cut
 
 
-def why_empty(survey: Survey, slide: SlideReader) -> str:
+def why_empty(survey: Survey, slide: SlideReader, job: SlideJob | None = None) -> str:
     """Return why a slide gave no patch."""
+    if not len(survey.sites) and not survey.num_left_out and job is not None and job.coords is not None:
+        return f"{job.coords} has no patch"
     if not len(survey.sites) and survey.num_left_out:
         return f"none of the {survey.num_left_out} points or coordinates of its file has a patch wholly inside it"
     if not len(survey.sites):

@@ -24,12 +24,13 @@ from hnm.evidence.evaluate import evaluate
 from hnm.mining.coordinator import decide, rank_cohort, share_mined
 from hnm.mining.mining import Mined
 from hnm.mining.rescore import rows_to_rescore
-from hnm.rounds import START_ENCODER, train
+from hnm.rounds import train
 from hnm.rounds_config import RoundsConfig
 from hnm.run.journal import Journal
 from hnm.run.phase import read_state
 from hnm.run.session import Session
 from hnm.run.study import DataConfig, Study, open_study
+from hnm.run_rounds import START_ENCODER
 from shards.cohort.cohort import Cohort, Patches
 from shards.files import write_array, write_json
 from shards.reading.plan import ids_of_rank

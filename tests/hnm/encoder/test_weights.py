@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -107,7 +108,7 @@ def test_nested_state_dicts_are_found(tmp_path: Path, keys: tuple[str, ...]) -> 
     encoder = _trained(BATCH)
     content: dict[str, Any] = dict(_prefixed("module.", encoder.state_dict()))
     for key in keys:
-        content = {"epoch": 7, "arch": "resnet18", "optimizer": {"state": {}}, key: content}
+        content = {"epoch": 7, "arch": "resnet18", "best": np.float64(0.5), "optimizer": {"state": {}}, key: content}
     torch.save(content, tmp_path / "checkpoint.pth.tar")
     _assert_same_features(load_encoder(tmp_path / "checkpoint.pth.tar", BATCH), encoder)
 

@@ -10,10 +10,11 @@ from hnm.engine.ranks import single_world
 from hnm.mining.coordinator import AGES, keep_old_scores, read_decision, read_scores
 from hnm.mining.mining import MiningConfig, choose
 from hnm.mining.rescore import RESCORED, is_full, mark_rescored
-from hnm.rounds import check_batches, round_folder
+from hnm.rounds import check_batches
 from hnm.rounds_config import RoundsConfig
 from hnm.run.phase import read_state
 from hnm.run.study import ChosenRows, open_study
+from hnm.run_rounds import round_folder
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.files import write_array, write_json

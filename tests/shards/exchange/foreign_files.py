@@ -1,10 +1,16 @@
-"""Files of coordinates as TRIDENT, CLAM, AtlasPatch and hs2p lay them out, written from their sources (see shards/exchange)."""
+"""Files as TRIDENT, CLAM, AtlasPatch and hs2p lay them out: data sets, attributes, types and chunks.
+
+Written by reading their sources (shards/exchange/coords.py names the commits), and held against files that their own code
+wrote on 2026-11-28: TRIDENT's extract_tissue_coords and extract_patch_features, CLAM's process_contours and compute_w_loader,
+AtlasPatch's PatchExtractionService and append_features, hs2p's tile_slides.
+"""
 
 import json
 from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 
 
 def trident(path: Path, xy: np.ndarray, side: int, **changes: object) -> Path:
@@ -38,7 +44,7 @@ def clam(path: Path, xy: np.ndarray, side: int, level: int = 0, **changes: objec
         "save_path": "/data",
     }
     with h5py.File(path, "w") as file:
-        file.create_dataset("coords", data=xy.astype(np.int64), chunks=(32, 2), maxshape=(None, 2)).attrs.update(
+        file.create_dataset("coords", data=xy.astype(np.int64), chunks=(1, 2), maxshape=(None, 2)).attrs.update(
             told | changes
         )
     return path
@@ -58,24 +64,61 @@ def atlaspatch(path: Path, xy: np.ndarray, side: int, **changes: object) -> Path
     }
     rows = np.column_stack([xy, np.tile([side, side, 0], (len(xy), 1))]).astype(np.int32)
     with h5py.File(path, "w") as file:
-        file.create_dataset("coords", data=rows)
+        file.create_dataset("coords", data=rows, chunks=(8192, 5), maxshape=(None, 5))
+        file.create_dataset("passports", data=np.full(len(xy), b"a__x0", "S160"), chunks=(8192,), maxshape=(None,))
         file.attrs.update(told | changes)
     return path
 
 
 def hs2p(path: Path, xy: np.ndarray, side: int, **changes: object) -> Path:
-    """As hs2p/tiling/io.py: <slide>.coordinates.npz and <slide>.coordinates.meta.json."""
+    """As hs2p/tiling/io.py: <slide>.coordinates.npz and .coordinates.meta.json, the latter alone where there is no patch."""
     x, y = xy.T.astype(np.int64)
-    np.savez_compressed(
-        path, tile_index=np.arange(len(x), dtype=np.int32), x=x, y=y, tissue_fractions=np.ones(len(x), np.float32)
-    )
+    if len(xy):
+        np.savez_compressed(
+            path, tile_index=np.arange(len(x), dtype=np.int32), x=x, y=y, tissue_fractions=np.ones(len(x), np.float32)
+        )
     tiling = {
         "requested_tile_size_px": side,
         "requested_spacing_um": 0.5,
         "read_level": 0,
         "read_tile_size_px": side,
         "tile_size_lv0": side,
+        "n_tiles": len(x),
     }
     slide = {"dimensions": [512, 512], "base_spacing_um": 0.5, "level_downsamples": [[1.0, 1.0], [4.0, 4.0]]} | changes
-    path.with_name(path.name.replace(".npz", ".meta.json")).write_text(json.dumps({"slide": slide, "tiling": tiling}))
+    beside = path.with_name(path.name.replace(".npz", ".meta.json"))
+    beside.write_text(json.dumps({"slide": slide, "tiling": tiling}))
+    return path if len(xy) else beside
+
+
+def trident_features(path: Path, features: np.ndarray, xy: np.ndarray, side: int) -> Path:
+    """As trident/wsi_objects/WSI.py, extract_patch_features: a .pt holds NumPy's array; a .h5 what `trident` wrote, too."""
+    if path.suffix == ".pt":
+        torch.save(features, path)
+        return path
+    trident(path, xy, side)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("features", data=features, chunks=(1, *features.shape[1:]), maxshape=(None, *features.shape[1:]))
+        file["features"].attrs.update({"name": path.stem, "savetodir": "/data", "encoder": "None"})
+    return path
+
+
+def clam_features(path: Path, features: np.ndarray, xy: np.ndarray, side: int) -> Path:
+    """As CLAM's extract_features_fp.py: no attribute tells how large patches are."""
+    if path.suffix == ".pt":
+        torch.save(torch.from_numpy(features), path)
+        return path
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=features, chunks=(32, features.shape[1]), maxshape=(None, features.shape[1]))
+        file.create_dataset("coords", data=xy.astype(np.int32), chunks=(32, 2), maxshape=(None, 2))
+    return path
+
+
+def atlaspatch_features(path: Path, features: np.ndarray, xy: np.ndarray, side: int) -> Path:
+    """As atlas_patch/services/storage.py, append_features: a group, a matrix for each encoder."""
+    atlaspatch(path, xy, side)
+    with h5py.File(path, "a") as file:
+        for name in ("uni_v1", "resnet18"):
+            matrix = features if name == "uni_v1" else features[:, :1]
+            file.create_dataset(f"features/{name}", data=matrix, chunks=(16, matrix.shape[1]), maxshape=(None, matrix.shape[1]))
     return path

@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from shards.cohort.slides import Slide
 from shards.errors import InputError
-from shards.exchange.coords import common_settings, inside, read_coords, side_on_slide
+from shards.exchange.coords import common_settings, coords_files, inside, read_coords, side_on_slide
 from shards.exchange.h5 import write_h5
 from tests.shards.exchange.foreign_files import atlaspatch, clam, hs2p, trident
 
@@ -31,8 +32,46 @@ def test_each_tools_file_is_read(write: Callable[..., Path], tool: str, tmp_path
 def test_a_level_of_clam_is_looked_up_in_the_slide(tmp_path: Path) -> None:
     coords = read_coords(clam(tmp_path / "a.h5", XY, 32, level=1))
     assert side_on_slide(coords, **SLIDE) == 64
-    with pytest.raises(InputError, match=r"patches of level 1; the file does not tell their scale"):
+    with pytest.raises(InputError, match=r"patches of level 1; the file does not tell their scale. Say it: tile.mpp"):
         common_settings([coords])
+    assert common_settings([coords], mpp=1.0) == {"patch_px": 32, "mpp": 1.0}
+    older = read_coords(clam(tmp_path / "b.h5", XY, 32, level=1, custom_downsample=2))
+    assert (older.patch_px, side_on_slide(older, **SLIDE)) == (32, 128)
+
+
+def test_another_side_shows_the_same_tissue(tmp_path: Path) -> None:
+    coords = [read_coords(trident(tmp_path / "a.h5", XY, 32))]
+    half = trident(tmp_path / "b.h5", XY, 16, patch_size_level0=32, target_magnification=10)
+    assert common_settings(coords, patch_px=64) == {"patch_px": 64, "mpp": 0.25}
+    assert common_settings([*coords, read_coords(half)], patch_px=64) == {"patch_px": 64, "mpp": 0.25}
+    with pytest.raises(InputError, match=r"a\.h5 has patches of 32 px, .*b\.h5 of 16"):
+        common_settings([*coords, read_coords(half)])
+
+
+@pytest.mark.parametrize("write", [trident, atlaspatch, hs2p])
+def test_a_slide_without_patches_is_read(write: Callable[..., Path], tmp_path: Path) -> None:
+    path = write(tmp_path / NAMES[write], XY[:0], 32)
+    folder = write(tmp_path / f"b{NAMES[write][1:]}", XY, 32).parent
+    slides = [Slide(name, Path(f"{name}.svs"), name, {}, {}, None) for name in "abc"]
+    files = coords_files(folder, slides)
+    assert (files["a"], sorted(files)) == (path, ["a", "b"])
+    assert side_on_slide(empty := read_coords(path), **SLIDE) == 32
+    assert len(empty.xy_level0) == 0
+
+
+@pytest.mark.parametrize(
+    ("write", "changes"),
+    [
+        (trident, {"level0_magnification": "None", "target_magnification": "None"}),
+        (atlaspatch, {"mpp": "None", "level0_magnification": 0}),
+        (hs2p, {"base_spacing_um": None}),
+    ],
+)
+def test_what_a_tool_did_not_know_tells_nothing(
+    write: Callable[..., Path], changes: dict[str, object], tmp_path: Path
+) -> None:
+    coords = read_coords(write(tmp_path / NAMES[write], XY, 32, **changes))
+    assert (coords.mpp, coords.magnification, side_on_slide(coords, **SLIDE)) == (None, None, 32)
 
 
 @pytest.mark.parametrize(
@@ -77,11 +116,13 @@ def test_patches_that_are_not_on_the_slide(tmp_path: Path) -> None:
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("no HDF5")
     np.savez(tmp_path / "alone.npz", x=XY[:, 0], y=XY[:, 1])
+    hs2p(tmp_path / "half.coordinates.npz", XY, 32).unlink()
     write_h5(tmp_path / "features.h5", {"features": np.zeros((2, 2))}, {})
     write_h5(tmp_path / "bare.h5", {"coords": XY}, {})
     with h5py.File(tmp_path / "link.h5", "w") as file:
         file["coords"] = h5py.ExternalLink(os.devnull, "coords")
     words = {
+        "half.coordinates.meta.json": "tells of 4 patches, but half.coordinates.npz is not beside it",
         "text.h5": "cannot be read as HDF5", "alone.npz": "alone.meta.json",
         "features.h5": "no data set 'coords'; it has: features",
         "bare.h5": "'patch_size' is missing", "link.h5": "no data set 'coords'", "none.h5": "there is no file of coordinates",
