@@ -1,4 +1,4 @@
-"""Rounds that embed what may matter (rounds.rescore=adaptive): how many of a full pass's hard negatives, at what part of its cost.
+"""Rounds that embed what may matter (rounds.rescore=adaptive): what share of a full pass's hard negatives, at what cost.
 
     python -m benchmarks.rescore [--quick] [--share 0.31] [--folder TMP] [KEY=VALUE ...]
 
