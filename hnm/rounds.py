@@ -285,4 +285,5 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
         + (f" ({mimics:.0%} known mimics, of all {decision['mimic_share_negatives']:.0%})" if mimics is not None else "")
         + f", {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+        + (f"; {rescore['share_rescored']:.0%} of the patches scored anew" if (rescore := decision.get("rescore")) else "")
     )
