@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from hnm.evidence.evaluate import read_metrics
 from hnm.mining.coordinator import load_mined, read_scores
-from hnm.rounds import round_folder
+from hnm.run_rounds import round_folder
 from launch.verbs.demo import ARMS, decisions_of
 from shards.cohort.annotations import read_annotation
 from shards.cohort.cohort import Cohort

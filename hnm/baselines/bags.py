@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from hnm.baselines.components import Components, fit_components
 from shards.errors import InputError
 
 
@@ -30,6 +31,11 @@ class Bags:
     def rows(self) -> np.ndarray:
         """(n, dim) float32, the patches of all bags, one bag after another."""
         return np.concatenate(self.features)
+
+    @cached_property
+    def components(self) -> Components:
+        """Principal components of these patches: fitted once, for several baselines ask."""
+        return fit_components(self.rows)
 
     def split(self, values: np.ndarray) -> list[np.ndarray]:
         """Return values (n, ...) of all patches by bag."""

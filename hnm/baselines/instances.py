@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hnm.baselines.bags import Bags, log_loss, require_bags, sigmoid
-from hnm.baselines.components import Components, fit_components
+from hnm.baselines.components import Components
 from hnm.statistics.metrics import auc
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
-NUM_FITS, NUM_COMPONENTS = 5, 64
+NUM_FITS = 5
 FIRST_STRENGTH, STRENGTH = 0.003, 0.03  # C: at first the labels are those of bags, most of them wrong for patches
 
 
@@ -28,7 +28,7 @@ class Instances:
     def fit(self, train: Bags, validation: Bags, seed: int) -> "FittedInstances":
         """Fit for each share; share and refit of highest validation AUC stay, of equals the lowest loss, then the first."""
         require_bags(train, validation)
-        components = fit_components(train.rows, NUM_COMPONENTS, seed)
+        components = train.components
         positives = [components.of(bag) for bag in train.of_label(1)]
         negatives = np.concatenate([components.of(bag) for bag in train.of_label(0)])
         first = _fit(np.concatenate(positives), negatives, FIRST_STRENGTH)

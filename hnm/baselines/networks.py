@@ -17,13 +17,13 @@ from torch.nn import functional
 from hnm.aggregator.aggregate import AggregateConfig, pair_losses, pair_slides
 from hnm.aggregator.aggregators import Aggregator, Kind, build_aggregator
 from hnm.aggregator.dsmil import pack
-from hnm.baselines.bags import Bags, log_loss, require_bags
-from hnm.baselines.components import Components, fit_components
-from shards.seeding import derive_seed, numpy_generator, seeded_torch
+from hnm.baselines.bags import Bags, log_loss, require_bags, sigmoid
+from hnm.baselines.components import Components
+from shards.seeding import numpy_generator, seeded_torch
 
-NUM_COMPONENTS, DROPOUT = 64, 0.5
-MOST_EPOCHS, PATIENCE, PAIRS_PER_STEP, MOST_PATCHES = 100, 10, 8, 512
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2
+DROPOUT = 0.5
+MOST_EPOCHS, PATIENCE, PAIRS_PER_STEP, MOST_PATCHES = 60, 8, 8, 96
+LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-2
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,22 @@ class Network:
     def fit(self, train: Bags, validation: Bags, seed: int) -> "FittedNetwork":
         """Train until the validation loss has not fallen for `PATIENCE` epochs; the best epoch stays."""
         require_bags(train, validation)
-        components = fit_components(train.rows, NUM_COMPONENTS, derive_seed(seed, "components"))
-        bags = [torch.from_numpy(components.of(bag)) for bag in train.features]
+        bags, judged = (_projected(some, train.components) for some in (train, validation))
         draws = numpy_generator(seed, "baseline", self.kind)
         with seeded_torch(seed, "baseline", self.kind):  # dropout draws from it, too
             model = build_aggregator(self.kind, bags[0].shape[1])
             config = AggregateConfig(kind=self.kind, ranking_weight=0)
-            optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-            best = FittedNetwork(components, copy.deepcopy(model), 0)
-            lowest = log_loss(validation.labels, best.bag_logits(validation))
-            for epoch in range(1, MOST_EPOCHS + 1):
-                _train_epoch(model, optimizer, bags, train.labels, config, draws)
-                now = FittedNetwork(components, model, epoch)
-                loss = log_loss(validation.labels, now.bag_logits(validation))
-                if loss < lowest:
-                    lowest, best = loss, FittedNetwork(components, copy.deepcopy(model), epoch)
-                if epoch - best.epoch >= PATIENCE:
+            optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+            lowest, best, best_epoch = np.inf, model.state_dict(), 0
+            for epoch in range(MOST_EPOCHS + 1):
+                if epoch:
+                    _train_epoch(model, optimizer, bags, train.labels, config, draws)
+                if (loss := log_loss(validation.labels, _bag_logits(model, judged))) < lowest:
+                    lowest, best, best_epoch = loss, copy.deepcopy(model.state_dict()), epoch
+                if epoch - best_epoch >= PATIENCE:
                     break
-        return best
+        model.load_state_dict(best)
+        return FittedNetwork(train.components, model, best_epoch)
 
 
 @dataclass(frozen=True)
@@ -78,24 +76,29 @@ class FittedNetwork:
         """The epoch."""
         return {"epochs": self.epoch}
 
-    @torch.no_grad()
-    def bag_logits(self, bags: Bags) -> np.ndarray:
-        """Return (B,) float64 logits; of two streams their mean."""
-        logits = []
-        for bag in bags.features:
-            said = self.model(pack([torch.from_numpy(self.components.of(bag))]))
-            both = [said.bag_logits[0], said.instance_logits.max()] if self.model.two_streams else [said.bag_logits[0]]
-            logits.append(float(torch.stack(both).double().mean()))
-        return np.array(logits)
-
     def slide_scores(self, bags: Bags) -> np.ndarray:
-        """Return (B,) float32 probabilities."""
-        return torch.from_numpy(self.bag_logits(bags)).sigmoid().float().numpy()
+        """Return (B,) float32, the sigmoid of the bag logit; of two streams of their logits' mean."""
+        return sigmoid(_bag_logits(self.model, _projected(bags, self.components)))
 
     @torch.no_grad()
     def patch_scores(self, bags: Bags) -> list[np.ndarray]:
         """Return the instance logits, as hnm's aggregators define them."""
-        return [self.model.score(torch.from_numpy(self.components.of(bag))).numpy() for bag in bags.features]
+        return [self.model.score(bag).numpy() for bag in _projected(bags, self.components)]
+
+
+def _projected(bags: Bags, components: Components) -> list[torch.Tensor]:
+    return [torch.from_numpy(components.of(bag)) for bag in bags.features]
+
+
+@torch.no_grad()
+def _bag_logits(model: Aggregator, bags: list[torch.Tensor]) -> np.ndarray:
+    """Return (B,) float64 logits of bags; of two streams their mean."""
+    logits = []
+    for bag in bags:  # one by one: memory holds one
+        said = model(pack([bag]))
+        both = [said.bag_logits[0], said.instance_logits.max()] if model.two_streams else [said.bag_logits[0]]
+        logits.append(float(torch.stack(both).double().mean()))
+    return np.array(logits)
 
 
 def _train_epoch(
@@ -109,9 +112,9 @@ def _train_epoch(
     """Take one step for each few pairs of bags, all positive and all negative bags mixed anew."""
     for pairs in pair_slides(np.flatnonzero(labels == 1), np.flatnonzero(labels == 0), PAIRS_PER_STEP, draws):
         chosen = [_some(bags[i], draws) for i in pairs.T.ravel()]  # positives first, then negatives
-        packed = pack([functional.dropout(bag, DROPOUT) for bag in chosen])
+        packed = pack(chosen)
         optimizer.zero_grad()
-        pair_losses(model, packed, 1.0, config).mean().backward()
+        pair_losses(model, packed._replace(features=functional.dropout(packed.features, DROPOUT)), 1.0, config).mean().backward()
         optimizer.step()
 
 

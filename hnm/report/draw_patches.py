@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hnm.mining.coordinator import load_mined
 from hnm.report.draw_style import GREEN, GREY, INK, VERMILLION, evenly_spread
 from hnm.report.record import RunRecord
-from hnm.rounds import round_folder
+from hnm.run_rounds import round_folder
 from shards.errors import InputError
 from shards.files import whole_file
 from shards.reading.reader import PatchReader

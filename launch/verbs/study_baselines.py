@@ -4,6 +4,7 @@
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,7 @@ from shards.errors import InputError
 from shards.files import whole_file, write_json
 
 
-def fit_fold(
-    request: StudyRequest, names: list[str], key: Fold, cohort: Path, signals: StopSignals
-) -> str | None:
+def fit_fold(request: StudyRequest, names: list[str], key: Fold, cohort: Path, signals: StopSignals) -> str | None:
     """Fit and evaluate the baselines of a fold that are missing; return what went wrong, None if nothing.
 
     Raises:
@@ -41,8 +40,11 @@ def fit_fold(
     folders = {name: run_folder(method_folder(request.out, BASELINE + name), key) for name in names}
     if all((folder / "metrics.json").is_file() for folder in folders.values()):
         return None
-    with claim_of_fold(first_request(request, cohort), key, signals) as is_mine:
+    asked = replace(first_request(request, cohort), share="1/1" if request.part else None)
+    with claim_of_fold(asked, key, signals) as is_mine:
         if not is_mine:
+            if request.part:  # nobody else has this part: see claim_of_fold
+                return "another process is at it"
             print(f"{told}: another process is at it", flush=True)
             return None
         print(told, flush=True)
@@ -89,6 +91,7 @@ def _fit(name: str, bags: dict[str, Bags], shown: Shown, study: Study, seed: int
         "encoder_steps": 0, "seconds": round(fit_s, 2), "seconds_per_patch": score_s / len(bags["test"].rows) / 2,
         "slide": slide_figures(labels["test"], scores["test"], threshold),
         "instance": _instance_part(fitted, bags, shown, study), "froc": None,
+        "context": _context_part(fitted, bags["test"], shown, study),
         "validation": {"auc": auc(labels["validation"], scores["validation"])}, "warnings": shown.warnings,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +114,20 @@ def _instance_part(fitted: Fitted, bags: dict[str, Bags], shown: Shown, study: S
         return None
     threshold = youden_threshold(*known["validation"][:2])
     return {"threshold": threshold, **instance_metrics(*known["test"], threshold)}
+
+
+def _context_part(fitted: Fitted, test: Bags, shown: Shown, study: Study) -> dict[str, float | None] | None:
+    """Return the slide AUC that is left when the positive patches are taken out of the test bags; None where none is known.
+
+    Bags of which nothing is left are left out.
+    """
+    truth = study.cohort.patches.truth[shown.ids_of(study.test)]
+    if not np.any(truth == 1):
+        return None
+    kept = [bag[its != 1] for bag, its in zip(test.features, test.split(truth), strict=True)]
+    some = [place for place, bag in enumerate(kept) if len(bag)]
+    bags = Bags(tuple(kept[place] for place in some), test.labels[some])
+    return {"auc": auc(bags.labels, fitted.slide_scores(bags)), "num_empty": len(kept) - len(some)} if some else None
 
 
 def _write_predictions(path: Path, scores: np.ndarray, threshold: float, study: Study) -> None:

@@ -88,6 +88,15 @@ class Cohort:
         """Are there pictures, or the features of `hnm import features` in their place?"""
         return "features" not in self.info
 
+    @cached_property
+    def has_places(self) -> bool:
+        """Is it known of every patch where it is and how large? Other tools' features may come without."""
+        if self.has_pictures:
+            return True
+        if "patch_level0" not in self.slides.column_names or (self.patches.x_level0 < 0).any():
+            return False
+        return all(self.slides["patch_level0"].filter(pa.array(self.patches_per_slide > 0)).is_valid().to_pylist())
+
     def require_pictures(self, what: str) -> None:
         """Refuse `what` where there are no pictures.
 

@@ -8,10 +8,11 @@ import pytest
 from hnm.config import Config, ConfigError, load_config
 from hnm.engine.ranks import single_world
 from hnm.evidence.evaluate import evaluate
-from hnm.rounds import START_ENCODER, last_round, train
+from hnm.rounds import train
 from hnm.run.budget import Spent, is_spent, spent_before_finetune, spent_in_all
 from hnm.run.journal import Journal
 from hnm.run.phase import read_state
+from hnm.run_rounds import START_ENCODER, last_round
 from launch.process.status import what_is_done
 from tests.hnm.test_rounds import CutJournal, PowerCut, started
 from tests.tiny import results_of, tiny_config, tiny_session

@@ -15,7 +15,7 @@ import torch
 
 from hnm.config import read_config
 from hnm.engine.state import load_weights
-from hnm.rounds import START_ENCODER
+from hnm.run_rounds import START_ENCODER
 from launch.process.run_directory import attempt_tags
 from shards.files import write_json
 from tests.launch.process.test_local import TIMEOUT_S
