@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from hnm.aggregator.bags import open_bags
 from hnm.baselines.bags import Bags, Fitted
 from hnm.baselines.baselines import BASELINES
+from hnm.baselines.bounded_bags import Shown, bags_of, shown_rows
 from hnm.config import load_config
 from hnm.engine.ranks import single_world
-from hnm.evidence.bounded_bags import Shown, bags_of, shown_rows
 from hnm.evidence.measure import slide_figures
 from hnm.run.study import Study, open_study
 from hnm.statistics.metrics import auc, instance_metrics, youden_threshold

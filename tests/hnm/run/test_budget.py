@@ -52,14 +52,14 @@ def go_on(run: Path, cohort: Path, config: Config, journal: Journal | None = Non
 
 
 def test_a_run_ends_with_its_budget_wherever_it_was_stopped(finished_run: Path, tiny_cohort: Path, tmp_path: Path) -> None:
-    config = tiny_config("finetune.epochs_per_round=2", "rounds.num_rounds=3", "rounds.budget=epochs=3")
+    config = tiny_config("finetune.epochs_per_round=2", "rounds.num_rounds=2", "rounds.budget=epochs=1")
     whole = started(finished_run, tmp_path / "whole")
     go_on(whole, tiny_cohort, config)
-    assert last_round(config, whole) == 2  # two epochs, and one of two
-    assert [known["epochs"] for known in read_state(whole)["phases"] if known["phase"] == "finetune"] == [2, 1]
-    assert "round 2 is the last: the budget epochs=3 is spent" in str(what_is_done(whole, config))
+    assert last_round(config, whole) == 1  # after one epoch of two
+    assert [known["epochs"] for known in read_state(whole)["phases"] if known["phase"] == "finetune"] == [1]
+    assert "round 1 is the last: the budget epochs=1 is spent" in str(what_is_done(whole, config))
     stopped = started(finished_run, tmp_path / "stopped")
-    for where in ({"within": ("round 1: fine-tune", 1)}, {"before": ("embed", 2)}):
+    for where in ({"within": ("round 0: fine-tune", 1)}, {"before": ("embed", 1)}):
         with pytest.raises(PowerCut):
             go_on(stopped, tiny_cohort, config, CutJournal(stopped, **where))
         assert last_round(config, stopped) is None
@@ -69,7 +69,7 @@ def test_a_run_ends_with_its_budget_wherever_it_was_stopped(finished_run: Path, 
     with tiny_session(WORLD, tiny_cohort, config) as session:
         metrics = evaluate(config, whole, session)
     assert metrics is not None
-    assert len(metrics["rounds"]) == 3
+    assert len(metrics["rounds"]) == 2
 
 
 def test_a_slide_loss_ends_with_its_budget(
