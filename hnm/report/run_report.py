@@ -165,7 +165,7 @@ def _beside(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not methods:
         return []
     context, instance = metrics.get("context") or {}, metrics.get("instance") or {}
-    ours = {"name": "this run", "slide_auc": metrics["slide"]["auc"], "instance_auc": instance.get("auc")}
+    ours = {"name": "this run", "slide_auc": metrics["slide"]["auc"], "run_minus_it": None, "instance_auc": instance.get("auc")}
     ours |= {"without": context.get("slide_auc_without_positive_patches"), "validation_auc": metrics["validation"]["auc"]}
     theirs = [{**its, "name": name, "without": its["slide_auc_without_positive_patches"]} for name, its in methods.items()]
     return [ours, *theirs]

@@ -51,7 +51,8 @@ def test_planted_patches_are_found_and_the_same_numbers_give_the_same_result(nam
     assert patches is not None and patches_again is not None  # noqa: PT018
     assert [its.shape for its in patches] == [(PATCHES,)] * 20
     np.testing.assert_array_equal(np.concatenate(patches), np.concatenate(patches_again))
-    assert (auc(TRUTH, np.concatenate(patches)) or 0) > 0.9
+    if name in ("mean", "instance"):  # a network's patches are a by-product of its bags
+        assert (auc(TRUTH, np.concatenate(patches)) or 0) > 0.9
 
 
 def test_a_bags_logit_is_the_mean_of_its_patches_logits() -> None:
