@@ -11,9 +11,9 @@ from hnm.baselines.bounded_bags import Shown, bags_of, shown_rows
 from hnm.baselines.of_run import BASELINES_FILE, MOST_ROWS, FittedLinear, read_fitted, validation_aucs
 from hnm.config import Config
 from hnm.evidence.context import control_of
-from hnm.rounds import choose_round, round_folder, validation_of_rounds
 from hnm.run.session import Session
 from hnm.run.study import Study
+from hnm.run_rounds import choose_round, round_folder, validation_of_rounds
 from hnm.statistics.bootstrap import bootstrap_intervals
 from hnm.statistics.metrics import auc
 
