@@ -113,8 +113,12 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
                     config.rounds, round_, rows.num_rows, chosen.negatives, previous, study, session.seed
                 )
             if round_ == 0:
+<<<<<<< HEAD
                 with record.not_counted():
                     fit_for_run(bags, folder / BASELINES_FILE, session)
+=======
+                fit_for_run(bags, folder / BASELINES_FILE, session)
+>>>>>>> main
             record.keep()
             decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous, told)
             _report(decision, round_, session)
@@ -286,4 +290,5 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
         + (f" ({mimics:.0%} known mimics, of all {decision['mimic_share_negatives']:.0%})" if mimics is not None else "")
         + f", {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+        + (f"; {rescore['share_rescored']:.0%} of the patches scored anew" if (rescore := decision.get("rescore")) else "")
     )
