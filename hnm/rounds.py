@@ -113,7 +113,8 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
                     config.rounds, round_, rows.num_rows, chosen.negatives, previous, study, session.seed
                 )
             if round_ == 0:
-                fit_for_run(bags, folder / BASELINES_FILE, session)
+                with record.not_counted():
+                    fit_for_run(bags, folder / BASELINES_FILE, session)
             record.keep()
             decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous, told)
             _report(decision, round_, session)

@@ -1,5 +1,6 @@
 """Budgets of the rounds: what counts, when a run ends early, and that a stopped run ends where the undisturbed one does."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hnm.evidence.evaluate import evaluate
 from hnm.rounds import train
 from hnm.run.budget import Spent, is_spent, spent_before_finetune, spent_in_all
 from hnm.run.journal import Journal
-from hnm.run.phase import read_state
+from hnm.run.phase import Record, read_state
 from hnm.run_rounds import START_ENCODER, last_round
 from launch.process.status import what_is_done
 from tests.hnm.test_rounds import CutJournal, PowerCut, started
@@ -38,6 +39,16 @@ def test_what_counts() -> None:
     assert [is_spent(budget, Spent(67, 8, 2)) for budget in ("seconds=67", "seconds=68", "steps=8", "epochs=3", None)] == [
         True, False, True, False, False,
     ]  # fmt: skip
+
+
+def test_what_is_done_beside_a_phase_is_not_counted(finished_run: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    run = started(finished_run, tmp_path / "run")
+    with tiny_session(WORLD, tiny_cohort, tiny_config()) as session:
+        record = Record("mine", 0, run, session)
+        before = record.begin
+        with record.not_counted():
+            time.sleep(0.05)
+        assert record.begin - before >= 0.05
 
 
 @pytest.mark.parametrize("budget", ["600", "minutes=3", "steps=0", "epochs=1.5"])
