@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from launch.verbs.demo import ARMS, decisions_of
 from shards.cohort.cohort import Cohort
 from shards.cohort.slides import read_slides
 from shards.tiling.pyramid import open_pyramid
@@ -60,6 +61,17 @@ def test_the_demo_goes_all_the_way_and_learns(demo: tuple[Path, str]) -> None:
     assert "What to try next" in output
     metrics = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["slide"]["auc"] > 0.7
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_mining_changes(demo: tuple[Path, str]) -> None:
+    folder, output = demo
+    assert "negatives mined and at random" in output
+    mined, random = (decisions_of(folder / ARMS[name]) for name in ("mined", "random"))
+    assert mined[0]["validation_mimic_auc"] == random[0]["validation_mimic_auc"]  # one encoder, one aggregator
+    for name in ("validation_instance_auc", "validation_mimic_auc"):
+        assert mined[-1][name] > mined[0][name] + 0.05  # 0.11 and 0.13 or more in two seeds
+    assert mined[-1]["validation_mimic_auc"] > random[-1]["validation_mimic_auc"]  # by 0.07 to 0.11 in two seeds
 
 
 @pytest.mark.slow
