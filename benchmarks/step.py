@@ -5,6 +5,7 @@ contrastive loss over the global batch, backward, finite check, SGD. One thread 
 
     efficiency_2_ranks   images/s of 2 ranks with a batch of 2 n, over the sum of 2 single processes with n each at the same time,
                          which share the machine's caches and memory as the ranks do. The two take turns; median of the turns
+    --objective slide    a step of the slide loss instead, its parts and its memory: see benchmarks/slide_step.py
     --variants           one process: channels_last, torch.compile and bf16, for both norms; and steps in chunks
     with a GPU           images/s in fp32 and bf16, of a batch that stays in memory and of batches from JPEGs (the stall), and the
                          share of the rate of a large matrix product that the step's arithmetic reaches
@@ -23,6 +24,7 @@ import torch
 
 from benchmarks.about import about
 from benchmarks.processes import on_ranks
+from benchmarks.slide_step import measure as measure_slide_step
 from hnm.encoder.augment import AugmentConfig
 from hnm.encoder.contrastive_model import draw_views, forward_backward, fresh_model, start_training
 from hnm.encoder.encoder_config import EncoderConfig
@@ -210,12 +212,16 @@ def main() -> None:
     """Parse the command line, measure, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller images, fewer turns; under a minute")
+    parser.add_argument("--objective", choices=("supcon", "slide"), default="supcon", help="whose step is taken")
     parser.add_argument("--variants", action="store_true", help="the table of settings instead; minutes of compiling")
     parser.add_argument("--out", type=Path, help="also write the result here")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result: dict[str, Any]
-    if args.variants:
+    if args.objective == "slide":
+        with tempfile.TemporaryDirectory() as folder:
+            result = measure_slide_step(Path(folder), args.quick)
+    elif args.variants:
         gpu = device.type == "cuda"
         result = {"variants": variants(256 if gpu else 16, 224 if gpu else 96, 20 if gpu else 3, device)}
         result["num_threads"] = torch.get_num_threads()

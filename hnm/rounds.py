@@ -11,6 +11,7 @@ between any two lines.
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hnm.aggregator.aggregate import bag_loss, train_aggregator
 from hnm.aggregator.aggregators import Aggregator, build_aggregator
 from hnm.aggregator.bags import Bags, features_complete, open_bags
 from hnm.aggregator.score import score_slides, slide_scores
+from hnm.baselines.of_run import BASELINES_FILE, fit_for_run
 from hnm.config import Config
 from hnm.encoder.contrastive_model import ContrastiveModel, load_model
 from hnm.encoder.embed import embed
@@ -32,20 +34,21 @@ from hnm.encoder.suits import tell_encoder
 from hnm.encoder.trained_file import base_of_rounds, save_trained
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.engine.state import load_weights, save_weights
-from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
+from hnm.mining.coordinator import decide, rank_cohort, share_mined
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
+from hnm.mining.rescore import is_full, rows_to_rescore, told_of_rescoring
 from hnm.run.broken import note_broken
+from hnm.run.budget import Watch
 from hnm.run.checksums import MINED_FILES, require_whole, whole
 from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
-from hnm.run.study import Study
+from hnm.run.study import Rows, Study
+from hnm.run_rounds import START_ENCODER, is_last, round_folder
 from hnm.statistics.metrics import scores_at, youden_threshold
 from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import write_array
-
-START_ENCODER = "encoder-start.safetensors"
 
 
 def train(config: Config, start_encoder: Path, run: Path, session: Session) -> None:
@@ -69,7 +72,9 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
     for round_ in range(config.rounds.num_rounds + 1):
         folder = round_folder(run, round_)
         score_round(model, config, round_, run, session)
-        if round_ == config.rounds.num_rounds:
+        if main_says(partial(is_last, config, round_, run), session.world):
+            if round_ < config.rounds.num_rounds:
+                session.journal.say(f"round {round_} of {config.rounds.num_rounds} is the last: {config.rounds.why_early}")
             break
         if not main_says((folder / "encoder.safetensors").is_file, session.world):
             finetune_round(model, config, round_, run, session)
@@ -83,15 +88,18 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
     if main_says((folder / "mining.json").is_file, world):
         forget_features(folder, config, session)
         return
-    bags = bags_of_round(model, config, round_, run, session)
+    rows = rows_of_round(config, round_, run, session)
+    bags = bags_of_round(model, config, round_, run, session, rows)
     aggregator = aggregate_round(bags, config, round_, run, session)
     with phase("mine", round_, run, session) as record:
         slides = study.embedded_slides
         previous = round_folder(run, round_ - 1) if round_ else None
         if previous is not None:
             require_whole([previous / name for name in MINED_FILES], run, world)
-        logits, part = score_slides(aggregator, bags, slides, session)
-        chosen = rank_cohort(part, study, config.mining, folder, previous, world)
+        logits, part = score_slides(aggregator, bags, slides, session, rows)
+        is_partial = not is_full(config.rounds, round_)
+        chosen = rank_cohort(part, study, config.mining, folder, previous, world, is_partial)
+        del part  # 0.4 GB at 10^8 patches on one rank
         broken = note_broken(run, session)
         if chosen is not None:
             by_slide = np.full(study.cohort.num_slides, np.nan)
@@ -99,22 +107,42 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
             write_array(folder / "slide_scores.npy", by_slide)
             validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], session)
             ratio = _self_paced_ratio(config, round_)
+            told = None
+            if config.rounds.rescore == "adaptive":
+                told = told_of_rescoring(
+                    config.rounds, round_, rows.num_rows, chosen.negatives, previous, study, session.seed
+                )
+            if round_ == 0:
+                fit_for_run(bags, folder / BASELINES_FILE, session)
             record.keep()
-            decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous)
+            decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous, told)
             _report(decision, round_, session)
     forget_features(folder, config, session)
     barrier(world)
 
 
-def bags_of_round(model: ContrastiveModel | None, config: Config, round_: int, run: Path, session: Session) -> Bags:
+def rows_of_round(config: Config, round_: int, run: Path, session: Session) -> Rows:
+    """Return the patches that a round embeds and scores: all of its slides, or some. Every rank must call it."""
+    study = session.study
+    if is_full(config.rounds, round_):
+        return study.rows_of(study.embedded_slides)
+    folder, previous = round_folder(run, round_), round_folder(run, round_ - 1)
+    require_whole([previous / "scores.npy"], run, session.world)
+    return rows_to_rescore(config.rounds, round_, folder, previous, study, session.seed, session.world)
+
+
+def bags_of_round(
+    model: ContrastiveModel | None, config: Config, round_: int, run: Path, session: Session, rows: Rows
+) -> Bags:
     """Return the features of a round: embedded now, or before; or given, without a model. Every rank must call it."""
     folder, world, study = round_folder(run, round_) / FEATURES, session.world, session.study
     if model is None:
         return open_bags(study.cohort.root / FEATURES, world, study.embedded_slides)
     if not main_says(lambda: features_complete(folder), world):
         with phase("embed", round_, run, session) as record:
-            embed(model.encoder, study.embedded_slides, config.rounds.embed_batch_size, folder, session, record.keep)
-    return open_bags(folder, world)
+            batch_size = config.rounds.embed_batch_size
+            embed(model.encoder, study.embedded_slides, batch_size, folder, session, record.keep, rows)
+    return open_bags(folder, world, study.embedded_slides)  # a study's first features are of all slides
 
 
 def forget_features(folder: Path, config: Config, session: Session) -> None:
@@ -150,14 +178,15 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
         about = {**metadata_of(model.encoder), "round": str(round_)}
         num_rounds = config.rounds.num_rounds
         before = steps_of_finetuning(run, round_) if session.world.is_main else 0  # rank 0 tells them
+        watch = Watch(config.rounds.budget, round_ * config.finetune.epochs_per_round, record, session)
         if config.finetune.objective == "supcon":
             tuning, mining = config.finetune, config.mining
-            weights, num_steps = finetune(model, mined, tuning, mining, round_, num_rounds, session, before)
+            weights, num_steps = finetune(model, mined, tuning, mining, round_, num_rounds, session, before, watch.is_over)
         else:
             settings = RoundSettings(config.finetune, config.mining, config.aggregate, num_rounds)
             first = load_aggregator(folder / "aggregator.safetensors", model.encoder.feature_dim, session)
-            weights, num_steps = finetune_on_slides(model, first, mined, settings, round_, session, before)
-        record.keep(steps=num_steps)
+            weights, num_steps = finetune_on_slides(model, first, mined, settings, round_, session, before, watch.is_over)
+        record.keep(steps=num_steps, epochs=watch.epochs)
         if session.world.is_main:
             save_trained(folder / "encoder.safetensors", weights, about, base)
         barrier(session.world)
@@ -176,23 +205,11 @@ def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> d
     return {**scores_at(labels, scores, threshold), "threshold": threshold, "loss": bag_loss(logits, labels)}
 
 
-def choose_round(config: Config, run: Path) -> int:
-    """Return the round whose model is the result: the last, or the one best on validation (AUC, then loss)."""
-    rounds = range(config.rounds.num_rounds + 1)
-    if config.rounds.choose == "last":
-        return rounds[-1]
-    validation = [read_decision(round_folder(run, r))["validation"] for r in rounds]
-    return max(rounds, key=lambda r: (validation[r]["auc"], -validation[r]["loss"]))
 
 
-def round_folder(run: Path, round_: int) -> Path:
-    """Return the folder of one round."""
-    return run / f"round-{round_:03d}"
 
 
-def encoder_of_round(run: Path, round_: int) -> Path:
-    """Return the file of the encoder that a round embedded with."""
-    return round_folder(run, round_ - 1) / "encoder.safetensors" if round_ else run / START_ENCODER
+
 
 
 def load_aggregator(path: Path, dim: int, session: Session) -> Aggregator:
@@ -236,6 +253,11 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     require_pictures_of_rounds(config, study.cohort)
     if config.finetune.objective == "slide":
         return
+    if config.rounds.rescore == "adaptive" and config.rounds.rescore_share < config.mining.neg_ratio:
+        raise InputError(
+            f"rounds.rescore_share is {config.rounds.rescore_share}, less than mining.neg_ratio {config.mining.neg_ratio}: hard "
+            "negatives are mined among the patches that are scored anew. Raise it, or lower mining.neg_ratio"
+        )
     num_negatives = study.num_patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
     mined = count_of_share(config.mining.neg_ratio, num_negatives)
     what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {num_negatives} negative-slide patches)"
@@ -256,9 +278,12 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
     validation = decision["validation"]
     figures = {name: value for name, value in decision.items() if isinstance(value, int | float)}
     session.journal.metrics("round", round_, **{f"validation_{k}": v for k, v in validation.items()}, **figures)
-    witness = decision["witness_rate_self_paced"]
+    witness, mimics = decision["witness_rate_self_paced"], decision.get("mimic_share_hard_negatives")
     session.journal.say(
         f"round {round_}: validation AUC {validation['auc']:.3f}, F1 {validation['f1']:.3f}; "
-        f"{decision['num_hard_negatives']:,} hard negatives, {decision['num_candidates']:,} positive candidates"
+        f"{decision['num_hard_negatives']:,} hard negatives"
+        + (f" ({mimics:.0%} known mimics, of all {decision['mimic_share_negatives']:.0%})" if mimics is not None else "")
+        + f", {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+        + (f"; {rescore['share_rescored']:.0%} of the patches scored anew" if (rescore := decision.get("rescore")) else "")
     )

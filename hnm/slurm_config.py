@@ -73,7 +73,7 @@ class JobConfig(BaseModel):
         return value
 
 
-Stage = Literal["tile", "merge", "pretrain", "train", "evaluate", "predict", "crossval", "summary", "embed", "doctor"]
+Stage = Literal["tile", "merge", "pretrain", "train", "evaluate", "predict", "crossval", "study", "summary", "embed", "doctor"]
 
 
 class SlurmConfig(JobConfig):
@@ -86,8 +86,9 @@ class SlurmConfig(JobConfig):
     stages: dict[Stage, JobConfig] = Field(
         default_factory=dict,
         description="what one stage wants otherwise, by stage: any of account to setup, such as slurm.stages.train.nodes=2. "
-        "tile: an element of the tiling array; merge: after it; crossval: a fold, on one node; summary: after the folds, as for "
-        "a fold but without GPUs; pretrain, train, evaluate, predict, embed, doctor: the command of that name",
+        "tile: an element of the tiling array; merge: after it; crossval, study: a fold (of a method), on one node; summary: "
+        "after the folds, as for a fold but without GPUs; pretrain, train, evaluate, predict, embed, doctor: the command of "
+        "that name",
     )
     signal_delay_s: int = Field(
         120, ge=5, description="seconds before the time limit at which the job is told to save (USR2)"

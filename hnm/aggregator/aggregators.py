@@ -6,6 +6,10 @@
     model.classify(pooled)                     a bag of any size is read chunk by chunk (hnm.aggregator.score.predict_bag)
     model.two_streams                          the highest instance logit is a second opinion on the bag, as in DSMIL
     model.bag_is_highest                       the bag logit is the highest instance logit
+
+Where patches look at each other (abmilx, transmil), one method stands in the place of weigh and classify:
+
+    model.bag_logit(read)                      the logit of one bag; read() gives its features, chunk by chunk, as often as asked
 """
 
 from typing import Literal, get_args
@@ -13,12 +17,15 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from hnm.aggregator.abmilx import ABMILX
 from hnm.aggregator.baselines import AttentionMIL, MeanMLP, Pooling
 from hnm.aggregator.dsmil import DSMIL, Packed, Prediction
+from hnm.aggregator.transmil import TransMIL
 from shards.errors import InputError
 
-Kind = Literal["dsmil", "abmil", "abmil_gated", "clam_sb", "max", "mean", "simlp"]
-Single = DSMIL | AttentionMIL | Pooling | MeanMLP
+Kind = Literal["dsmil", "abmil", "abmil_gated", "clam_sb", "max", "mean", "simlp", "abmilx", "transmil"]
+Correlated = ABMILX | TransMIL
+Single = DSMIL | AttentionMIL | Pooling | MeanMLP | Correlated
 
 
 class Ensemble(nn.Module):
@@ -68,4 +75,8 @@ def _build_one(kind: str, dim: int) -> Single:
             return Pooling(dim, highest=kind == "max")
         case "simlp":
             return MeanMLP(dim)
+        case "abmilx":
+            return ABMILX(dim)
+        case "transmil":
+            return TransMIL(dim)
     raise InputError(f"aggregate.kind {kind!r} is none of {', '.join(get_args(Kind))}. Take the hnm that made this file")

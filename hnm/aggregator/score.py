@@ -1,15 +1,17 @@
 """Score: slides by both streams of the aggregator, patches by its instance stream, each rank its own range of ids."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from hnm.aggregator.aggregators import Aggregator, Ensemble
+from hnm.aggregator.aggregators import Aggregator, Correlated, Ensemble
 from hnm.aggregator.bags import Bags
+from hnm.aggregator.running_mean import RunningMean
 from hnm.engine.ranks import World, gather_to_main, sum_over_ranks
 from hnm.run.session import Session
-from hnm.run.study import Study
+from hnm.run.study import Rows
 from shards.reading.plan import rows_of_rank
 
 # Ranks wait for each other when they ask whether to stop, so they do it now and then.
@@ -30,13 +32,16 @@ class Part(NamedTuple):
     ids: slice
 
 
-def score_slides(model: Aggregator, bags: Bags, slides: np.ndarray, session: Session) -> tuple[torch.Tensor, Part]:
+def score_slides(
+    model: Aggregator, bags: Bags, slides: np.ndarray, session: Session, rows: Rows | None = None
+) -> tuple[torch.Tensor, Part]:
     """Score the embedded slides and all their patches. Every rank must call it.
 
     Args:
         model: the aggregator.
         bags: the features of exactly `slides`.
         slides: (s,) increasing slide numbers.
+        rows: the patches that `bags` has of them; None: all.
 
     Returns:
         (2, s) logits of the slides on every rank (see `slide_logits`), and this rank's part of the patch scores.
@@ -46,10 +51,12 @@ def score_slides(model: Aggregator, bags: Bags, slides: np.ndarray, session: Ses
     """
     world, study = session.world, session.study
     logits = _logits_until_stopped(model, bags, slides, session)
-    bounds = bounds_of_ranks(study, slides, world.size)
+    rows = study.rows_of(slides) if rows is None else rows
+    bounds = bounds_of_ranks(rows, study.cohort.num_patches, world.size)
     ids = slice(int(bounds[world.rank]), int(bounds[world.rank + 1]))
     scores = np.full(ids.stop - ids.start, np.nan, np.float32)
-    scores[study.mask_of(slides)[ids]] = _scores_until_stopped(model, bags, session)  # rows are in id order
+    for start, stop, found in _scores_until_stopped(model, bags, session):
+        scores[rows.ids(start, stop) - ids.start] = found
     return logits, Part(scores, bounds, ids)
 
 
@@ -64,18 +71,17 @@ def _logits_until_stopped(model: Aggregator, bags: Bags, slides: np.ndarray, ses
     return torch.cat(logits, dim=1)
 
 
-def _scores_until_stopped(model: Aggregator, bags: Bags, session: Session) -> np.ndarray:
-    """Return the scores of this rank's rows; all ranks ask equally often whether to stop. Every rank must call it."""
+def _scores_until_stopped(model: Aggregator, bags: Bags, session: Session) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (start, stop, scores) of this rank's rows; all ranks ask equally often whether to stop. Every rank must call it."""
     world = session.world
     rows = rows_of_rank(bags.num_rows, world.rank, world.size)
     most = rows_of_rank(bags.num_rows, 0, world.size).stop  # rank 0 has the most
     step = PATCHES_BETWEEN_ASKS
     starts = range(rows.start, rows.start + most, step)
-    scores = []
     for start in session.journal.progress(starts, "score patches", len(starts)):
-        scores.append(score_patches(model, bags, min(start, rows.stop), min(start + step, rows.stop)))
+        first, stop = min(start, rows.stop), min(start + step, rows.stop)
+        yield first, stop, score_patches(model, bags, first, stop)
         session.stop_if_asked()
-    return np.concatenate(scores)
 
 
 @torch.no_grad()
@@ -94,30 +100,31 @@ def predict_bag(model: Aggregator, bags: Bags, start: int, stop: int, chunk: int
 
     The rows are read twice, chunk by chunk: first for the critical patch, then for the attention. Memory holds one chunk,
     however large the slide. An aggregator of one stream gives its bag logit twice: it is all that it says of a slide. An
-    ensemble gives the mean of what its members give.
+    ensemble gives the mean of what its members give. Where patches look at each other, what the others must know of each is
+    held of all of them (see there).
     """
     if isinstance(model, Ensemble):
         members = [predict_bag(member, bags, start, stop, chunk) for member in model.members]  # type: ignore[arg-type]
         return torch.stack(members).mean(0)
     begins = range(start, stop, chunk)
+
+    def read() -> Iterator[torch.Tensor]:
+        return (bags.rows(begin, min(begin + chunk, stop)) for begin in begins)
+
+    if isinstance(model, Correlated):
+        return model.bag_logit(read).expand(2)
     highest, critical = torch.tensor(-torch.inf), torch.empty(0)
-    for begin in begins:
-        rows = bags.rows(begin, min(begin + chunk, stop))
+    for rows in read():
         logits = model.score(rows)
         best = int(logits.argmax())
         if logits[best] > highest:  # the first of equals
             highest, critical = logits[best], rows[best : best + 1].clone()
     if model.bag_is_highest:
         return torch.stack([highest, highest])
-    top, weight, total = highest.new_tensor(-torch.inf), highest.new_zeros(()), highest.new_zeros(1)
-    for begin in begins:
-        exponents, values = model.weigh(bags.rows(begin, min(begin + chunk, stop)), critical)
-        new_top = torch.maximum(top, exponents.max())
-        attention, shrink = torch.exp(exponents - new_top), torch.exp(top - new_top)
-        weight = shrink * weight + attention.sum()
-        total = shrink * total + attention @ values
-        top = new_top
-    bag = model.classify((total / weight)[None])[0]
+    pool = RunningMean()
+    for rows in read():
+        pool.add(*model.weigh(rows, critical))
+    bag = model.classify(pool.mean()[None])[0]
     return torch.stack([bag, highest if model.two_streams else bag])
 
 
@@ -139,17 +146,14 @@ def score_patches(model: Aggregator, bags: Bags, start: int, stop: int, chunk: i
     return scores
 
 
-def bounds_of_ranks(study: Study, slides: np.ndarray, num_ranks: int) -> np.ndarray:
+def bounds_of_ranks(rows: Rows, num_patches: int, num_ranks: int) -> np.ndarray:
     """Return (ranks + 1,) int64: rank r answers for the patch ids [bounds[r], bounds[r + 1]), all N together.
 
-    The ranks' scored patches, those of `slides` (increasing), differ in number by at most one.
+    The ranks' scored patches, those of `rows`, differ in number by at most one.
     """
-    ends = np.cumsum(study.cohort.patches_per_slide[slides])
-    starts = np.array([rows_of_rank(int(ends[-1]), rank, num_ranks).start for rank in range(1, num_ranks)], np.int64)
-    place = np.minimum(np.searchsorted(ends, starts, side="right"), len(slides) - 1)
-    ids = study.cohort.patch_bounds[slides[place] + 1] - (ends[place] - starts)
-    num_patches = study.cohort.num_patches
-    return np.concatenate([[0], np.where(starts < ends[-1], ids, num_patches), [num_patches]])
+    starts = [rows_of_rank(rows.num_rows, rank, num_ranks).start for rank in range(1, num_ranks)]
+    inner = [int(rows.ids(start, start + 1)[0]) if start < rows.num_rows else num_patches for start in starts]
+    return np.array([0, *inner, num_patches], np.int64)
 
 
 def gather_scores(part: Part, out: np.ndarray | None, world: World) -> None:

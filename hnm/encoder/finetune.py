@@ -28,8 +28,9 @@ from hnm.encoder.step_curve import StepCurve
 from hnm.engine.engine import Engine
 from hnm.engine.step import Computed, Progress
 from hnm.mining.mining import Mined, MiningConfig, self_paced_ratio
+from hnm.run.budget import IsOver, never
 from hnm.run.session import PatchBatch, Session, train_epoch
-from shards.reading.plan import ids_of_rank, plan_mixed_epoch, weighted_sample
+from shards.reading.plan import id_type, ids_of_rank, plan_mixed_epoch, weighted_sample
 from shards.seeding import numpy_generator, torch_generator
 
 
@@ -97,14 +98,15 @@ def plan_steps(
     Without a single self-paced positive (no patch above the threshold) there is nothing to anchor step (b) on, and the epoch
     has only steps (a).
     """
-    negatives = negatives_of_epoch(mined, numpy_generator(seed, "negatives", epoch))
+    ids = id_type(len(mined.pseudo_labels))
+    negatives = negatives_of_epoch(mined, numpy_generator(seed, "negatives", epoch)).astype(ids)
     candidate_rows = plan_mixed_epoch(
-        negatives, mined.candidates, config.batch_size, config.candidate_share, None,
+        negatives, mined.candidates.astype(ids), config.batch_size, config.candidate_share, None,
         numpy_generator(seed, "negative anchored", epoch),
     )  # fmt: skip
     negative_steps = [Step(row, "negative") for row in candidate_rows]
     ratio = self_paced_ratio(epoch, config.warmup_epochs, num_epochs, mining.self_paced_start, mining.self_paced_end)
-    positives = mined.self_paced(ratio, mining.ties)
+    positives = mined.self_paced(ratio, mining.ties).astype(ids)
     if epoch < config.warmup_epochs or len(positives) == 0:
         return negative_steps
     positive_rows = plan_mixed_epoch(
@@ -121,10 +123,9 @@ def negatives_of_epoch(mined: Mined, generator: np.random.Generator) -> np.ndarr
     Where no other patch of pseudo label 0 has a weight they are the hard ones. Where easy ones have some (mining.hard_share),
     every epoch sees others.
     """
-    weights = np.where(mined.pseudo_labels == 0, mined.weights, mined.weights.dtype.type(0))
-    if len(mined.negatives) == np.count_nonzero(weights):
-        return np.flatnonzero(weights)
-    return weighted_sample(weights, len(mined.negatives), generator)
+    if not mined.has_easy:
+        return mined.negatives
+    return weighted_sample(mined.weights, len(mined.negatives), generator, mined.pseudo_labels)
 
 
 def finetune(
@@ -136,6 +137,7 @@ def finetune(
     num_rounds: int,
     session: Session,
     steps_before: int = 0,
+    is_over: IsOver = never,
 ) -> tuple[dict[str, torch.Tensor], int]:
     """Fine-tune `model` for one round. Every rank must call it.
 
@@ -145,6 +147,7 @@ def finetune(
         round_: 0-based round; the epochs of the run go on from round to round.
         num_rounds: rounds of the run, for the schedules.
         steps_before: optimizer steps of earlier rounds, for the step axis of what is told.
+        is_over: asked on every rank after each epoch whether this fine-tuning ends there.
 
     Returns:
         The trained weights, the same on all ranks, and the number of optimizer steps taken.
@@ -167,7 +170,7 @@ def finetune(
         engine.set_rate(rate)
         steps = plan_steps(mined, epoch, num_epochs, config, mining, session.seed)
         compute = partial(compute_step, engine, mined, config, mining, session, epoch, steps)
-        mine = [ids_of_rank(step.row, world.rank, world.size) for step in steps[progress.step :]]
+        mine = (ids_of_rank(step.row, world.rank, world.size) for step in steps[progress.step :])
         label = f"round {round_}: fine-tune epoch {epoch + 1}/{num_epochs}"
         epochs_left = first + config.epochs_per_round - epoch - 1
         batches = journal.progress(session.reader.batches(mine), label, len(steps), progress.step, epochs_left)
@@ -176,6 +179,8 @@ def finetune(
         warmed = at_warmed_rate(engine, rate, progress, config, compute)
         train_epoch(engine, batches, warmed, progress, session, curve.step_taken)
         journal.metrics("finetune", epoch, **{f"{kind}_loss": loss for kind, loss in progress.end_epoch().items()})
+        if is_over(progress):
+            break
     return engine.full_weights(), progress.num_steps
 
 

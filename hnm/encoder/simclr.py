@@ -127,7 +127,7 @@ def pretrain(
         FloatingPointError: loss or gradient is not finite on some rank.
     """
     world, journal, seed = session.world, session.journal, session.seed
-    ids = session.study.encoder_patches
+    num_patches = session.study.num_patches_of(np.flatnonzero(session.study.encoder_slides))
     check_batch(config, session.study, world)
     if start is None and config.train != "all":
         raise InputError(
@@ -142,16 +142,16 @@ def pretrain(
     refuse_chunks(model, config.chunk_size, "pretrain.chunk_size", model.fixed_norms)
     engine = start_training(model, optimizer_of(model, config, partial(make_optimizer, config)), session.engine, world)
     progress = session.resume(engine, Progress("pretrain"))
-    num_steps = config.epochs * steps_per_epoch(len(ids), config)
-    journal.say(f"pretrain: {len(ids):,} patches, {config.epochs} epochs, {num_steps} steps on {world.size} rank(s)")
+    num_steps = config.epochs * steps_per_epoch(num_patches, config)
+    journal.say(f"pretrain: {num_patches:,} patches, {config.epochs} epochs, {num_steps} steps on {world.size} rank(s)")
 
     def rate_of(taken: Progress) -> float:
         return learning_rate(taken.num_steps - 1, num_steps, config)
 
     for epoch in range(progress.epoch, config.epochs):
-        plan = plan_epoch(ids, config.batch_size, numpy_generator(seed, "pretrain", epoch))
+        plan = plan_epoch(session.study.encoder_patches, config.batch_size, numpy_generator(seed, "pretrain", epoch))
         compute = partial(compute_step, engine, config, session, epoch, plan)
-        mine = [ids_of_rank(row, world.rank, world.size) for row in plan[progress.step :]]
+        mine = (ids_of_rank(row, world.rank, world.size) for row in plan[progress.step :])
         batches = journal.progress(session.reader.batches(mine), "pretrain", num_steps, progress.num_steps)
         curve = StepCurve(journal, "step_loss", plan, config.epochs, rate_of, progress.step)
         train_epoch(engine, batches, compute, progress, session, curve.step_taken)

@@ -35,6 +35,7 @@ from hnm.engine.pair import PairedEngine
 from hnm.engine.ranks import gather_rows
 from hnm.engine.step import Computed, Progress
 from hnm.mining.mining import Mined, MiningConfig
+from hnm.run.budget import IsOver, never
 from hnm.run.session import PatchBatch, Session, train_epoch
 from shards.reading.plan import ids_of_rank
 from shards.seeding import numpy_generator, torch_generator
@@ -57,6 +58,7 @@ def finetune_on_slides(
     round_: int,
     session: Session,
     steps_before: int = 0,
+    is_over: IsOver = never,
 ) -> tuple[dict[str, Tensor], int]:
     """Fine-tune `model` for one round with objective `slide` or `both`. Every rank must call it.
 
@@ -66,6 +68,7 @@ def finetune_on_slides(
         mined: the round's decision, the same on all ranks.
         round_: 0-based round; the epochs of the run go on from round to round.
         steps_before: optimizer steps of earlier rounds, for the step axis of what is told.
+        is_over: asked on every rank after each epoch whether this fine-tuning ends there.
 
     Returns:
         The weights of the epoch with the lowest validation loss, the same on all ranks, and the optimizer steps taken.
@@ -74,7 +77,7 @@ def finetune_on_slides(
         FloatingPointError: loss or gradient is not finite on some rank; no rank takes that step.
     """
     training = SlideTraining(model, aggregator, mined, settings, session, round_)
-    return training.train(steps_before)
+    return training.train(steps_before, is_over)
 
 
 class FeaturesAndProjection(ContrastiveModel):
@@ -149,7 +152,7 @@ class SlideTraining:
         labels = session.study.labels
         self.positives, self.negatives = (session.study.train[labels[session.study.train] == one] for one in (1, 0))
 
-    def train(self, steps_before: int) -> tuple[dict[str, Tensor], int]:
+    def train(self, steps_before: int, is_over: IsOver = never) -> tuple[dict[str, Tensor], int]:
         """See `finetune_on_slides`."""
         config, session, engine = self.config, self.session, self.engine
         if config.slide.patches == "weighted" and (num_plain := self._count_unweighted()):
@@ -183,6 +186,8 @@ class SlideTraining:
             compute = at_warmed_rate(engine, rate, progress, config, partial(self.compute, epoch, steps))
             train_epoch(engine, batches, compute, progress, session, tell)
             self._end_epoch(progress)
+            if is_over(progress):
+                break
         return {**self.untrained, **progress.best}, progress.num_steps
 
     def plan(self, epoch: int) -> list[JointStep]:

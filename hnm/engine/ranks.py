@@ -8,7 +8,9 @@ the ranks, and reads the environment, is launch/process/distributed.py.
 import os
 import socket
 import time
+import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -144,6 +146,46 @@ def gather_any_to_main(part: np.ndarray, world: World) -> np.ndarray | None:
     out = np.empty(int(sizes.sum()), part.dtype) if world.is_main else None
     gather_to_main(part, sizes.tolist(), out, world)
     return out
+
+
+def map_array(path: Path, array: np.ndarray | None, world: World) -> np.ndarray:
+    """Return rank 0's one-dimensional array on every rank: a memory map of its file, or else what is broadcast.
+
+    Every rank must call it. The ranks of a node share the pages of a map, which the system may drop and read again.
+
+    Args:
+        path: the .npy file, visible to all ranks.
+        array: on rank 0 the array; an `np.memmap` says that the file holds just it. Ignored elsewhere.
+
+    Raises:
+        InputError: this rank's machine does not see the file as rank 0 does within `SEEN_WITHIN_S`.
+    """
+    if world.size == 1:
+        assert array is not None
+        return np.asarray(array)
+    told = np.zeros(2, np.int64)
+    if isinstance(array, np.memmap):
+        told[:] = 1, zlib.crc32(array)  # type: ignore[arg-type]
+    is_map, checksum = broadcast_array(told, world).tolist()
+    if not is_map:
+        return broadcast_array(array, world)
+    return np.asarray(array) if array is not None and world.is_main else _map_as_told(path, checksum, world)
+
+
+def _map_as_told(path: Path, checksum: int, world: World) -> np.ndarray:
+    """Return the memory map of a file, once it is the one that rank 0 told: a file of that name may have been there before."""
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    while True:
+        with suppress(OSError, ValueError):  # not whole yet
+            array = np.load(seen(path, world), mmap_mode="r")
+            if zlib.crc32(array) == checksum:
+                return np.asarray(array)
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{path}: rank {world.rank} on {socket.gethostname()} does not see what rank 0 wrote there, "
+                f"{SEEN_WITHIN_S:.0f} s after. All nodes must see the run directory: put it on a file system that they share"
+            )
+        time.sleep(0.2)
 
 
 def broadcast_array(array: np.ndarray | None, world: World) -> np.ndarray:

@@ -20,7 +20,7 @@ from hnm.statistics.zero_width import zero_width_warning
 from shards.files import whole_file
 
 PREDICTED = ["slide_id", "patient_id", "label", "score", "predicted"]  # runs of before 2026-11-28 have no other columns
-SECTIONS = ("slide", "instance", "froc")
+SECTIONS = ("slide", "instance", "froc", "context")
 
 
 def figures_of_run(metrics: dict[str, Any]) -> dict[str, float]:
@@ -130,7 +130,11 @@ def pooled(predictions: pa.Table, seed: int) -> dict[str, Any]:
     Scores of different folds come from different models, each with its own scale: the pooled AUC is a little pessimistic,
     and the mean over folds is the first figure to look at.
     """
-    its = arrays_of(predictions)
+    return pooled_of(arrays_of(predictions), seed)
+
+
+def pooled_of(its: OutOfFold, seed: int) -> dict[str, Any]:
+    """Return what `pooled` does, of arrays."""
     intervals = bootstrap_intervals(its.figures_of, its.labels, its.patients, seed=seed)
     values = its.figures_of(np.arange(len(its.labels)))
     return {name: {"value": value, **intervals[name]._asdict()} for name, value in values.items()}

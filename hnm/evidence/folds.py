@@ -19,7 +19,8 @@ def draw_folds(patients: np.ndarray, labels: np.ndarray, num_folds: int, seed: i
     """Return the fold of each slide, (S,) int64, -1 for slides without a label.
 
     All slides of a patient are in one fold; each fold has nearly the same number of positive patients (those with a positive
-    slide), and of the others. The draw does not depend on the order of the slides.
+    slide), and of the others. Where the others are fewer than the folds, patients with slides of both labels stand in for
+    them: these are then dealt out evenly, too. The draw does not depend on the order of the slides.
 
     Args:
         patients: (S,) whose slide it is.
@@ -32,16 +33,19 @@ def draw_folds(patients: np.ndarray, labels: np.ndarray, num_folds: int, seed: i
     """
     used = np.flatnonzero(labels >= 0)
     names, patient_of = np.unique(patients[used], return_inverse=True)
-    is_positive = np.zeros(len(names), np.int64)
-    np.maximum.at(is_positive, patient_of, labels[used])
-    _require_patients(num_folds, is_positive)
-    of_patient = np.array(fold_patients([(int(value),) for value in is_positive], num_folds, seed))
+    is_positive, is_negative = (np.bincount(patient_of[labels[used] == label], minlength=len(names)) > 0 for label in (1, 0))
+    _require_patients(num_folds, is_positive, is_negative)
+    # Dealt like cards in this order: positive slides only, both, negative ones only. Those with a positive slide are then
+    # neighbours, and so are those with a negative one: as many neighbours as there are folds reach every fold.
+    mixed_apart = (~is_positive).sum() < num_folds  # else drawn as ever, so that folds of before are found again
+    ranks = np.stack([is_positive, is_positive & ~is_negative & mixed_apart], axis=1).astype(int)
+    of_patient = np.array(fold_patients([tuple(rank) for rank in ranks.tolist()], num_folds, seed))
     folds = np.full(len(labels), -1)
     folds[used] = of_patient[patient_of]
     return folds
 
 
-def _require_patients(num_folds: int, is_positive: np.ndarray) -> None:
+def _require_patients(num_folds: int, is_positive: np.ndarray, is_negative: np.ndarray) -> None:
     if num_folds < 3:
         raise InputError(
             f"--folds {num_folds}: at least 3 are needed. One fold tests, one chooses round and thresholds, the rest trains"
@@ -49,7 +53,7 @@ def _require_patients(num_folds: int, is_positive: np.ndarray) -> None:
     counts = {
         "with a labelled slide": len(is_positive),
         "with a positive slide": int(is_positive.sum()),
-        "with negative slides only": int((is_positive == 0).sum()),
+        "with a negative slide": int(is_negative.sum()),
     }
     for what, count in counts.items():
         if count < num_folds:

@@ -1,9 +1,9 @@
 """The coordinator: the ranks' patch scores become one ranking of the whole cohort, and every rank is told what to sample.
 
     rank r: scores of its ids ──tensors──▶ rank 0: scores.npy ▶ choose ▶ label
-    rank 0: pseudo_labels.npy, weights.npy, negatives.npy, candidates.npy ──tensors──▶ every rank
+    rank 0: pseudo_labels.npy, weights.npy, negatives.npy, candidates.npy ──mapped──▶ every rank; a node's ranks share them
 
-10^8 patches on 2 ranks take seconds and 2.6 GB on rank 0: see benchmarks/coordinator.py.
+What 10^8 patches take in seconds and memory: benchmarks/coordinator.py.
 """
 
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from hnm.aggregator.score import Part, gather_scores
-from hnm.engine.ranks import World, broadcast_array
+from hnm.engine.ranks import World, map_array
+from hnm.mining.mimics import mimic_figures
 from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
 from hnm.run.checksums import read_json
 from hnm.run.study import Study
@@ -20,11 +21,18 @@ from hnm.statistics.metrics import auc, witness_rate
 from shards.errors import InputError
 from shards.files import write_array, write_json
 
+AGES = "score_ages.npy"  # of a round that scored some patches anew
 MINED_ARRAYS = ("pseudo_labels", "weights", "negatives", "candidates", "candidate_scores")
 
 
 def rank_cohort(
-    part: Part, study: Study, config: MiningConfig, folder: Path, previous: Path | None, world: World
+    part: Part,
+    study: Study,
+    config: MiningConfig,
+    folder: Path,
+    previous: Path | None,
+    world: World,
+    is_partial: bool = False,
 ) -> Chosen | None:
     """Write the round's scores.npy and choose the patches to sample. Every rank must call it.
 
@@ -34,18 +42,35 @@ def rank_cohort(
         config: shares and switches.
         folder: the round's folder, visible to all ranks.
         previous: the folder of the round before, None in round 0.
+        is_partial: only some patches of the slides were scored; the others keep the scores of the round before.
 
     Returns:
         What was chosen on rank 0, None elsewhere.
     """
     old = read_scores(previous)[part.ids] if previous and config.score_memory else None
-    part = Part(smooth_scores(old, part.scores, config.score_memory), part.bounds, part.ids)
+    part = Part(smooth_scores(old, part.scores, config.score_memory), part.bounds, part.ids)  # NaN stays NaN
     scores = np.empty(int(part.bounds[-1]), np.float32) if world.is_main else None
     gather_scores(part, scores, world)
     if scores is None:
         return None
+    fresh = keep_old_scores(scores, folder, previous) if is_partial and previous else None
     write_array(folder / "scores.npy", scores)  # no memory map of the new file: on a full disk that is a bus error
-    return choose(scores, study.kinds, study.cohort.patch_bounds, config)
+    scores = read_scores(folder)  # in place of our own copy, 0.4 GB at 10^8
+    return choose(scores, study.kinds, study.cohort.patch_bounds, config, fresh)
+
+
+def keep_old_scores(new: np.ndarray, folder: Path, previous: Path) -> np.ndarray:
+    """Fill the gaps of new scores (N,) with the round before's, in place; write how old each is; return which are new.
+
+    Ages are rounds, (N,) uint8, at most 255; a round without the file has none but new scores.
+    """
+    fresh = np.isfinite(new)
+    np.copyto(new, read_scores(previous), where=~fresh)
+    ages = np.load(previous / AGES) if (previous / AGES).is_file() else np.zeros(len(new), np.uint8)
+    np.add(ages, 1, out=ages, where=ages < np.iinfo(np.uint8).max)
+    ages[fresh | ~np.isfinite(new)] = 0  # what was never scored has no age
+    write_array(folder / AGES, ages)
+    return fresh
 
 
 def decide(
@@ -57,6 +82,7 @@ def decide(
     self_paced_ratio: float,
     folder: Path,
     previous: Path | None,
+    rescore: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Label the chosen patches on rank 0; write the mined arrays and, last, mining.json, which is also returned.
 
@@ -69,6 +95,7 @@ def decide(
         self_paced_ratio: the share r in the round's first epoch, for the summary.
         folder: the round's folder.
         previous: the folder of the round before, None in round 0.
+        rescore: what to tell of which patches were scored anew, if it is not always all.
     """
     best_f1 = read_decision(previous)["best_validation_f1"] if previous else None
     kept = keep_old_labels(validation["f1"], best_f1, config.gate_on_validation)
@@ -83,7 +110,9 @@ def decide(
         "validation_instance_auc": _instance_auc(study, scores),
         "num_scored": int(np.count_nonzero(np.isfinite(scores))),
         "broken_patches": broken,
+        **({"rescore": rescore} if rescore else {}),
         **summarise(mined, scores, study.cohort.patches.truth, config, self_paced_ratio),
+        **mimic_figures(study, mined.negatives, scores),
     }
     write_json(folder / "mining.json", summary)
     return summary
@@ -130,26 +159,28 @@ def read_scores(folder: Path) -> np.ndarray:
 
 
 def load_mined(folder: Path) -> Mined:
-    """Return what a finished mining phase decided.
+    """Return what a finished mining phase decided, as read-only memory maps of its files where they are as ours.
 
     Runs of before 2026-11-28 have no negatives.npy: theirs are the patches of pseudo label 0 and weight 1.
     """
-    labels, weights, candidates, scores = (np.load(folder / f"{name}.npy") for name in MINED_ARRAYS if name != "negatives")
+    labels, weights, candidates, scores = (
+        np.load(folder / f"{name}.npy", mmap_mode="r") for name in MINED_ARRAYS if name != "negatives"
+    )
     if weights.dtype.kind != "f":
         weights = weights.astype(np.float32)
     path = folder / "negatives.npy"
-    negatives = np.load(path) if path.is_file() else np.flatnonzero((weights == 1) & (labels == 0))
+    negatives = np.load(path, mmap_mode="r") if path.is_file() else np.flatnonzero((weights == 1) & (labels == 0))
     return Mined(labels, weights, negatives, candidates, scores)
 
 
 def share_mined(folder: Path, world: World) -> Mined:
-    """Return a round's decision on every rank: read on rank 0, broadcast as tensors. Every rank must call it.
+    """Return a round's decision on every rank, which maps the files that rank 0 wrote. Every rank must call it.
 
     Raises:
-        InputError: on every rank: the arrays do not fit together, or nothing could be drawn by them.
+        InputError: on every rank: the arrays do not fit together, or nothing could be drawn by them; on one: see `map_array`.
     """
     read = load_mined(folder) if world.is_main else None
-    mined = Mined(*(broadcast_array(getattr(read, name, None), world) for name in MINED_ARRAYS))
+    mined = Mined(*(map_array(folder / f"{name}.npy", getattr(read, name, None), world) for name in MINED_ARRAYS))
     if (problem := unsound(mined)) is not None:
         raise InputError(f"{folder}: {problem}. Remove mining.json there, and the same command mines anew")
     return mined

@@ -71,12 +71,14 @@ def _method(about: Description, config: Config) -> str:
     changed = [f"`{k}={v}`" for k, v in given.items() if default.get(k) != v and not k.startswith(private)]
     patches = about.preprocessing
     scale = f"{patches['mpp']:g} microns per pixel" if patches["mpp"] else "native pixels (level 0)"
+    gain = f": {about.gain['says']}" if about.gain else ""
     made = ", ".join(f"{name} {version}" for name, version in about.made_with.items())
     return (
         "## Method and configuration\n\n"
         f"* Encoder {about.encoder.get('summary', config.encoder.architecture)}. Resizing and normalisation are part of its "
         "forward pass: give it RGB in [0, 1].\n"
-        f"* Round {about.chosen_round} of {config.rounds.num_rounds} was chosen on validation slides.\n"
+        f"* Round {about.chosen_round} of {about.gain.get('last_round', config.rounds.num_rounds)} was chosen on validation "
+        f"slides{gain}.\n"
         f"* Patches: {patches['patch_px']} x {patches['patch_px']} pixels, {scale}, cut {patches['cut']}; background "
         f"filter: {', '.join(patches['background'])}; stain normalisation: {patches['stain']}.\n"
         f"* A slide is called positive from {about.slide_threshold:.4f} on (chosen on validation slides), a patch from "

@@ -29,9 +29,9 @@ from hnm.evidence.without_patch import explain_without_patch
 from hnm.installed import commit_of_code
 from hnm.model.known import SEEN_FILE, KnownSlides, known_of_run, read_known
 from hnm.report.record import RunRecord
-from hnm.rounds import encoder_of_round, round_folder
 from hnm.run.broken import count_broken
 from hnm.run.checksums import require_whole
+from hnm.run_rounds import encoder_of_round, round_folder
 from shards.errors import InputError
 from shards.files import plain_name
 from shards.tiling.tile_config import OF_ITS_SLIDES
@@ -59,6 +59,8 @@ class Description:
         encoder: what the network is and does to its input first; an older export has none.
         known: SHA-256 of seen.parquet, the slides that the model was trained on or chosen by, and how many they are; an export of
             before 2026-11-28 does not say.
+        gain: what fine-tuning gained over round 0 on the validation slides; empty: nothing was fine-tuned, or an export of
+            before 2026-11-29.
         format_version: of this file.
     """
 
@@ -75,6 +77,7 @@ class Description:
     weights: dict[str, str] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
     known: dict[str, Any] = field(default_factory=dict)
+    gain: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 
@@ -130,6 +133,7 @@ def describe_run(record: RunRecord) -> Description:
         validation=record.decisions[record.chosen]["validation"],
         test=test,
         made_with={"hnm": metadata.version("hnm"), "torch": torch.__version__, "commit": commit_of_code() or "unknown"},
+        gain=record.gain or {},
         weights={name: file_digest(path) for name, path in weight_files(record.run, record.chosen).items()},
     )
 

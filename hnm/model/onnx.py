@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hnm.aggregator.aggregators import Aggregator, Ensemble, Single
+from hnm.aggregator.aggregators import Aggregator, Correlated, Ensemble, Single
 from hnm.encoder.foreign import ForeignEncoder
 from hnm.encoder.networks import Encoder
 from hnm.model.export import ONNX_FILES
@@ -44,6 +44,8 @@ class OneSlide(nn.Module):
 
 def _logits(member: Single, features: Tensor) -> Tensor:
     """Return (2,): the bag logit and the highest instance logit, as `hnm.aggregator.score.predict_bag` does at once."""
+    if isinstance(member, Correlated):
+        return member.bag_logit(lambda: [features]).expand(2)
     scores = member.score(features)
     highest = scores.max()
     if member.bag_is_highest:

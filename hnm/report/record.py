@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from hnm.config import Config
 from hnm.engine.ranks import single_world
 from hnm.evidence.evaluate import read_metrics
+from hnm.evidence.gain import gain_of_finetuning
 from hnm.evidence.patch_threshold import PatchThreshold, patch_threshold_of
 from hnm.mining.coordinator import read_decision, read_scores
-from hnm.rounds import choose_round, round_folder
 from hnm.run.broken import read_broken
 from hnm.run.checksums import EVALUATED_FILES, read_state, require_whole
 from hnm.run.study import Study
+from hnm.run_rounds import choose_round, last_round, round_folder
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.tiling.tile_config import TileConfig
@@ -59,7 +60,7 @@ class RunRecord:
 
     @property
     def is_finished(self) -> bool:
-        return self.num_rounds == self.config.rounds.num_rounds + 1
+        return last_round(self.config, self.run) == self.num_rounds - 1
 
     @property
     def threshold(self) -> float:
@@ -108,6 +109,11 @@ class RunRecord:
     @cached_property
     def state(self) -> dict[str, Any]:
         return read_state(self.run)
+
+    @cached_property
+    def gain(self) -> dict[str, Any] | None:
+        """What fine-tuning gained on the validation slides so far; None: nothing was fine-tuned yet."""
+        return gain_of_finetuning(self.run, self.num_rounds, self.config.rounds.choose, self.study, self.config.seed)
 
     @cached_property
     def broken(self) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 
 from hnm.encoder.suits import unsuited_file
 from hnm.report.record import RunRecord
-from hnm.rounds import START_ENCODER
 from hnm.run.broken import MAX_NAMED, explain_broken, named
+from hnm.run_rounds import START_ENCODER
 from hnm.statistics.zero_width import warnings_told
 from shards.tiling.outliers import find_outliers
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from shards.cohort.cohort import Cohort
 from shards.cohort.slides import SPLITS
 from shards.errors import InputError
+from shards.reading.plan import id_type
 from shards.seeding import numpy_generator
 
 
@@ -80,8 +81,16 @@ class Study:
         return np.repeat(chosen, self.cohort.patches_per_slide)
 
     def patches_of(self, slides: np.ndarray) -> np.ndarray:
-        """Return the increasing ids of the patches of `slides`, int64."""
-        return np.flatnonzero(self.mask_of(slides))
+        """Return the increasing ids of the patches of `slides`, int32 where `id_type` allows it."""
+        rows = self.rows_of(np.unique(slides))
+        ids = np.empty(rows.num_rows, id_type(self.cohort.num_patches))
+        for first_row, (first, stop) in zip(rows.starts.tolist(), rows.bounds.tolist(), strict=True):
+            ids[first_row : first_row + stop - first] = np.arange(first, stop)
+        return ids
+
+    def rows_of(self, slides: np.ndarray) -> "SlideRows":
+        """Return the patches of increasing `slides` as rows, one slide after another."""
+        return SlideRows(np.stack([self.cohort.patch_bounds[slides], self.cohort.patch_bounds[slides + 1]], axis=1))
 
     def num_patches_of(self, slides: np.ndarray) -> int:
         """Return how many patches `slides` have."""
@@ -92,9 +101,9 @@ class Study:
         patients: np.ndarray = self.cohort.slides["patient_id"].to_numpy()[slides]
         return patients
 
-    @cached_property
+    @property
     def kinds(self) -> np.ndarray:
-        """(N,) int8: 1 patch of a positive training slide, 0 of a negative one, -1 of a slide that does not train."""
+        """(N,) int8, made anew: 1 patch of a positive training slide, 0 of a negative one, -1 of one that does not train."""
         of_slide = np.where(self.encoder_slides, self.labels, -1).astype(np.int8)
         return np.repeat(of_slide, self.cohort.patches_per_slide)
 
@@ -110,6 +119,71 @@ class Study:
     def encoder_patches(self) -> np.ndarray:
         """Increasing ids of the patches that train the encoder."""
         return self.patches_of(np.flatnonzero(self.encoder_slides))
+
+
+@dataclass(frozen=True)
+class SlideRows:
+    """The patches of some slides as rows 0, 1, ...: an array of their ids would be 0.4 GB at 10^8 patches.
+
+    Attributes:
+        bounds: (s, 2) int64, the first patch id of each slide and the one after its last.
+    """
+
+    bounds: np.ndarray
+
+    @property
+    def per_slide(self) -> np.ndarray:
+        """(s,) int64, rows of each slide."""
+        return np.asarray(self.bounds[:, 1] - self.bounds[:, 0])
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """(s,) int64, the first row of each slide."""
+        return np.cumsum(self.per_slide) - self.per_slide
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Rows of all slides."""
+        return int(self.per_slide.sum())
+
+    def ids(self, start: int, stop: int) -> np.ndarray:
+        """Return the patch ids of rows [start, stop), int64."""
+        rows = np.arange(start, stop)
+        slide = np.searchsorted(self.starts, rows, side="right") - 1
+        return np.asarray(rows + (self.bounds[:, 0] - self.starts)[slide])
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """Some patches of some slides as rows 0, 1, ..., in the order of their ids.
+
+    Attributes:
+        patches: (m,) their increasing ids, such as a memory map.
+        patch_bounds: (S + 1,) of the cohort.
+        slides: (s,) increasing slide numbers; they have all of the patches.
+    """
+
+    patches: np.ndarray
+    patch_bounds: np.ndarray
+    slides: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all slides."""
+        return len(self.patches)
+
+    @cached_property
+    def per_slide(self) -> np.ndarray:
+        """(s,) int64, rows of each slide."""
+        ends = np.searchsorted(self.patches, self.patch_bounds.astype(self.patches.dtype))
+        return np.asarray(np.diff(ends)[self.slides])
+
+    def ids(self, start: int, stop: int) -> np.ndarray:
+        """Return the patch ids of rows [start, stop), int64."""
+        return self.patches[start:stop].astype(np.int64)
+
+
+Rows = SlideRows | ChosenRows
 
 
 def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:

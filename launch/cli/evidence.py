@@ -8,7 +8,7 @@ import typer
 
 from launch.cli.options import CohortArgument, ConfigOption, MovedCohort, Overrides, PresetOption, RanksOption, finish
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder of hnm crossval.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder of hnm crossval or study.")]
 
 
 def compare(
@@ -68,13 +68,13 @@ def crossval(
 
 
 def status(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or the folder of hnm pretrain or hnm crossval.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or folder of hnm pretrain, crossval or study.")],
 ) -> None:
     """Tell where a run is: phase, step, speed, time left, the last sign of life of every rank, and its attempts.
 
-    Of a cross-validation, where each fold is. Of what was submitted also what SLURM says: queued and why, running, requeued,
-    failed and on which rank. All is read from files and from SLURM. Exit code 1: it failed, or gives no sign of life. Example:
-    `hnm status run/`
+    Of a cross-validation or a study, where each fold is. Of what was submitted also what SLURM says: queued and why,
+    running, requeued, failed and on which rank. All is read from files and from SLURM. Exit code 1: it failed, or gives no
+    sign of life. Example: `hnm status run/`
     """
     from launch.cluster.follow import print_status
 
@@ -91,12 +91,17 @@ def report(
 ) -> None:
     """Write RUN/report.html, one page to look at, and its pictures in RUN/figures/; finished run or not.
 
-    Of a folder of `hnm crossval` it is the page of all folds, which asks for no option. Example: `hnm report run/`
+    Of a folder of `hnm crossval` it is the page of all folds, of one of `hnm study` its page; they ask for no option.
+    Example: `hnm report run/`
     """
     if (run / "crossval.json").is_file():
         from launch.verbs.crossval_page import report_crossval
 
         finish(lambda: report_crossval(run))
+    if (run / "plan.json").is_file():
+        from launch.verbs.study_page import report_study
+
+        finish(lambda: report_study(run))
     from launch.verbs import report as report_verbs
 
     finish(lambda: report_verbs.report(run, cohort, heatmaps))

@@ -65,6 +65,7 @@ def _tiling_options(
 
 MORE_OPTIONS: dict[str, list[LocalCommand]] = {
     "tile": [_tiling_options, _array_options], "pipeline": [_tiling_options, _array_options], "crossval": [_array_options],
+    "study": [_array_options],
     "embed": [_tiling_options, _array_options],
     "evaluate": [_own_config_option], "predict": [_own_config_option],
 }  # fmt: skip

@@ -71,21 +71,19 @@ def job_lines(folder: Path) -> tuple[list[str], bool]:
 
 
 def print_status(folder: Path) -> int:
-    """Print where a run, cohort, cross-validation or pipeline is; the exit code is 1 when something failed or fell silent.
+    """Print where a run, cohort, cross-validation, study or pipeline is; the exit code is 1 when something failed or fell silent.
 
     Raises:
         InputError: it is neither a run, nor was anything submitted for it.
     """
     from launch.process import status
 
-    is_crossval = (folder / "crossval.json").is_file()
-    if not (is_crossval or was_submitted(folder)):
+    lines_of = lines_of_many(folder)
+    if not (lines_of or was_submitted(folder)):
         return status.print_status(folder)
     code = 0
-    if is_crossval:
-        from launch.verbs.crossval_page import lines_of_folds
-
-        lines, is_silent = lines_of_folds(folder)
+    if lines_of:
+        lines, is_silent = lines_of(folder)
         print(f"{folder}:", *lines, sep="\n  ", flush=True)
         if not was_submitted(folder):
             return int(is_silent)
@@ -97,6 +95,19 @@ def print_status(folder: Path) -> int:
             failed |= bool(silent) and not live_jobs(path)  # a job in the queue gives no sign of life, and is not lost
         code |= int(failed)
     return code
+
+
+def lines_of_many(folder: Path) -> Callable[[Path], tuple[list[str], bool]] | None:
+    """Return what tells how far a folder of many runs has come, lines and whether one has ended badly; None: it is none."""
+    if (folder / "crossval.json").is_file():
+        from launch.verbs.crossval_page import lines_of_folds
+
+        return lines_of_folds
+    if (folder / "plan.json").is_file():
+        from launch.verbs.study_page import lines_of_study
+
+        return lines_of_study
+    return None
 
 
 def was_submitted(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from launch.cluster.submissions import cancel_mark
 from launch.process.distributed import meeting_port, num_restarts
 from launch.process.preemption import TRY_AGAIN
 
-START_RANKS = ("crossval",)  # commands that do so themselves: they are no rank
+START_RANKS = ("crossval", "study")  # commands that do so themselves: they are no rank
 
 Handler = Callable[[int, FrameType | None], Any]
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from launch.cluster import slurm
 from launch.cluster.job_spec import JobSpec
 
-WITH_RANKS = ("pretrain", "train", "evaluate", "crossval", "doctor")  # a process for each GPU; the others are one process
+# a process for each GPU; the others are one process
+WITH_RANKS = ("pretrain", "train", "evaluate", "crossval", "first", "study", "doctor")
 
 
 def with_cores(specs: Sequence[JobSpec]) -> list[JobSpec]:

@@ -7,14 +7,17 @@ run/slurm/  jobs.json                 the records
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from launch.cluster import slurm
 from launch.process.run_directory import SUBFOLDER
 from shards.claim import Owner, is_running
+from shards.errors import InputError
 from shards.files import write_json
+
+JOB_ID = re.compile(r"[0-9]{1,12}")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class SubmittedJob:
 
     Attributes:
         job_id: SLURM's number, or the local launcher's process.
-        stage: tile, merge, pretrain, train, evaluate, predict, crossval, summary.
+        stage: tile, merge, pretrain, train, evaluate, predict, crossval, first, study, summary.
         cluster: slurm or local.
         submitted: when, ISO 8601.
         commit: of the code.
@@ -64,10 +67,22 @@ def submission_folder(folder: Path) -> Path:
 
 
 def read_jobs(folder: Path) -> list[SubmittedJob]:
-    """Return the jobs that were submitted for `folder`, oldest first."""
+    """Return the jobs that were submitted for `folder`, oldest first.
+
+    Raises:
+        InputError: the record is damaged, or names a job by something else than a number.
+    """
     path = submission_folder(folder) / "jobs.json"
-    records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [SubmittedJob(**record) for record in records]
+    if not path.is_file():
+        return []
+    try:
+        jobs = [SubmittedJob(**record) for record in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:  # no JSON; another shape
+        raise InputError(f"{path}: is no record of submitted jobs ({error}). Remove it, and look into squeue yourself") from error
+    for job in jobs:  # its log is read, its mark is written and scancel is called by this name: it may be a stranger's folder
+        if not isinstance(job.job_id, str) or not JOB_ID.fullmatch(job.job_id):
+            raise InputError(f"{path}: job_id={job.job_id!r} is no number of a job: damaged, or made to do harm. Remove it")
+    return jobs
 
 
 def add_job(folder: Path, job: SubmittedJob) -> None:

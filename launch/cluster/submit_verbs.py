@@ -2,6 +2,7 @@
 
 tile ──array, a share of the slides each──▶ merge ──▶ pretrain ──▶ train ──▶ evaluate
 crossval ──array, a fold each──▶ summary
+study ──first features──▶ array, a method and a fold each──▶ summary
 embed ──one job, or an array, a share of the slides each
 """
 
@@ -16,6 +17,7 @@ from launch.cluster.job_spec import JobSpec, parallel_job
 from launch.cluster.submissions import PIPELINE_FOLDERS, submission_folder
 from launch.cluster.submit import CONFIG_FILE, submit
 from launch.cluster.submit_crossval import crossval_specs, request_of
+from launch.cluster.submit_study import check_study, study_specs
 
 Params = dict[str, Any]  # what the command line gave, by the name of the local command's parameter
 
@@ -112,6 +114,8 @@ def _specs(name: str, command: list[str], params: Params, folder: Path, config: 
         return [JobSpec(name, folder, [[*command, *workers]], resources)]
     if name == "crossval":
         return crossval_specs(command, params, config, cluster)
+    if name == "study":
+        return study_specs(params, config, cluster)
     if name == "embed":
         return embed_specs(params, folder, command, config, cluster)
     if name == "doctor":
@@ -191,20 +195,20 @@ def pipeline_specs(slides_csv: Path, folder: Path, config: Config, cluster: str)
         config: the resolved configuration.
         cluster: only `slurm` has arrays.
     """
-    from hnm.rounds import round_folder
+    from hnm.run_rounds import last_round
 
     cohort, pretrained, run = (folder / name for name in PIPELINE_FOLDERS)
     encoder = pretrained / "encoder.safetensors"
     command = ["tile", str(slides_csv), str(cohort), *_config_option(cohort)]
     specs = tile_specs(slides_csv, cohort, command, config, config.slurm.array_size if cluster == "slurm" else 1)
     stages = (
-        ("pretrain", pretrained, encoder, [str(cohort), str(pretrained), *_config_option(pretrained)]),
-        ("train", run, round_folder(run, config.rounds.num_rounds) / "mining.json",
+        ("pretrain", pretrained, encoder.is_file(), [str(cohort), str(pretrained), *_config_option(pretrained)]),
+        ("train", run, last_round(config, run) is not None,
          [str(cohort), str(run), "--encoder", str(encoder), *_config_option(run)]),
-        ("evaluate", run, run / "metrics.json", [str(run)]),
+        ("evaluate", run, (run / "metrics.json").is_file(), [str(run)]),
     )  # fmt: skip
-    for stage, writes, result, arguments in stages:
-        if specs or not result.is_file():
+    for stage, writes, is_done, arguments in stages:
+        if specs or not is_done:
             after = specs[-1].stage if specs else None
             specs.append(parallel_job(stage, writes, [stage, *arguments], config.slurm, after=after))
     return specs
@@ -271,6 +275,7 @@ VERBS = {
     "evaluate": Verb("run", _check_evaluate),
     "predict": Verb("out", _check_predict),
     "crossval": Verb("out", _check_crossval),
+    "study": Verb("out", check_study),
     "embed": Verb("out", _check_embed),
     "doctor": Verb("folder", lambda params, config: None),
 }

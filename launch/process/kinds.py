@@ -25,6 +25,11 @@ def _what_is(folder: Path) -> str:
             "a cross-validation: hnm crossval has evaluated its folds, the figures are in its metrics.json. Look at them with: "
             f"hnm report {folder}. A fold is a run directory: {folder / 'repeat-0' / 'fold-0'}"
         )
+    if (folder / "plan.json").is_file():
+        return (
+            f"a study: hnm study has evaluated the folds of its methods, the figures are in its study.html. How far it is: hnm "
+            f"status {folder}"
+        )
     if (folder / "model.json").is_file():
         return (
             "an exported model, which has no test split to read; the figures of its run are in its MODEL.md. On other slides "

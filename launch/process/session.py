@@ -93,6 +93,8 @@ def session_of(opening: Opening) -> Iterator[Session]:
                 open_things.enter_context(told_when_lost(folder / "log"))
                 open_things.callback(journal.heartbeat.write)  # before that tells what each rank did last
                 _say_changed(changed, journal)
+                if told := opening.cohort.patches.told:
+                    journal.say(f"warning: {told}")
                 _prepare_device(config, journal)
                 keeper = _make_keeper(opening, signals, journal)
                 study = open_study(opening.cohort, config.data, config.seed)

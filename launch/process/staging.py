@@ -73,7 +73,9 @@ def stage(
         stop_if_asked: ends the run on all ranks if one was asked to stop; called on all ranks at the same time.
     """
     folder = Path(os.path.expandvars(stage_dir)) / cohort.fingerprint
-    needed = np.unique(cohort.patches.shard[np.isin(cohort.patches.slide, slides)])
+    bounds = cohort.patch_bounds  # slide by slide: 10^8 patches at once would be gigabytes for a moment
+    of_slides = [np.unique(cohort.patches.shard[bounds[slide] : bounds[slide + 1]]) for slide in slides]
+    needed = np.unique(np.concatenate(of_slides))
     sources, copying = [cohort.shard_path(int(shard)) for shard in needed], Copying()
     with ThreadPoolExecutor(1, "stage") as pool:
         job = pool.submit(_copy_and_say, sources, folder, copying) if journal.world.local_rank == 0 else None

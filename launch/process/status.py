@@ -14,6 +14,7 @@ from rich.table import Table
 from hnm.config import Config
 from hnm.run.checksums import read_state
 from hnm.run.heartbeat import BEAT_EVERY_S, Beat, errors_of, read_beats
+from hnm.run_rounds import last_round
 from launch.process.run_directory import is_abandoned, read_run
 
 LATE_AFTER_S = 4 * BEAT_EVERY_S
@@ -82,8 +83,9 @@ def what_is_done(run: Path, config: Config) -> str | None:
     """Return what a finished run has, None if there is work left."""
     if (run / "metrics.json").is_file():
         return "trained and evaluated"
-    if (run / f"round-{config.rounds.num_rounds:03d}" / "mining.json").is_file():
-        return f"trained; next: hnm evaluate {run}"
+    if (last := last_round(config, run)) is not None:
+        early = f" (round {last} is the last: {config.rounds.why_early})" if last < config.rounds.num_rounds else ""
+        return f"trained{early}; next: hnm evaluate {run}"
     if (run / "encoder.safetensors").is_file():
         return f"pretrained; next: hnm train COHORT RUN --encoder {run / 'encoder.safetensors'}"
     return None

@@ -14,12 +14,15 @@ fold begins.
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from hnm.aggregator.bags import features_complete
 from hnm.config import Config, load_config, read_config
+from hnm.encoder.start import find_start
 from hnm.engine.ranks import single_world
 from hnm.evidence.crossval import summarise, write_predictions
 from hnm.evidence.folds import require_clean_run, require_no_leak
@@ -28,12 +31,13 @@ from hnm.run.study import open_study
 from hnm.run.tracking import ID_FILE, Tracker, TrackingConfig
 from hnm.run.tracking_copy import DatabaseCopy
 from hnm.run.tracking_run import files_of_run, tracking_uri
+from hnm.run_rounds import round_folder
 from hnm.statistics.zero_width import few_patients
 from launch.process.disks import is_shared
 from launch.process.distributed import is_rank
 from launch.process.local import run_child, stop_if_asked
 from launch.process.preemption import Preempted, StopSignals
-from launch.process.run_directory import attempt_tags
+from launch.process.run_directory import attempt_tags, open_run
 from launch.verbs import train as verbs
 from launch.verbs.crossval_folder import (
     Fold,
@@ -51,7 +55,7 @@ from launch.verbs.crossval_folder import (
     split_column,
 )
 from launch.verbs.crossval_page import report_crossval, write_fold_page
-from shards.cohort.cohort import Cohort
+from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import write_json
 
@@ -170,6 +174,8 @@ def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: 
     if request.encoders_of is not None:
         encoder = encoder_of_other(request.encoders_of, request.out, key)
     stop_if_asked(signals)
+    if (features := request.features_of(key)) is not None and encoder is not None:
+        take_features(features, encoder, cohort, fold_config, folder)
     if request.ranks == 1:
         verbs.train(view, folder, encoder, request.config, request.preset, overrides, 1)
     else:
@@ -184,6 +190,16 @@ def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: 
     else:
         hnm(["evaluate", str(folder), "--no-report", "--ranks", str(request.ranks)], signals)
     stop_if_asked(signals)
+
+
+def take_features(features: Path, encoder: Path, cohort: Cohort, config: Config, run: Path) -> None:
+    """Let round 0 of a new run find the features that a study has embedded with its start encoder: it embeds none itself."""
+    if (run / "state.json").is_file() or not features_complete(features):
+        return
+    config = config.model_copy(update={"encoder": find_start(str(encoder), config.encoder).config})
+    open_run(run, cohort, config)
+    (folder := round_folder(run, 0)).mkdir()
+    (folder / FEATURES).symlink_to(features.resolve())
 
 
 def fold_overrides(request: Request, config: Config, key: Fold, parent_run: str) -> list[str]:

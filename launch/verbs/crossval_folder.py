@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ from hnm.config import Config, ConfigError, difference, read_config, record_conf
 from hnm.engine.state import load_weights
 from hnm.evidence.folds import draw_folds, splits_of_fold
 from hnm.report.page import REPORT_FILE
-from hnm.rounds import START_ENCODER, require_pictures_of_rounds
+from hnm.rounds import require_pictures_of_rounds
 from hnm.run.heartbeat import BEAT_EVERY_S
 from hnm.run.seen import changes
+from hnm.run_rounds import START_ENCODER
 from launch.process.local import stop_if_asked
 from launch.process.preemption import StopSignals
 from launch.process.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, SUBFOLDER, WAIT_FOR_CLAIM_S
@@ -34,7 +35,11 @@ Fold = tuple[int, int]  # (repeat, fold), both from 0
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """What the command line asks for.
+
+    Attributes:
+        features_of: of a study: the folder with a fold's first features, embedded before by the start encoder.
+    """
 
     cohort: Path
     out: Path
@@ -48,6 +53,7 @@ class Request:
     encoders_of: Path | None
     ranks: int
     reports: bool = False
+    features_of: Callable[[Fold], Path | None] = lambda key: None
 
 
 def check(request: Request, config: Config) -> Cohort:

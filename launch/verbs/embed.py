@@ -49,12 +49,12 @@ class EmbedRequest:
 def embed(request: EmbedRequest) -> int:
     """Write the features of the slides that have none yet; exit code 1 if a slide gave an error."""
     config = load_config(request.config, None, request.overrides)
+    if (code := in_ranks(request.ranks, config)) is not None:
+        return code
     cohort = Cohort.open(request.cohort)
     cohort.require_pictures("Embedding")
     slides = chosen_slides(cohort, request.shard_of)
     encoder, identity = open_encoder(request.encoder, config)
-    if (code := in_ranks(request.ranks, config)) is not None:
-        return code
     with StopSignals() as signals, told_when_lost(request.out / "log"):
         world = join_world(config.device, WAIT_S)
         try:

@@ -67,6 +67,6 @@ def features(
             f"{given.num_without_places:,} files have no coordinates: no heatmaps, and no truth of patches from annotations"
         )
     journal.say(
-        f"Next: hnm train {cohort} run/ rounds.num_rounds=0, and aggregate.kind=dsmil, abmil, clam_sb, max or mean"
+        f"Next: hnm train {cohort} run/ rounds.num_rounds=0, and aggregate.kind=dsmil, abmil, simlp, abmilx or another"
     )
     return 0

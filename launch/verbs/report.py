@@ -11,11 +11,11 @@ from hnm.model.model import MODEL_FILE
 from hnm.report.page import REPORT_FILE
 from hnm.report.record import read_record
 from hnm.report.run_report import make_report
-from hnm.rounds import START_ENCODER, round_folder
 from hnm.run.journal import Journal
 from hnm.run.session import Session
 from hnm.run.study import open_study
 from hnm.run.tracking_run import MODEL_FOLDER
+from hnm.run_rounds import START_ENCODER, round_folder
 from launch.process.distributed import join_world
 from launch.process.kinds import refuse_other
 from launch.process.run_directory import check_cohort, read_run

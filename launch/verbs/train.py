@@ -14,14 +14,18 @@ from hnm.encoder.start import Start, find_start, require_start
 from hnm.encoder.trained_file import write_start
 from hnm.encoder.weights import load_encoder
 from hnm.engine.ranks import World, barrier, main_says
+from hnm.evidence.beside_baselines import tell_baselines
 from hnm.evidence.evaluate import evaluate as evaluate_run
 from hnm.evidence.evaluate import read_metrics
-from hnm.rounds import START_ENCODER, check_batches
+from hnm.evidence.gain import gain_of_finetuning
+from hnm.rounds import check_batches
 from hnm.rounds import train as train_rounds
+from hnm.run.checksums import read_state
 from hnm.run.phase import phase
 from hnm.run.seen import MAX_NAMED, read_seen, seen_of, shown_to_encoder
 from hnm.run.session import Session
 from hnm.run.study import open_study
+from hnm.run_rounds import START_ENCODER, rounds_of
 from launch.process.distributed import is_rank, is_started_again, rank_of_process
 from launch.process.kinds import refuse_other
 from launch.process.local import run_ranks
@@ -31,6 +35,7 @@ from launch.verbs.report import has_results, numbers_of, write_results
 from launch.verbs.tables import print_metrics
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
+from shards.files import write_json
 
 
 def pretrain(
@@ -48,11 +53,11 @@ def pretrain(
         config = config.model_copy(update={"encoder": start_from.config})
     elif not (out / START_ENCODER).is_file():
         require_start(config.encoder)
+    if (code := in_ranks(ranks, config)) is not None:
+        return code
     cohort = Cohort.open(cohort_folder)
     cohort.require_pictures("Pretraining")
     study = open_study(cohort, config.data, config.seed)
-    if (code := in_ranks(ranks, config)) is not None:
-        return code
 
     def prepare(world: World) -> None:
         check_batch(config.pretrain, study, world)
@@ -97,12 +102,12 @@ def train(
         require_start(config.encoder)
     if restart and not yes:
         remove_run(run, is_sure=False)
+    if (code := in_ranks(ranks, config)) is not None:
+        return code
     cohort = Cohort.open(cohort_folder)
     if encoder is not None:
         cohort.require_pictures("--encoder")
     study = open_study(cohort, config.data, config.seed)
-    if (code := in_ranks(ranks, config)) is not None:
-        return code
 
     def prepare(world: World) -> None:
         check_batches(config, study, world)
@@ -118,16 +123,27 @@ def train(
         start = run / START_ENCODER
         if start_from is not None and start_from.path is not None and session.world.is_main:
             _tell_shown(start_from.path.parent, cohort, config, session)
-        if cohort.has_pictures and not main_says(start.is_file, session.world):
-            if start_from is None:
-                with phase("pretrain", 0, run, session) as record:
-                    pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
-            elif session.world.is_main:
-                write_start(start, start_from, config.finetune, config.seed)
-            barrier(session.world)
+        if cohort.has_pictures:
+            make_start(start, start_from, config, session)
         train_rounds(config, start, run, session)
+        if session.world.is_main and (told := tell_baselines(config, run)):
+            session.journal.say(told)
+        if session.world.is_main:
+            _tell_gain(config, run, session)
         session.journal.say(f"done. Next: hnm evaluate {run}")
     return 0
+
+
+def make_start(start: Path, start_from: Start | None, config: Config, session: Session) -> None:
+    """Write the start encoder of a run, unless it is there: a copy of what was given, or pretrained. Every rank must call it."""
+    if main_says(start.is_file, session.world):
+        return
+    if start_from is None:
+        with phase("pretrain", 0, start.parent, session) as record:
+            pretrain_encoder(config.encoder, config.pretrain, start, session, record.keep)
+    elif session.world.is_main:
+        write_start(start, start_from, config.finetune, config.seed)
+    barrier(session.world)
 
 
 def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: bool = True) -> int:
@@ -143,10 +159,10 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
             print(f"{been_read}.")
             print_metrics(read_metrics(run))
         return 0
-    cohort = Cohort.open(cohort_folder or recorded_folder)
-    check_cohort(run, cohort, config.data)
     if (code := in_ranks(ranks, config)) is not None:
         return code
+    cohort = Cohort.open(cohort_folder or recorded_folder)
+    check_cohort(run, cohort, config.data)
     with session_of(Opening("evaluate", config, cohort, run, lambda world: None)) as session:
         metrics: dict[str, Any] | None
         wrote = f"wrote {run / 'metrics.json'}, {run / 'predictions.parquet'}, {run / 'patch_scores.npy'}"
@@ -162,6 +178,14 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
             if with_report:
                 write_results(config, run, alone)
     return 0
+
+
+def _tell_gain(config: Config, run: Path, session: Session) -> None:
+    """Say and keep in state.json what fine-tuning gained on the validation slides. Call it on rank 0 only."""
+    gain = gain_of_finetuning(run, len(rounds_of(config, run)), config.rounds.choose, session.study, session.seed)
+    if gain is not None:
+        write_json(run / "state.json", {**read_state(run), "gain": gain})
+        session.journal.say(gain["says"])
 
 
 def _tell_shown(pretrained: Path, cohort: Cohort, config: Config, session: Session) -> None:
@@ -193,13 +217,13 @@ def in_ranks(ranks: int, config: Config) -> int | None:
     """Start this very command in several ranks and return its exit code, or None: this process is to do the work."""
     if is_rank():  # torchrun, srun or ourselves started this process
         return None
-    wanted = ranks or _num_gpus(config)
+    wanted = ranks or num_gpus(config)
     if wanted == 1:
         return None
     return run_ranks(wanted, sys.argv[1:])
 
 
-def _num_gpus(config: Config) -> int:
+def num_gpus(config: Config) -> int:
     """Return one rank per GPU, or one rank on a CPU."""
     import torch
 

@@ -4,14 +4,15 @@
       cohort.json       format version, settings, shard names (index = the `shard` column), totals
       slides.parquet    a row per slide
       patches.parquet   a row per patch; the row number is the patch id, in slide order
+      table/*.npy       its columns once more, memory-mapped (patch_table.py)
+      mimics.npy        (N,) bool, the patches of tile.mimic_groups; only where these were given
       shards/*.tar      WebDataset tars of JPEGs; or, of hnm import features, features/ in their place
 
 A patch is a row number: scores, labels, weights and features are plain arrays indexed by it.
 """
 
-import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,43 +21,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.cohort.patch_table import PATCH_SCHEMA, Names, Patches, open_patches, unreadable
 from shards.errors import InputError
 from shards.files import plain_name
 
+__all__ = ["FEATURES", "FORMAT_VERSION", "MIMICS", "PATCH_SCHEMA", "Cohort", "Patches"]
+
 FORMAT_VERSION = 1
 FEATURES = "features"  # folder with features in the place of pictures
-
-PATCH_SCHEMA = pa.schema(
-    [
-        ("slide", pa.int32()),  # row of slides.parquet
-        ("x_level0", pa.int32()),  # left edge, level-0 pixels
-        ("y_level0", pa.int32()),  # top edge, level-0 pixels
-        ("shard", pa.int32()),  # index into cohort.json's "shards"
-        ("offset", pa.int64()),  # first byte of the JPEG in the tar
-        ("nbytes", pa.int32()),  # length of the JPEG
-        ("truth", pa.int8()),  # 1 tumour, 0 not, -1 unknown
-    ]
-)
-
-
-@dataclass(frozen=True)
-class Patches:
-    """The patch table as arrays of one length N, typed as in `PATCH_SCHEMA`."""
-
-    slide: np.ndarray
-    x_level0: np.ndarray
-    y_level0: np.ndarray
-    shard: np.ndarray
-    offset: np.ndarray
-    nbytes: np.ndarray
-    truth: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.slide)
-
-    def take(self, rows: np.ndarray) -> "Patches":
-        """Return the rows chosen by an index or boolean array."""
-        return Patches(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+MIMICS = "mimics.npy"
 
 
 @dataclass(frozen=True)
@@ -68,16 +41,18 @@ class Cohort:
         info: cohort.json.
         slides: slides.parquet, a row per slide.
         patches: the patch table; row number = patch id.
+        mimics: (N,) bool, the patches known to look like a tumour and to be none; None where it is not known.
     """
 
     root: Path
     info: dict[str, Any]
     slides: pa.Table
     patches: Patches
+    mimics: np.ndarray | None = None
 
     @classmethod
-    def open(cls, root: Path) -> "Cohort":
-        """Read the tables of the cohort in folder `root`.
+    def open(cls, root: Path, with_mimics: bool = True) -> "Cohort":
+        """Read the tables of the cohort in folder `root`; `with_mimics=False` while mimics.npy is not written yet.
 
         Raises:
             InputError: the folder is no finished cohort, or is of another format version.
@@ -100,9 +75,9 @@ class Cohort:
         for name in info["shards"]:
             plain_name(name, info_path)
         slides = _read_table(root / "slides.parquet")
-        table = _read_table(root / "patches.parquet", PATCH_SCHEMA)
-        patches = Patches(**{name: table[name].to_numpy() for name in PATCH_SCHEMA.names})
-        return cls(root, info, slides, patches)
+        patches = open_patches(root, names_of(slides, info))
+        asked_for = with_mimics and "features" not in info and info.get("settings", {}).get("mimic_groups")
+        return cls(root, info, slides, patches, _read_mimics(root / MIMICS, len(patches)) if asked_for else None)
 
     @property
     def num_patches(self) -> int:
@@ -157,12 +132,7 @@ class Cohort:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the patch table and the slide names, to tell cohorts apart."""
-        digest = hashlib.sha256("\n".join(self.slide_ids).encode())
-        for field in fields(self.patches):
-            digest.update(np.ascontiguousarray(getattr(self.patches, field.name)).data)
-        if not self.has_pictures:
-            digest.update(str(self.info["features"]["digest"]).encode())
-        return digest.hexdigest()[:16]
+        return self.patches.fingerprint(names_of(self.slides, self.info))
 
     def labels(self, column: str = "label") -> np.ndarray:
         """Return the slide labels of one label column as (S,) int8: 1, 0, or -1 where the slide has none.
@@ -188,7 +158,8 @@ class Cohort:
 
     def restricted(self, keep: np.ndarray) -> "Cohort":
         """Return the same cohort with only the patches where `keep` (N,) bool is true; patch ids are counted anew."""
-        return replace(self, patches=self.patches.take(np.flatnonzero(keep)))
+        mimics = None if self.mimics is None else self.mimics[keep]
+        return replace(self, patches=self.patches.take(np.flatnonzero(keep)), mimics=mimics)
 
     def _require(self, column: str, key: str) -> None:
         if column not in self.slides.column_names:
@@ -198,12 +169,30 @@ class Cohort:
             )
 
 
-def _read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a Parquet file; what is none, such as a pickle under that name, is refused."""
+def names_of(slides: pa.Table, info: dict[str, Any]) -> Names:
+    """Return what a cohort's fingerprint is of besides the patch table."""
+    features = info.get("features")
+    return Names(slides["slide_id"].to_numpy(), str(features["digest"]) if features else "")
+
+
+def _read_table(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, schema=schema)
+        return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not readable as a Parquet table ({_first_line(error)}). Tile the slides again") from error
+        raise unreadable(path, error) from error
+
+
+def _read_mimics(path: Path, num_patches: int) -> np.ndarray:
+    """Return the memory-mapped mimics of a cohort that was asked for them."""
+    try:
+        mimics = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable ({_first_line(error)}). Run the same hnm tile again") from None
+    if mimics.shape != (num_patches,) or mimics.dtype != bool:
+        raise InputError(
+            f"{path}: {mimics.dtype} of shape {mimics.shape} is not that of {num_patches} patches. Run the same hnm tile again"
+        )
+    return np.asarray(mimics)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,12 +3,13 @@
     make_whole_slides(folder, ...) writes
       folder/slides.csv                  slide_id,path,label,patient_id,split,annotation
       folder/slides/slide-000.tiff       side_px squared, four levels, microns per pixel in the resolution tags
-      folder/annotations/slide-001.xml   ASAP: the tumour's outline in level-0 pixels; positive slides only
+      folder/annotations/slide-001.xml   ASAP, outlines in level-0 pixels: Tumor of positive slides, Mimic of all (if asked for)
 
 A slide is drawn tile by tile and never held in memory, so 40,000 px a side are possible. Tissue comes from a bank of
 about a million pixels of H&E (see `shards.drawn.synthetic`), repeated over the islands; the tumour's bank lies where its
 outline says. Every slide, positive or not, has a region of dense normal epithelium or of lymphocytes in another island:
-crowded nuclei alone do not tell positive slides from negative ones.
+crowded nuclei alone do not tell positive slides from negative ones. Where mimics are asked for, every slide has a region of
+them in an island of its own.
 """
 
 import xml.etree.ElementTree
@@ -20,8 +21,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from shards.cohort.cohort_table import write_csv
-from shards.drawn.synthetic import EPITHELIUM, LYMPHOCYTES, TUMOUR, draw_slide, lay_out_tissue, name_slides
+from shards.drawn.rows import name_slides, write_slides_csv
+from shards.drawn.site_stain import NO_SHIFT, SiteStain, stain_of_site
+from shards.drawn.synthetic import EPITHELIUM, LYMPHOCYTES, MIMIC, TUMOUR, check_mimics, draw_slide, lay_out_tissue
 from shards.errors import InputError
 from shards.files import whole_file
 from shards.resample import resize
@@ -44,7 +46,8 @@ class DrawnSlide:
     Attributes:
         side_px: width and height, level-0 pixels.
         islands: outlines of the tissue, each (v, 2) float64 level-0 pixels.
-        regions: outlines of the tumour of a positive slide, and of a dense normal place, each in an island of its own.
+        regions: outlines of the tumour of a positive slide, of a dense normal place, and of mimics where there are any, each
+            in an island of its own.
         tissue_bank: (h, w, 3) uint8 RGB of normal tissue, repeated without end.
         region_banks: likewise of what is in the regions.
         glass: (TIFF_TILE_PX, TIFF_TILE_PX, 3) uint8 RGB.
@@ -68,6 +71,8 @@ def make_whole_slides(
     mpp: float = 0.5,
     tissue_share: float = 0.45,
     tumour_share: float = 0.12,
+    mimic_share: float = 0.0,
+    num_sites: int = 1,
 ) -> Path:
     """Draw a cohort of whole slides, every second one positive, split by patient; the same arguments, the same bytes.
 
@@ -80,6 +85,8 @@ def make_whole_slides(
         mpp: microns per pixel written into the resolution tags.
         tissue_share: share of the slide that is tissue, up to 0.6.
         tumour_share: share of a positive slide's tissue that is tumour, up to 0.2.
+        mimic_share: share of every slide's tissue that is a mimic of tumour, up to 0.2.
+        num_sites: sites, each with a stain of its own; see `name_slides`.
 
     Returns:
         The path of slides.csv.
@@ -88,17 +95,21 @@ def make_whole_slides(
         InputError: a number is out of its range.
     """
     _check(side_px, patch_px, tissue_share, tumour_share)
-    rows: list[tuple[object, ...]] = []
-    for name, label, patient, split in name_slides(num_slides, seed):
-        slide = design_slide(side_px, patch_px, tissue_share, tumour_share, label == 1, numpy_generator(seed, name))
-        with whole_file(folder / "slides" / f"{name}.tiff") as temporary:
+    check_mimics(mimic_share, num_sites)
+    rows = name_slides(num_slides, seed, num_sites)
+    annotations = {}
+    for row in rows:
+        random, site = numpy_generator(seed, row.name), stain_of_site(seed, row.site)
+        slide = design_slide(
+            side_px, patch_px, tissue_share, tumour_share, row.label == 1, random, mimic_share=mimic_share, site=site
+        )
+        with whole_file(folder / "slides" / f"{row.name}.tiff") as temporary:
             write_pyramid(temporary, slide, mpp)
-        annotation = ""
-        if label == 1:
-            annotation = f"annotations/{name}.xml"
-            write_asap(folder / annotation, [("Tumor", slide.regions[0])])
-        rows.append((name, f"slides/{name}.tiff", label, patient, split, annotation))
-    return write_csv(folder / "slides.csv", ("slide_id", "path", "label", "patient_id", "split", "annotation"), rows)
+        outlines = [("Tumor", slide.regions[0])] * (row.label == 1) + [("Mimic", slide.regions[-1])] * (mimic_share > 0)
+        if outlines:
+            annotations[row.name] = f"annotations/{row.name}.xml"
+            write_asap(folder / annotations[row.name], outlines)
+    return write_slides_csv(folder, rows, [f"slides/{row.name}.tiff" for row in rows], annotations)
 
 
 def design_slide(
@@ -108,6 +119,9 @@ def design_slide(
     region_share: float,
     is_positive: bool,
     random: np.random.Generator,
+    *,
+    mimic_share: float = 0.0,
+    site: SiteStain = NO_SHIFT,
 ) -> DrawnSlide:
     """Draw what a slide is made of, outlines and banks: its own stain, its own places.
 
@@ -118,6 +132,8 @@ def design_slide(
         region_share: share of the tissue that is tumour; as much is dense and normal.
         is_positive: whether there is a tumour.
         random: of this slide.
+        mimic_share: share of the tissue that is a mimic of tumour.
+        site: how its site's stain differs.
     """
     cell = side_px / NUM_ISLANDS_A_SIDE
     radius = side_px * np.sqrt(tissue_share / np.pi) / NUM_ISLANDS_A_SIDE
@@ -125,11 +141,13 @@ def design_slide(
     slack = max(0.0, cell / 2 - 1.12 * radius)
     centres = [(np.array(place) + 0.5) * cell + random.uniform(-slack, slack, 2) for place in places]
     islands = [_blob(centre, radius, random) for centre in centres]
-    region_radius = side_px * np.sqrt(tissue_share * region_share / np.pi)  # at most 0.9 of the island's
-    kinds = [TUMOUR] * is_positive + [int(random.choice((EPITHELIUM, LYMPHOCYTES)))]
+    kinds = [TUMOUR] * is_positive + [int(random.choice((EPITHELIUM, LYMPHOCYTES)))] + [MIMIC] * (mimic_share > 0)
     places_of_kinds = random.permutation(len(centres))[: len(kinds)]
-    regions = [_blob(centres[place], region_radius, random) for place in places_of_kinds]
-    tissue_bank, *region_banks = _banks(side_px, patch_px, kinds, random)
+    share_of = {MIMIC: mimic_share}
+    radii = [side_px * np.sqrt(tissue_share * share_of.get(kind, region_share) / np.pi) for kind in kinds]
+    # of 0.2 of the tissue: 0.9 of an island's radius
+    regions = [_blob(centres[place], radius, random) for place, radius in zip(places_of_kinds, radii, strict=True)]
+    tissue_bank, *region_banks = _banks(side_px, patch_px, kinds, site, random)
     glass = np.clip(GLASS + random.normal(0, 1.2, (TIFF_TILE_PX, TIFF_TILE_PX, 3)), 0, 255).astype(np.uint8)
     return DrawnSlide(side_px, islands, regions, tissue_bank, region_banks, glass)
 
@@ -215,15 +233,19 @@ def _blob(centre: np.ndarray, radius: float, random: np.random.Generator) -> np.
     return centre + (radius * (1 + wave))[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _banks(side_px: int, patch_px: int, kinds: Sequence[int], random: np.random.Generator) -> list[np.ndarray]:
+def _banks(
+    side_px: int, patch_px: int, kinds: Sequence[int], site: SiteStain, random: np.random.Generator
+) -> list[np.ndarray]:
     """Return banks of one stain, parts of one drawing: mixed normal tissue, and tissue of each of `kinds`."""
-    tiles = max(4, min(BANK_PX, side_px * 2 // 3) // patch_px // 4 * 4)
+    least = 8 if MIMIC in kinds else 4  # the fewer tiles, the more often a region shows the same nuclei
+    tiles = max(least, min(BANK_PX, side_px * 2 // 3) // patch_px // 4 * 4)
     half, width = tiles // 2, tiles // len(kinds)
     tissue = lay_out_tissue(tiles, 0.05, False, random)
     for number, kind in enumerate(kinds):
         tissue[half:, number * width : (number + 1) * width] = kind
-    drawing = np.asarray(draw_slide(tissue, patch_px, random))
-    return [drawing[: half * patch_px], *np.split(drawing[half * patch_px :], len(kinds), axis=1)]
+    drawing = np.asarray(draw_slide(tissue, patch_px, random, site))
+    below, bank_px = drawing[half * patch_px :], width * patch_px
+    return [drawing[: half * patch_px], *(below[:, i * bank_px : (i + 1) * bank_px] for i in range(len(kinds)))]
 
 
 def _jpeg_tiles(slide: DrawnSlide, level_px: int, downsample: int) -> Iterator[bytes]:

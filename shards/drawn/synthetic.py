@@ -2,7 +2,7 @@
 
     make_cohort_images(folder, ...) writes
       folder/slides.csv              slide_id,path,label,patient_id,split
-      folder/points.csv              image,x,y,class: a row a grid tile, x and y its centre in pixels, tumour or normal
+      folder/points.csv              image,x,y,class: a row a grid tile, x and y its centre in pixels; tumour, mimic or normal
       folder/images/slide-000.png    (tiles_per_side * patch_px) squared, RGB
 
 An image is a grid of tiles, each of one tissue. Optical densities are drawn, fibres in eosin, nuclei in haematoxylin,
@@ -10,22 +10,25 @@ and become light by Beer and Lambert's law: pixel = white * exp(-(h * H + e * E)
 texture of its nuclei: large, irregular, coarse-grained, overlapping. Colour hardly tells: all slides have regions of
 lymphocytes (darker, but small and round) and of normal epithelium (as purple on average, but small and even), each has
 its own amount of these and its own stain, a small connected part of a positive slide is tumour, and a negative slide
-has as much more epithelium.
+has as much more epithelium. Where they are asked for, single tiles of every slide, positive or not, are mimics: the same
+as tumour in all but the density of its chromatin. Sites may differ in their stain.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from shards.cohort.cohort_table import write_csv
-from shards.cohort.splits import split_patients
+from shards.drawn.rows import name_slides, write_slides_csv
+from shards.drawn.site_stain import NO_SHIFT, SiteStain, stain_of_site
 from shards.errors import InputError
 from shards.files import whole_file
-from shards.seeding import derive_seed, numpy_generator
+from shards.seeding import numpy_generator
 
-STROMA, LYMPHOCYTES, EPITHELIUM, TUMOUR = range(4)
+STROMA, LYMPHOCYTES, EPITHELIUM, TUMOUR, MIMIC = range(5)
+CLASS_OF_TISSUE = {TUMOUR: "tumour", MIMIC: "mimic"}  # in points.csv; the others are "normal"
 HAEMATOXYLIN = (0.5626, 0.7201, 0.4062)  # optical densities in R, G, B: Macenko et al. 2009, reference stains
 EOSIN = (0.2159, 0.8012, 0.5581)
 WHITE = 243.0
@@ -61,12 +64,24 @@ NUCLEI = {
     EPITHELIUM: Nuclei(8.0, (2.7, 3.4), (1.1, 1.5), (0.6, 0.9), 0.04, 0.15, 0.95),
     TUMOUR: Nuclei(3.8, (4.2, 6.2), (1.1, 1.8), (0.95, 1.4), 0.16, 0.35, 0.85),
 }
+# The same but for its chromatin, three quarters as dense: no hyperchromasia. SimCLR hardly separates the two, for its views
+# differ in stain as much, and labels can teach it. Number, size, shape and grain of its nuclei are a tumour's.
+NUCLEI[MIMIC] = replace(NUCLEI[TUMOUR], density=(0.71, 1.05))
 
 
 def make_cohort_images(
-    folder: Path, num_slides: int, tiles_per_side: int, patch_px: int, seed: int, tumour_share: float = 0.15
+    folder: Path,
+    num_slides: int,
+    tiles_per_side: int,
+    patch_px: int,
+    seed: int,
+    tumour_share: float = 0.15,
+    *,
+    mimic_share: float = 0.0,
+    num_sites: int = 1,
+    split_sizes: tuple[int, int, int] | None = None,
 ) -> Path:
-    """Draw a cohort, half of its slides positive, split 60/20/20 by patient; the same arguments give the same bytes.
+    """Draw a cohort, half of its slides positive; the same arguments give the same bytes.
 
     Args:
         folder: where to write; made if absent.
@@ -75,6 +90,9 @@ def make_cohort_images(
         patch_px: side of a tile, px; even, so that a tile's centre lies between pixels.
         seed: another seed, another cohort.
         tumour_share: share of a positive slide's tiles that are tumour (at least one tile).
+        mimic_share: share of every slide's tiles that are mimics (at least one tile, if above 0).
+        num_sites: sites, each with a stain of its own; see `name_slides`.
+        split_sizes: slides that train, validate and test; None: 60/20/20 by patient.
 
     Returns:
         The path of slides.csv.
@@ -83,28 +101,32 @@ def make_cohort_images(
         InputError: a number is out of its range.
     """
     _check(num_slides, tiles_per_side, patch_px, tumour_share)
-    rows: list[tuple[object, ...]] = []
+    check_mimics(mimic_share, num_sites)
+    rows = name_slides(num_slides, seed, num_sites, split_sizes)
     points: list[tuple[object, ...]] = []
-    for number, (name, label, patient, split) in enumerate(name_slides(num_slides, seed)):
+    for number, row in enumerate(rows):
         random = numpy_generator(seed, "synthetic slide", number)
-        tissue = lay_out_tissue(tiles_per_side, tumour_share, label == 1, random)
-        with whole_file(folder / "images" / f"{name}.png") as temporary:
-            draw_slide(tissue, patch_px, random).save(temporary, format="PNG", compress_level=3)
-        for row, column in np.ndindex(tissue.shape):
-            word = "tumour" if tissue[row, column] == TUMOUR else "normal"
-            points.append((name, (column + 0.5) * patch_px, (row + 0.5) * patch_px, word))
-        rows.append((name, f"images/{name}.png", label, patient, split))
+        tissue = lay_out_tissue(tiles_per_side, tumour_share, row.label == 1, random, mimic_share)
+        with whole_file(folder / "images" / f"{row.name}.png") as temporary:
+            image = draw_slide(tissue, patch_px, random, stain_of_site(seed, row.site))
+            image.save(temporary, format="PNG", compress_level=3)
+        for down, across in np.ndindex(tissue.shape):
+            word = CLASS_OF_TISSUE.get(int(tissue[down, across]), "normal")
+            points.append((row.name, (across + 0.5) * patch_px, (down + 0.5) * patch_px, word))
     write_csv(folder / "points.csv", ("image", "x", "y", "class"), points)
-    return write_csv(folder / "slides.csv", ("slide_id", "path", "label", "patient_id", "split"), rows)
+    return write_slides_csv(folder, rows, [f"images/{row.name}.png" for row in rows], {})
 
 
-def name_slides(num_slides: int, seed: int) -> list[tuple[str, int, str, str]]:
-    """Return (slide_id, label, patient_id, split) of a drawn cohort: every second slide is positive, split 60/20/20."""
-    labels = [number % 2 for number in range(num_slides)]
-    patients = [f"patient-{number:03d}" for number in range(num_slides)]
-    splits = split_patients(patients, labels, seed=derive_seed(seed, "synthetic splits"))
-    names = [f"slide-{number:03d}" for number in range(num_slides)]
-    return list(zip(names, labels, patients, splits, strict=True))
+def check_mimics(mimic_share: float, num_sites: int) -> None:
+    """Refuse numbers out of their range.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not 0 <= mimic_share <= 0.2:
+        raise InputError(f"mimic_share is {mimic_share}: give 0 to 0.2")
+    if num_sites < 1:
+        raise InputError(f"num_sites is {num_sites}: give at least 1")
 
 
 def _check(num_slides: int, tiles_per_side: int, patch_px: int, tumour_share: float) -> None:
@@ -119,12 +141,12 @@ def _check(num_slides: int, tiles_per_side: int, patch_px: int, tumour_share: fl
 
 
 def lay_out_tissue(
-    tiles_per_side: int, tumour_share: float, is_positive: bool, random: np.random.Generator
+    tiles_per_side: int, tumour_share: float, is_positive: bool, random: np.random.Generator, mimic_share: float = 0.0
 ) -> np.ndarray:
-    """Give each tile its tissue: stroma with regions of lymphocytes and epithelium, and one of tumour or no tumour.
+    """Give each tile its tissue: stroma with regions of lymphocytes and epithelium, one of tumour or none, single mimics.
 
     Returns:
-        (tiles_per_side, tiles_per_side) int8: STROMA, LYMPHOCYTES, EPITHELIUM or TUMOUR.
+        (tiles_per_side, tiles_per_side) int8: STROMA, LYMPHOCYTES, EPITHELIUM, TUMOUR or MIMIC.
     """
     tissue = np.full((tiles_per_side, tiles_per_side), STROMA, np.int8)
     for kind in (LYMPHOCYTES, EPITHELIUM):
@@ -132,6 +154,9 @@ def lay_out_tissue(
             _grow(tissue, kind, round(random.uniform(0.03, 0.15) * tissue.size), random)
     # Epithelium instead of tumour: otherwise positive slides would be the darker ones.
     _grow(tissue, TUMOUR if is_positive else EPITHELIUM, max(1, round(tumour_share * tissue.size)), random)
+    if mimic_share > 0:
+        others = np.flatnonzero(tissue != TUMOUR)
+        tissue.flat[random.choice(others, max(1, round(mimic_share * tissue.size)), replace=False)] = MIMIC
     return tissue
 
 
@@ -149,19 +174,22 @@ def _grow(tissue: np.ndarray, kind: int, num_tiles: int, random: np.random.Gener
                 frontier.append(near)
 
 
-def draw_slide(tissue: np.ndarray, patch_px: int, random: np.random.Generator) -> Image.Image:
+def draw_slide(
+    tissue: np.ndarray, patch_px: int, random: np.random.Generator, site: SiteStain = NO_SHIFT
+) -> Image.Image:
     """Draw one slide.
 
     Args:
         tissue: (rows, rows) int8, see `lay_out_tissue`.
         patch_px: side of a tile, px.
         random: of this slide.
+        site: how its site's stain differs.
 
     Returns:
         The image, RGB, rows * patch_px squared.
     """
     side, scale = len(tissue) * patch_px, patch_px / DRAWN_FOR_PX
-    cellular = _spread((tissue == EPITHELIUM) | (tissue == TUMOUR), side)
+    cellular = _spread(np.isin(tissue, (EPITHELIUM, TUMOUR, MIMIC)), side)
     eosin = _fibres(side, scale, cellular, random)
     haematoxylin = 0.05 + 0.09 * cellular
     abundance = random.uniform(0.85, 1.15)
@@ -178,7 +206,7 @@ def draw_slide(tissue: np.ndarray, patch_px: int, random: np.random.Generator) -
             if in_tissue and (distance >= nuclei.spacing * (placed[:, 2] + radius)).all():
                 placed = np.vstack([placed, (x, y, radius)])
                 _draw_nucleus(haematoxylin, eosin, nuclei, (x, y, radius), grain_px, random)
-    return _stain(haematoxylin, eosin, random).filter(ImageFilter.GaussianBlur(0.4 * scale))
+    return _stain(haematoxylin, eosin, site, random).filter(ImageFilter.GaussianBlur(0.4 * scale))
 
 
 def _draw_nucleus(
@@ -240,10 +268,12 @@ def _spread(tiles: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(mask)
 
 
-def _stain(haematoxylin: np.ndarray, eosin: np.ndarray, random: np.random.Generator) -> Image.Image:
+def _stain(
+    haematoxylin: np.ndarray, eosin: np.ndarray, site: SiteStain, random: np.random.Generator
+) -> Image.Image:
     """Turn densities into light, with a slide's own stain vectors, stain strengths and a camera's noise."""
-    amounts = random.uniform((0.95, 0.92), (1.05, 1.08))
-    vectors = np.array([HAEMATOXYLIN, EOSIN]) + random.normal(0, 0.01, (2, 3))
+    amounts = random.uniform((0.95, 0.92), (1.05, 1.08)) * site.amounts
+    vectors = np.array([HAEMATOXYLIN, EOSIN]) + random.normal(0, 0.01, (2, 3)) + site.turn
     vectors = amounts[:, None] * vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     density = haematoxylin[..., None] * vectors[0] + eosin[..., None] * vectors[1]  # (side, side, 3)
     light = WHITE * np.exp(-density) + random.normal(0, 2.0, density.shape)

@@ -1,6 +1,6 @@
 """From finished units to a cohort: gives the patches their ids and writes the tables.
 
-    units/*.parquet ──in the order of slides.csv──▶ patches.parquet, slides.parquet, cohort.json
+    units/*.parquet ──in the order of slides.csv──▶ patches.parquet, slides.parquet, table/, cohort.json
 
 cohort.json comes last: with it the cohort exists. The merge reads only units, so it can be repeated, and can follow the
 tiling of the slides on many machines. One process merges at a time; the others wait, and write the same bytes again.
@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.claim import Waiting, claimed
-from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA
+from shards.cohort.cohort import FORMAT_VERSION, PATCH_SCHEMA, names_of
+from shards.cohort.patch_table import make_table
 from shards.cohort.slides import Slide
 from shards.cohort.split_counts import SplitCount, count_splits
 from shards.errors import InputError
@@ -69,10 +70,11 @@ def merge_cohort(
     if not any(unit.num_patches for unit in units):
         raise InputError(_no_patch(cohort, slides, units, len(failures)))
     num_positive = _write_patches(slides, units, cohort)
+    slide_table, in_place = _slide_table(slides, units), {"features": features} if features else {}
     with whole_file(cohort / "slides.parquet") as temporary:
-        pq.write_table(_slide_table(slides, units), temporary)
+        pq.write_table(slide_table, temporary)
+    make_table(cohort, names_of(slide_table, in_place))
     summary = _summary(slides, units, num_positive, settings)
-    in_place = {"features": features} if features else {}
     write_json(cohort / "cohort.json", _cohort_info(settings, shard_names, summary) | in_place)
     return summary
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from hnm.engine.ranks import single_world
-from hnm.rounds import START_ENCODER, choose_round, encoder_of_round, round_folder, train
+from hnm.rounds import train
 from hnm.run.journal import Journal
 from hnm.run.phase import phase, read_state
 from hnm.run.seen import SEEN_FILE
+from hnm.run_rounds import START_ENCODER, choose_round, encoder_of_round, last_round, round_folder
 from shards.errors import InputError
 from shards.files import write_json
 from tests.tiny import results_of, tiny_config, tiny_session
@@ -60,8 +61,8 @@ def started(finished_run: Path, run: Path) -> Path:
     return run
 
 
-def go_on(run: Path, cohort: Path, journal: Journal | None = None) -> None:
-    config = tiny_config()
+def go_on(run: Path, cohort: Path, journal: Journal | None = None, overrides: tuple[str, ...] = ()) -> None:
+    config = tiny_config(*overrides)
     with tiny_session(WORLD, cohort, config, journal) as session:
         train(config, run / START_ENCODER, run, session)
 
@@ -174,6 +175,51 @@ def test_choosing_a_round_by_hand(
     for round_, (auc, loss) in enumerate(zip(aucs, losses, strict=True)):
         write_json(round_folder(tmp_path, round_) / "mining.json", {"validation": {"auc": auc, "loss": loss}})
     assert choose_round(tiny_config(f"rounds.choose={choose}"), tmp_path) == chosen
+
+
+@pytest.mark.parametrize(
+    ("aucs", "patience", "last"),
+    [
+        ((0.7, 0.9, 0.8), 0, 2),
+        ((0.7, 0.6, 0.8), 1, 1),  # the first that is no better ends it
+        ((0.7, 0.7, 0.8), 1, 1),  # an equal one is no better
+        ((0.7, 0.6, 0.8), 2, 2),
+        ((0.7, 0.6, 0.6), 2, 2),
+    ],
+)
+def test_patience_ends_the_rounds_by_hand(tmp_path: Path, aucs: tuple[float, ...], patience: int, last: int) -> None:
+    config = tiny_config(f"rounds.patience={patience}", "rounds.choose=last")
+    for round_, auc in enumerate(aucs):
+        assert last_round(config, tmp_path) is None
+        write_json(round_folder(tmp_path, round_) / "mining.json", {"validation": {"auc": auc, "loss": 0.5}})
+        if round_ == last:
+            break
+    assert last_round(config, tmp_path) == last
+    assert choose_round(config, tmp_path) == last
+    if last < 2:  # a decision of a round after it would be of other settings: it is not looked at
+        write_json(round_folder(tmp_path, last + 1) / "mining.json", {"validation": {"auc": 1.0, "loss": 0.1}})
+        assert choose_round(config, tmp_path) == last
+
+
+def test_a_run_out_of_patience_ends_where_it_says_and_again(
+    finished_run: Path, tiny_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = tmp_path / "run", tiny_config("rounds.patience=1")
+    shutil.copytree(finished_run, run)
+    shutil.rmtree(run / "round-002")
+    for round_, auc in ((0, 0.9), (1, 0.8)):
+        path = round_folder(run, round_) / "mining.json"
+        decision = json.loads(path.read_text())
+        write_json(path, {**decision, "validation": {**decision["validation"], "auc": auc}})
+    (run / "round-001" / "encoder.safetensors").unlink()
+    write_json(run / "state.json", {**read_state(run), "files": {}})  # the checksums are those of the files as they were
+    for _ in range(2):
+        with tiny_session(WORLD, tiny_cohort, config) as session:
+            train(config, run / START_ENCODER, run, session)
+        assert "round 1 of 2 is the last: no better one on validation for 1 (rounds.patience)" in capsys.readouterr().out
+    assert not (run / "round-001" / "encoder.safetensors").exists()
+    assert not (run / "round-002").exists()
+    assert choose_round(config, run) == 0
 
 
 def test_a_round_embeds_with_the_encoder_of_the_round_before() -> None:

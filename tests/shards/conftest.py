@@ -57,7 +57,7 @@ def make_cohort(tmp_path: Path) -> MakeCohort:
     ) -> Cohort:
         root = tmp_path / name
         (root / "shards").mkdir(parents=True)
-        columns: dict[str, list[int]] = {field.name: [] for field in fields(Patches)}
+        columns: dict[str, list[int]] = {field.name: [] for field in fields(Patches) if field.name in PATCH_SCHEMA.names}
         names = [f"slide{slide}-{number:04d}.tar" for number, slide in enumerate(slides)]
         for shard, (count, slide) in enumerate(zip(counts, slides, strict=True)):
             first = len(columns["slide"])

@@ -83,6 +83,18 @@ def test_every_kind_learns_and_its_file_says_what_it_is(kind: str, session: Sess
     torch.testing.assert_close(again(pack([bags.rows(0, 9)])), model(pack([bags.rows(0, 9)])))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_a_bags_patches_does_not_matter(kind: str) -> None:
+    model, generator = fresh(kind, 8).double(), torch.Generator().manual_seed(4)
+    bag = torch.randn(12, 8, generator=generator, dtype=torch.float64)
+    order = torch.randperm(12, generator=generator)
+    one, other = model(pack([bag])), model(pack([bag[order]]))
+    torch.testing.assert_close(other.bag_logits, one.bag_logits)
+    torch.testing.assert_close(other.instance_logits, one.instance_logits[order])
+    torch.testing.assert_close(other.attention, one.attention[order])
+    torch.testing.assert_close(one.attention.sum().item(), 1.0)
+
+
 def test_attention_mil_is_the_formula_of_the_paper() -> None:
     model = fresh("abmil_gated", 8).double()
     x = torch.randn(6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -144,5 +156,5 @@ def test_members_of_an_ensemble_become_what_they_would_alone(session: SessionWit
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'transmil' is none of dsmil, abmil, .* mean"):
-        build_aggregator("transmil", 8)
+    with pytest.raises(InputError, match=r"'median' is none of dsmil, abmil, .* mean"):
+        build_aggregator("median", 8)

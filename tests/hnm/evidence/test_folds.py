@@ -48,12 +48,36 @@ def test_folds_are_by_patient_stratified_and_whole(seed: int, num_folds: int) ->
         ([1, 0] * 4, 2, r"--folds 2: at least 3.*One fold tests"),
         ([1, 0] * 4, 9, r"--folds 9: there are only 8 patients with a labelled slide.*Give --folds 4"),
         ([1, 1, 1, 0, 0, 0, 0, 0], 4, r"only 3 patients with a positive slide.*Give --folds 3"),
-        ([1, 1, 1, 1, 1, 0, 0, -1], 4, r"only 2 patients with negative slides only.*too small to cross-validate"),
+        ([1, 1, 1, 1, 1, 0, 0, -1], 4, r"only 2 patients with a negative slide.*too small to cross-validate"),
     ],
 )
 def test_more_folds_than_patients_is_a_clear_word(labels: list[int], num_folds: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         draw_folds(np.array([f"p{i}" for i in range(len(labels))]), np.array(labels, np.int8), num_folds, 0)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), st.integers(3, 5), st.integers(0, 12), st.integers(0, 6), st.integers(0, 4))
+def test_patients_with_slides_of_both_labels_fill_folds_of_either(
+    seed: int, num_folds: int, num_mixed: int, num_positive: int, num_negative: int
+) -> None:
+    kinds = [[1, 0]] * num_mixed + [[1]] * num_positive + [[0]] * num_negative
+    patients = np.repeat([f"p{i}" for i in range(len(kinds))], [len(its) for its in kinds])
+    labels = np.array([label for its in kinds for label in its], np.int8)
+    if min(num_mixed + num_positive, num_mixed + num_negative) < num_folds:
+        with pytest.raises(InputError, match="every fold needs one"):
+            draw_folds(patients, labels, num_folds, seed)
+        return
+    folds = draw_folds(patients, labels, num_folds, seed)
+    for label in (1, 0):
+        assert set(folds[labels == label]) == set(range(num_folds))
+    assert all(len(set(folds[patients == patient])) == 1 for patient in patients)
+
+
+def test_folds_drawn_before_are_drawn_again() -> None:
+    patients, labels = np.repeat([f"p{i}" for i in range(9)], 2), np.array([1, 0] * 5 + [0] * 8, np.int8)
+    folds = draw_folds(patients, labels, 4, seed=7)
+    assert folds[::2].tolist() == [0, 0, 3, 1, 2, 2, 1, 3, 0]  # with 4 patients of negative slides only, as before 2026-11-28
 
 
 def test_a_patient_or_a_patch_on_two_sides_is_a_leak() -> None:

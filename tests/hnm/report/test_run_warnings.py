@@ -12,8 +12,8 @@ from hnm.encoder.spec import NETWORK_KEY, InputSpec, NetworkSpec
 from hnm.engine.state import load_weights, save_weights
 from hnm.report.record import RunRecord, read_events, read_record
 from hnm.report.run_warnings import warnings_of
-from hnm.rounds import START_ENCODER
 from hnm.run.study import open_study
+from hnm.run_rounds import START_ENCODER
 from launch.process.run_directory import read_run
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError

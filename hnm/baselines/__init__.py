@@ -1,0 +1,1 @@
+"""Trivial baselines on frozen features: what any method must stand beside."""
