@@ -1,12 +1,13 @@
 """How fast the aggregator trains and scores: bags packed into one pass against a plain loop over bags, the DSMIL way.
 
-    python -m benchmarks.aggregator [--quick]
+    python -m benchmarks.aggregator [--quick] [--cohort-size | --witness] [--kind dsmil] [--members 1]
 
 One epoch over 90 positive and 126 negative bags of 640 x 512 features, as pairs until the shorter list ends, with the same
 loss, optimizer and steps in both: `ours` calls hnm.aggregator.aggregate.pair_losses on the packed bags of a step, `loop`
 runs one forward a bag, with the value projection of every patch as DSMIL's program has it. They take turns, and each starts
 from the same weights; the losses of all pairs are compared. Scoring: hnm.aggregator.score.score_patches against a loop over
 single patches. Times are the best of the repeats: other work on the machine only ever slows one. The last line is JSON.
+--cohort-size and --witness measure bags of 20,000 patches instead, see benchmarks/aggregator_cohort.py.
 """
 
 import argparse
@@ -14,14 +15,16 @@ import json
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from benchmarks.about import about
+from benchmarks.aggregator_cohort import cohort_size, witness
 from hnm.aggregator.aggregate import AggregateConfig, make_optimizer, pair_losses, pair_slides
+from hnm.aggregator.aggregators import Kind
 from hnm.aggregator.dsmil import DSMIL, QUERY_DIM, pack
 from hnm.aggregator.score import score_patches
 
@@ -142,7 +145,17 @@ def main() -> None:
     """Parse the command line, measure, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, under a minute")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--cohort-size", action="store_true", help="epochs of 200 bags of 20,000 x 1024, on 1 and 2 ranks")
+    what.add_argument("--witness", action="store_true", help="what a cap on the patches costs, one in a thousand positive")
+    parser.add_argument("--kind", choices=get_args(Kind), default="dsmil", help="with one of these two: which aggregator")
+    parser.add_argument("--members", type=int, default=1, help="with one of these two: how many of them")
     args = parser.parse_args()
+    if args.cohort_size or args.witness:
+        torch.set_num_threads(1)
+        measured = (cohort_size if args.cohort_size else witness)(args.quick, args.kind, args.members)
+        print(json.dumps({**about("aggregator", args.quick, ("numpy", "torch")), **measured}))
+        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # A step of one pair, as the method has it, and steps of several pairs.
     cases = {str(pairs): measure(pairs, 1 if args.quick else 7, device) for pairs in (1, 8)}

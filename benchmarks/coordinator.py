@@ -1,14 +1,13 @@
-"""What ranking a cohort of N patches on 2 ranks costs: gather, mining, broadcast, one draw; seconds and memory of rank 0.
+"""What N patches cost each of 2 ranks beside the images: seconds, private and shared memory, from opening to the plans.
 
     python -m benchmarks.coordinator [--quick] [--folder TMP]
 
-The study has the columns that the coordinator reads (slide, truth; the patch's place in its shard is no matter here) of
-N patches on N / 9000 slides, half of them positive, 70 % train, 10 % validate and 20 % test. Each rank draws the scores of
-its ids; then come the very calls of a round, with the mining of the `hnm` preset: rank_cohort, decide, share_mined
-(`seconds`), and what every epoch then draws on every rank, negatives_of_epoch (`draw_seconds`). Each case runs in fresh
-processes; the peak is rank 0's highest resident memory (VmHWM), with the interpreter, torch and the pages of the
-memory-mapped scores. The last line is JSON. (Ranking by counts summed over the ranks, which chose the same, took the same
-time and memory and is gone: results/2026-11-22-coordinator.json has both.)
+The cohort's table lies on the disk (N / 9000 slides, half of them positive, 70 % train, 10 % validate, 20 % test); the scores of
+each rank's ids are drawn. Then come the very calls of a round, with the mining of the `hnm` preset: rank_cohort, decide,
+share_mined (`seconds`), and what every rank then plans: a fine-tuning epoch's steps of both kinds, drawn by weight
+(`draw_seconds`), and an epoch of pretraining. Each case runs in fresh processes, sampled from outside (benchmarks/memory.py).
+`private_gb`: the highest of a rank, in the mining and at other times; `shared_gb`: pages of files that a rank had mapped, the
+libraries among them. The last line is JSON.
 """
 
 import argparse
@@ -24,83 +23,64 @@ import numpy as np
 import torch.multiprocessing as mp
 
 from benchmarks.about import about
+from benchmarks.memory import by_phase, sample
+from benchmarks.scale_cohort import write_cohort
 
 NUM_RANKS = 2
-PATCHES_PER_SLIDE = 9000
+OF_MINING = ("score", "gather_and_rank", "label_and_write")
+PHASES = ("start", "first_open", "open", *OF_MINING, "map", "finetune_plan", "pretrain_plan")
 Case = dict[str, Any]
 
 
-def rank_main(rank: int, port: int, num_patches: int, folder: str) -> None:
+def rank_main(rank: int, port: int, cohort: str, folder: str) -> None:
     """Do one round's decision as rank `rank`, and write what it cost to folder/rank.json."""
     # Imported here: the parent stays small.
     from hnm.aggregator.score import Part, bounds_of_ranks
     from hnm.config import load_config
-    from hnm.encoder.finetune import negatives_of_epoch
+    from hnm.encoder.finetune import plan_steps
     from hnm.engine.ranks import barrier
     from hnm.mining.coordinator import decide, rank_cohort, share_mined
+    from hnm.run.study import open_study
     from launch.process.distributed import join_world, leave_world
+    from shards.cohort.cohort import Cohort
+    from shards.reading.plan import plan_epoch
 
+    begins = [time.time()]
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    world = join_world("cpu")
-    study = make_study(num_patches)
-    config = load_config(None, "hnm").mining
-    bounds = bounds_of_ranks(study, study.embedded_slides, world.size)
+    world, run, config = join_world("cpu"), Path(folder), load_config(None, "hnm")
+
+    def begin() -> None:
+        barrier(world)
+        begins.append(time.time())
+
+    begin()
+    Cohort.open(Path(cohort))  # makes the columns, as an old cohort's first opening does
+    begin()
+    study = open_study(Cohort.open(Path(cohort)), config.data, 0)
+    fingerprint = study.cohort.fingerprint
+    begin()
+    bounds = bounds_of_ranks(study.rows_of(study.embedded_slides), study.cohort.num_patches, world.size)
     ids = slice(int(bounds[rank]), int(bounds[rank + 1]))
     part = Part(draw_scores(ids), bounds, ids)
-    barrier(world)
-    run, times = Path(folder), [time.perf_counter()]
-    base_gb = peak_gb()
-    chosen = rank_cohort(part, study, config, run, None, world)
-    times.append(time.perf_counter())
+    begin()
+    chosen = rank_cohort(part, study, config.mining, run, None, world)
+    del part
+    begin()
     if chosen is not None:
-        decide(chosen, {"f1": 1.0}, {}, study, config, 0.2, run, None)
+        decide(chosen, {"f1": 1.0}, {}, study, config.mining, 0.2, run, None)
         del chosen
-    times.append(time.perf_counter())
+    begin()
     mined = share_mined(run, world)
-    barrier(world)
-    times.append(time.perf_counter())
-    drawn = negatives_of_epoch(mined, np.random.default_rng(0))
-    times.append(time.perf_counter())
-    barrier(world)
-    phases = times[:-1]
-    seconds = dict(
-        zip(("gather_and_rank", "label_and_write", "broadcast"), np.diff(phases).round(3).tolist(), strict=True)
-    )
-    figures = {
-        "seconds": round(phases[-1] - phases[0], 3),
-        "seconds_by_phase": seconds,
-        "draw_seconds": round(times[-1] - phases[-1], 3),
-        "num_drawn": len(drawn),
-        "peak_gb": round(peak_gb(), 3),
-        "peak_gb_before": round(base_gb, 3),
-        "num_negatives": len(mined.negatives),
-        "num_candidates": len(mined.candidates),
-    }
+    begin()
+    steps = plan_steps(mined, 6, 20, config.finetune, config.mining, 0)
+    begin()
+    plan = plan_epoch(study.encoder_patches, config.pretrain.batch_size, np.random.default_rng(0))
+    begin()
+    figures = {"begins": begins, "steps": len(steps), "pretrain_steps": len(plan), "fingerprint": fingerprint}
+    figures |= {"num_negatives": len(mined.negatives), "num_candidates": len(mined.candidates)}
     (run / f"{rank}.json").write_text(json.dumps(figures), encoding="utf-8")
     leave_world(world)
-
-
-def make_study(num_patches: int) -> Any:
-    """Return a study of `num_patches` patches; columns that nobody reads here are one number, repeated without memory."""
-    import pyarrow as pa
-
-    from hnm.run.study import Study
-    from shards.cohort.cohort import Cohort, Patches
-
-    num_slides = max(20, num_patches // PATCHES_PER_SLIDE)
-    random = np.random.default_rng(0)
-    sizes = random.multinomial(num_patches - num_slides, random.dirichlet(np.full(num_slides, 2.0))) + 1
-    slide = np.repeat(np.arange(num_slides, dtype=np.int32), sizes)
-    unused = np.broadcast_to(np.int32(0), num_patches)
-    truth = np.broadcast_to(np.int8(-1), num_patches)
-    patches = Patches(slide, unused, unused, unused, unused, unused, truth)
-    cohort = Cohort(Path("cohort"), {}, pa.table({"slide_id": [f"slide-{s}" for s in range(num_slides)]}), patches)
-    order = random.permutation(num_slides)
-    train, validation, test = (np.sort(part) for part in np.split(order, [num_slides * 7 // 10, num_slides * 8 // 10]))
-    encoder_slides = np.zeros(num_slides, bool)
-    encoder_slides[train] = True
-    return Study(cohort, (np.arange(num_slides) % 2).astype(np.int8), train, validation, test, encoder_slides)
 
 
 def draw_scores(ids: slice) -> np.ndarray:
@@ -114,51 +94,61 @@ def draw_scores(ids: slice) -> np.ndarray:
     return scores
 
 
-def peak_gb() -> float:
-    """Return this process's highest resident memory so far, GB (10^9 bytes)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
-
-
 def measure(num_patches: int, folder: Path) -> Case:
-    """Run one case in fresh processes and return rank 0's figures."""
+    """Run one case in fresh processes and return its figures."""
+    cohort = write_cohort(folder / "cohort", num_patches, has_pictures=False)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(rank_main, (port, num_patches, str(folder)), nprocs=NUM_RANKS)
-    case: Case = json.loads((folder / "0.json").read_text(encoding="utf-8"))
-    print(f"{num_patches:,} patches: {case}", flush=True)
-    return case
+    context = mp.spawn(rank_main, (port, str(cohort), str(folder)), nprocs=NUM_RANKS, join=False)
+    pids = {rank: process.pid for rank, process in enumerate(context.processes)}
+    samples = sample(lambda: pids, lambda: context.join(timeout=0))
+    rank_0 = json.loads((folder / "0.json").read_text(encoding="utf-8"))
+    begins = rank_0.pop("begins")
+    memory = by_phase(samples, list(zip(begins, [*PHASES, "end"], strict=True)))
+    took = dict(zip(PHASES, np.diff(begins).round(3).tolist(), strict=True))
+    private = {name: memory[name]["private_mb"] for name in PHASES if memory[name]["private_mb"]}
+    return {
+        "seconds": round(took["gather_and_rank"] + took["label_and_write"] + took["map"], 3),
+        "draw_seconds": took["finetune_plan"],
+        "private_gb": {
+            "rank_0_mining": _gb(max(mb["0"] for name, mb in private.items() if name in OF_MINING)),
+            "rank_0_else": _gb(max(mb["0"] for name, mb in private.items() if name not in OF_MINING)),
+            "rank_1": _gb(max(mb["1"] for mb in private.values())),
+            "after_imports": _gb(max(private["start"].values())),
+        },
+        "shared_gb": _gb(max(phase["shared_mb"] for phase in memory.values())),
+        "shared_gb_after_imports": _gb(memory["start"]["shared_mb"]),
+        "seconds_by_phase": took,
+        "memory_by_phase": memory,
+        **rank_0,
+    }
 
 
-def measure_often(num_patches: int, repeats: int, folder: Path) -> Case:
-    """Return the fastest run, its peak the highest of all."""
-    runs = []
-    for number in range(repeats):
-        (folder / str(number)).mkdir()
-        runs.append(measure(num_patches, folder / str(number)))
-    return min(runs, key=lambda case: case["seconds"]) | {"peak_gb": max(case["peak_gb"] for case in runs)}
+def _gb(mb: float) -> float:
+    return round(mb / 1000, 3)
 
 
 def main() -> None:
     """Parse the command line, measure, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="10^6 and 10^7 patches, under a minute")
-    parser.add_argument("--folder", type=Path, default=None, help="where the run's files go for the time of the run")
+    parser.add_argument("--folder", type=Path, default=None, help="where the files go for the time of the run: 8 GB")
     args = parser.parse_args()
     powers = (6, 7) if args.quick else (6, 7, 8)
-    repeats = 1 if args.quick else 3
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     cases = {}
     for power in powers:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            cases[f"1e{power}"] = measure_often(10**power, repeats, Path(folder))
+            cases[f"1e{power}"] = measure(10**power, Path(folder))
+            print(f"10^{power} patches: {cases[f'1e{power}']}", flush=True)
     last, before = f"1e{powers[-1]}", f"1e{powers[-2]}"
     large, small = cases[last], cases[before]
     result = {
         f"seconds_{last}": large["seconds"],
         f"draw_seconds_{last}": large["draw_seconds"],
-        f"peak_gb_{last}": large["peak_gb"],
+        f"private_gb_{last}": large["private_gb"],
+        f"shared_gb_{last}": large["shared_gb"],
         f"growth_{before}_to_{last}": round(large["seconds"] / small["seconds"], 2),
         "cases": cases,
     }

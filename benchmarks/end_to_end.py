@@ -30,8 +30,8 @@ from hnm.encoder.contrastive_model import load_model
 from hnm.encoder.networks import Encoder
 from hnm.engine.engine import EngineConfig, Forward
 from hnm.evidence.measure import instance_part, slide_figures
-from hnm.rounds import START_ENCODER
 from hnm.run.study import Study, open_study
+from hnm.run_rounds import START_ENCODER
 from hnm.statistics.metrics import auc, youden_threshold
 from launch.process.distributed import choose_device
 from launch.verbs.crossval_folder import read_record, run_folder

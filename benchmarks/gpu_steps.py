@@ -16,6 +16,7 @@ from torch import Tensor
 from hnm.aggregator import aggregate
 from hnm.aggregator.aggregators import build_aggregator
 from hnm.aggregator.bags import Bags
+from hnm.aggregator.feed import Feed
 from hnm.encoder import finetune, simclr
 from hnm.encoder.contrastive_model import fresh_model, start_training
 from hnm.encoder.resnet import EncoderConfig
@@ -90,7 +91,8 @@ def aggregate_step(session: Session, bags: Bags, kind: str, **settings: Any) -> 
     engine = wrap(model, partial(aggregate.make_optimizer, config), EngineConfig(), session.world)
     positives, negatives = (study.train[study.labels[study.train] == value] for value in (1, 0))
     pairs = np.stack([positives[:2], negatives[:2]], axis=1)
-    return engine, aggregate.compute_step(engine, bags, 1.5, config, session.world, 0, pairs)[1]
+    share = Feed(bags, config.max_patches, (0, 0, 0), session.world).read(pairs)
+    return engine, aggregate.compute_step(engine, 1.5, config, session.world, 0, share)[1]
 
 
 def _batch_of(row: np.ndarray, session: Session) -> tuple[np.ndarray, Tensor]:

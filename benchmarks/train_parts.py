@@ -22,8 +22,8 @@ from typing import Any
 from benchmarks.about import about
 from benchmarks.efficientnet_lite0 import write_weights
 from hnm.mining.coordinator import read_decision
-from hnm.rounds import round_folder
 from hnm.run.phase import read_state
+from hnm.run_rounds import round_folder
 
 PARTS = {  # rates: SGD's of the config for what has ImageNet's values, AdamW's for adapters
     "all": [],

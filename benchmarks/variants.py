@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.about import about
 from hnm.evidence.compare_crossval import FoldFigures, mean_differences, means
 from hnm.mining.coordinator import read_decision
-from hnm.rounds import START_ENCODER
+from hnm.run_rounds import START_ENCODER
 from launch.verbs.crossval_folder import read_record, run_folder, split_column
 
 FIGURES = {

@@ -34,22 +34,21 @@ from hnm.encoder.suits import tell_encoder
 from hnm.encoder.trained_file import base_of_rounds, save_trained
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.engine.state import load_weights, save_weights
-from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
+from hnm.mining.coordinator import decide, rank_cohort, share_mined
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
-from hnm.rounds_config import best_round, is_out_of_patience
+from hnm.mining.rescore import is_full, rows_to_rescore, told_of_rescoring
 from hnm.run.broken import note_broken
-from hnm.run.budget import Watch, is_spent, spent_before_finetune
-from hnm.run.checksums import MINED_FILES, read_state, require_whole, whole
+from hnm.run.budget import Watch
+from hnm.run.checksums import MINED_FILES, require_whole, whole
 from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
-from hnm.run.study import Study
+from hnm.run.study import Rows, Study
+from hnm.run_rounds import START_ENCODER, is_last, round_folder
 from hnm.statistics.metrics import scores_at, youden_threshold
-from shards.cohort.cohort import FEATURES
+from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import write_array
-
-START_ENCODER = "encoder-start.safetensors"
 
 
 def train(config: Config, start_encoder: Path, run: Path, session: Session) -> None:
@@ -89,15 +88,17 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
     if main_says((folder / "mining.json").is_file, world):
         forget_features(folder, config, session)
         return
-    bags = bags_of_round(model, config, round_, run, session)
+    rows = rows_of_round(config, round_, run, session)
+    bags = bags_of_round(model, config, round_, run, session, rows)
     aggregator = aggregate_round(bags, config, round_, run, session)
     with phase("mine", round_, run, session) as record:
         slides = study.embedded_slides
         previous = round_folder(run, round_ - 1) if round_ else None
         if previous is not None:
             require_whole([previous / name for name in MINED_FILES], run, world)
-        logits, part = score_slides(aggregator, bags, slides, session)
-        chosen = rank_cohort(part, study, config.mining, folder, previous, world)
+        logits, part = score_slides(aggregator, bags, slides, session, rows)
+        is_partial = not is_full(config.rounds, round_)
+        chosen = rank_cohort(part, study, config.mining, folder, previous, world, is_partial)
         del part  # 0.4 GB at 10^8 patches on one rank
         broken = note_broken(run, session)
         if chosen is not None:
@@ -106,23 +107,42 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
             write_array(folder / "slide_scores.npy", by_slide)
             validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], session)
             ratio = _self_paced_ratio(config, round_)
+            told = None
+            if config.rounds.rescore == "adaptive":
+                told = told_of_rescoring(
+                    config.rounds, round_, rows.num_rows, chosen.negatives, previous, study, session.seed
+                )
             if round_ == 0:
-                fit_for_run(bags, folder / BASELINES_FILE, session)
+                with record.not_counted():
+                    fit_for_run(bags, folder / BASELINES_FILE, session)
             record.keep()
-            decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous)
+            decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous, told)
             _report(decision, round_, session)
     forget_features(folder, config, session)
     barrier(world)
 
 
-def bags_of_round(model: ContrastiveModel | None, config: Config, round_: int, run: Path, session: Session) -> Bags:
+def rows_of_round(config: Config, round_: int, run: Path, session: Session) -> Rows:
+    """Return the patches that a round embeds and scores: all of its slides, or some. Every rank must call it."""
+    study = session.study
+    if is_full(config.rounds, round_):
+        return study.rows_of(study.embedded_slides)
+    folder, previous = round_folder(run, round_), round_folder(run, round_ - 1)
+    require_whole([previous / "scores.npy"], run, session.world)
+    return rows_to_rescore(config.rounds, round_, folder, previous, study, session.seed, session.world)
+
+
+def bags_of_round(
+    model: ContrastiveModel | None, config: Config, round_: int, run: Path, session: Session, rows: Rows
+) -> Bags:
     """Return the features of a round: embedded now, or before; or given, without a model. Every rank must call it."""
     folder, world, study = round_folder(run, round_) / FEATURES, session.world, session.study
     if model is None:
         return open_bags(study.cohort.root / FEATURES, world, study.embedded_slides)
     if not main_says(lambda: features_complete(folder), world):
         with phase("embed", round_, run, session) as record:
-            embed(model.encoder, study.embedded_slides, config.rounds.embed_batch_size, folder, session, record.keep)
+            batch_size = config.rounds.embed_batch_size
+            embed(model.encoder, study.embedded_slides, batch_size, folder, session, record.keep, rows)
     return open_bags(folder, world, study.embedded_slides)  # a study's first features are of all slides
 
 
@@ -186,56 +206,11 @@ def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> d
     return {**scores_at(labels, scores, threshold), "threshold": threshold, "loss": bag_loss(logits, labels)}
 
 
-def is_last(config: Config, round_: int, run: Path) -> bool:
-    """Return whether a round that is mined is the last: as many as asked for, or patience or budget are at their end.
-
-    On rank 0 only.
-    """
-    rounds = config.rounds
-    if round_ == rounds.num_rounds:
-        return True
-    if (round_folder(run, round_) / "encoder.safetensors").is_file():
-        return False
-    if rounds.patience and is_out_of_patience(validation_of_rounds(run, round_ + 1), rounds.patience):
-        return True
-    return rounds.budget is not None and is_spent(rounds.budget, spent_before_finetune(read_state(run)["phases"], round_))
 
 
-def last_round(config: Config, run: Path) -> int | None:
-    """Return the last round of a finished run, None if there is work left: fewer than asked for where the budget was spent."""
-    for round_ in range(config.rounds.num_rounds + 1):
-        if not (round_folder(run, round_) / "mining.json").is_file():
-            return None
-        if is_last(config, round_, run):
-            return round_
-    return None
 
 
-def rounds_of(config: Config, run: Path) -> range:
-    """Return the rounds of a finished run, or those that one at work may come to."""
-    last = last_round(config, run)
-    return range((config.rounds.num_rounds if last is None else last) + 1)
 
-
-def choose_round(config: Config, run: Path) -> int:
-    """Return the round of a finished run whose model is the result: the last, or that best on validation (AUC, then loss)."""
-    rounds = rounds_of(config, run)
-    return rounds[-1] if config.rounds.choose == "last" else best_round(validation_of_rounds(run, len(rounds)))
-
-
-def validation_of_rounds(run: Path, num: int) -> list[dict[str, Any]]:
-    """Return the validation figures of the first `num` rounds, all of them mined."""
-    return [read_decision(round_folder(run, round_))["validation"] for round_ in range(num)]
-
-
-def round_folder(run: Path, round_: int) -> Path:
-    """Return the folder of one round."""
-    return run / f"round-{round_:03d}"
-
-
-def encoder_of_round(run: Path, round_: int) -> Path:
-    """Return the file of the encoder that a round embedded with."""
-    return round_folder(run, round_ - 1) / "encoder.safetensors" if round_ else run / START_ENCODER
 
 
 def load_aggregator(path: Path, dim: int, session: Session) -> Aggregator:
@@ -256,6 +231,18 @@ def _self_paced_ratio(config: Config, round_: int) -> float:
     )
 
 
+def require_pictures_of_rounds(config: Config, cohort: Cohort) -> None:
+    """Refuse to fine-tune on features that were given.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if config.rounds.num_rounds:
+        cohort.require_pictures(
+            f"rounds.num_rounds={config.rounds.num_rounds} fine-tunes an encoder (0: an aggregator alone is trained), which"
+        )
+
+
 def check_batches(config: Config, study: Study, world: World) -> None:
     """Refuse a fine-tuning batch that the hard negatives cannot fill, before hours are spent.
 
@@ -264,11 +251,14 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     """
     if config.rounds.num_rounds == 0:
         return
-    study.cohort.require_pictures(
-        f"rounds.num_rounds={config.rounds.num_rounds} fine-tunes an encoder (0: an aggregator alone is trained), which"
-    )
+    require_pictures_of_rounds(config, study.cohort)
     if config.finetune.objective == "slide":
         return
+    if config.rounds.rescore == "adaptive" and config.rounds.rescore_share < config.mining.neg_ratio:
+        raise InputError(
+            f"rounds.rescore_share is {config.rounds.rescore_share}, less than mining.neg_ratio {config.mining.neg_ratio}: hard "
+            "negatives are mined among the patches that are scored anew. Raise it, or lower mining.neg_ratio"
+        )
     num_negatives = study.num_patches_of(np.flatnonzero(study.encoder_slides & (study.labels == 0)))
     mined = count_of_share(config.mining.neg_ratio, num_negatives)
     what = f"hard negatives (mining.neg_ratio {config.mining.neg_ratio} of {num_negatives} negative-slide patches)"
@@ -289,9 +279,12 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
     validation = decision["validation"]
     figures = {name: value for name, value in decision.items() if isinstance(value, int | float)}
     session.journal.metrics("round", round_, **{f"validation_{k}": v for k, v in validation.items()}, **figures)
-    witness = decision["witness_rate_self_paced"]
+    witness, mimics = decision["witness_rate_self_paced"], decision.get("mimic_share_hard_negatives")
     session.journal.say(
         f"round {round_}: validation AUC {validation['auc']:.3f}, F1 {validation['f1']:.3f}; "
-        f"{decision['num_hard_negatives']:,} hard negatives, {decision['num_candidates']:,} positive candidates"
+        f"{decision['num_hard_negatives']:,} hard negatives"
+        + (f" ({mimics:.0%} known mimics, of all {decision['mimic_share_negatives']:.0%})" if mimics is not None else "")
+        + f", {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+        + (f"; {rescore['share_rescored']:.0%} of the patches scored anew" if (rescore := decision.get("rescore")) else "")
     )

@@ -22,7 +22,7 @@ os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hnm-home-")  # whoever 
 atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 os.environ.pop("HNM_CONFIG", None)
 
-pytest_plugins = ["tests.skips"]
+pytest_plugins = ["tests.schedule", "tests.skips"]
 settings.register_profile("any machine", deadline=None)  # an example that takes long says that the machine is busy
 settings.load_profile("any machine")
 

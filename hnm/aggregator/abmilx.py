@@ -5,9 +5,9 @@
                        e_m' = U e_m + s_m e_m ── softmax in the bag ── sum(a_m h_m) of all heads, joined ─ head ─▶ bag logit
 
 Source: Tang et al., arXiv 2506.02408: heads keep the attention from settling on a few patches early, and a patch is attended to
-as those like it are, which leads more gradient to an encoder in training. Written from what the paper says, without its program;
-ours are the widths (DSMIL's: h as wide as the features, attention 128 over all heads), 4 heads, and the weight s_m of the
-shortcut, which is learned and begins at 1.
+as those like it are, which leads more gradient to an encoder in training. Written from the paper's idea, without its program:
+ours are the formulas in detail, the widths (DSMIL's: h as wide as the features, attention 128 over all heads), 4 heads, and the
+weight s_m of the shortcut, which is learned and begins at 1.
 
 U is exact and never held: one row of it after another is used up (scaled dot product attention). Memory grows with the
 patches, time with their square.
@@ -32,8 +32,9 @@ class Head(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.query, self.gate = nn.Linear(width, HEAD_DIM), nn.Linear(width, HEAD_DIM)
-        self.attention = nn.Linear(HEAD_DIM, 1)
-        self.similar = nn.Linear(width, 2 * HEAD_DIM)
+        # No biases where a softmax takes them out again: Adam would make steps of the rounding errors of their gradients.
+        self.attention = nn.Linear(HEAD_DIM, 1, bias=False)
+        self.similar = nn.Linear(width, 2 * HEAD_DIM, bias=False)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         exponents: Tensor = self.attention(torch.tanh(self.query(hidden)) * torch.sigmoid(self.gate(hidden)))

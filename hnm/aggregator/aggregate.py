@@ -5,9 +5,11 @@ number of ranks follows the same optimisation. Loss: algorithm step 3 (HNM-WSI's
 """
 
 import copy
+import math
 from collections.abc import Iterable
+from contextlib import closing
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -18,14 +20,14 @@ from torch.nn import functional
 from hnm.aggregator.aggregators import Aggregator, Kind, build_aggregator
 from hnm.aggregator.bags import Bags
 from hnm.aggregator.baselines import clam_losses
-from hnm.aggregator.dsmil import Packed, Prediction, pack, segment_argmax, segment_top_mean
+from hnm.aggregator.dsmil import Packed, Prediction, segment_argmax, segment_top_mean
+from hnm.aggregator.feed import Feed, Share
 from hnm.aggregator.score import slide_logits
 from hnm.engine.engine import Engine
 from hnm.engine.engines import wrap
-from hnm.engine.ranks import World
+from hnm.engine.ranks import World, broadcast_array
 from hnm.engine.step import Computed, Progress
 from hnm.run.session import Session, train_epoch
-from shards.reading.plan import rows_of_rank
 from shards.seeding import numpy_generator, seeded_torch
 
 
@@ -64,11 +66,24 @@ class AggregateConfig(BaseModel):
     clam_top_k: int = Field(
         8, ge=1, description="patches of highest and of lowest attention that CLAM gives pseudo labels (clam_sb only)"
     )
-    pairs_per_step: int = Field(1, ge=1, description="slide pairs in one optimizer step, over all ranks")
+    pairs_per_step: Annotated[int, Field(ge=1)] | Literal["ranks"] = Field(
+        1,
+        description="slide pairs in one optimizer step, over all ranks. ranks: as many as there are ranks, the learning rate "
+        "times the root of that number (told); the result then depends on the number of ranks",
+    )
+    max_patches: int | None = Field(
+        None,
+        ge=1,
+        description="patches of a slide in a training step at most, drawn anew every epoch; scoring and validation take all. "
+        "null = all",
+    )
     select: Literal["last", "validation"] = Field(
         "last", description="which epoch's aggregator scores: the last, or the one of lowest validation loss"
     )
     validate_every: int = Field(10, ge=1, description="epochs between looks at the validation slides")
+    patience: int = Field(
+        0, ge=0, description="stop when the validation loss has not been lower for more than so many epochs; 0 = never"
+    )
 
 
 def pair_losses(model: nn.Module, pairs: Packed, pos_weight: float, config: AggregateConfig) -> torch.Tensor:
@@ -131,24 +146,66 @@ def train_aggregator(bags: Bags, config: AggregateConfig, round_: int, session: 
     positives = study.train[study.labels[study.train] == 1]
     negatives = study.train[study.labels[study.train] == 0]
     pos_weight = len(negatives) / len(positives)
+    num_pairs, scale = pairs_and_scale(config, min(len(positives), len(negatives)), world)
+    if config.pairs_per_step == "ranks":
+        journal.say(f"round {round_}: {num_pairs} slide pairs a step, and aggregate.lr times {scale:.3g}, the root of that")
     epochs = range(progress.epoch, config.epochs)
     for epoch in journal.progress(epochs, f"round {round_}: aggregate", config.epochs, progress.epoch):
-        engine.set_rate(learning_rate(epoch, config))
-        steps = pair_slides(positives, negatives, config.pairs_per_step, numpy_generator(seed, "pairs", round_, epoch))
-        compute = partial(compute_step, engine, bags, pos_weight, config, world)
-        train_epoch(engine, steps[progress.step :], compute, progress, session)
+        if _is_stuck(progress, config, session):
+            break
+        engine.set_rate(learning_rate(epoch, config) * scale)
+        steps = pair_slides(positives, negatives, num_pairs, numpy_generator(seed, "pairs", round_, epoch))
+        feed = Feed(bags, config.max_patches, (seed, round_, epoch), world)
+        compute = partial(compute_step, engine, pos_weight, config, world)
+        with closing(feed.ahead(steps[progress.step :])) as shares:
+            train_epoch(engine, shares, compute, progress, session)
         losses = progress.end_epoch()
         if epoch + 1 == config.epochs or (epoch + 1) % config.validate_every == 0:
             model.load_state_dict(engine.full_weights())
-            validation_loss = bag_loss(
-                slide_logits(model, bags, study.validation, world), study.labels[study.validation]
-            )
-            figures = {"train_loss": losses["pairs"] / config.num_members, "validation_loss": validation_loss}
-            journal.metrics("aggregate", round_ * config.epochs + epoch, **figures)
-            if progress.best_loss is None or validation_loss < progress.best_loss:
-                progress.best_loss, progress.best = validation_loss, copy.deepcopy(model.state_dict())
+            _look(model, bags, losses["pairs"] / config.num_members, progress, config, session)
     model.load_state_dict(progress.best if config.select == "validation" else engine.full_weights())
     return model
+
+
+def pairs_and_scale(config: AggregateConfig, num_in_epoch: int, world: World) -> tuple[int, float]:
+    """Return the pairs of a step, and what the learning rate is multiplied by.
+
+    Adam's rate grows with the root of the batch (Malladi et al., NeurIPS 2022, arXiv 2205.10287).
+    """
+    if config.pairs_per_step != "ranks":
+        return config.pairs_per_step, 1.0
+    num_pairs = min(world.size, num_in_epoch)
+    return num_pairs, math.sqrt(num_pairs)
+
+
+def _look(
+    model: Aggregator, bags: Bags, train_loss: float, progress: Progress, config: AggregateConfig, session: Session
+) -> None:
+    """Look at the validation slides after an epoch: tell the losses, keep the best weights. Every rank must call it.
+
+    All get rank 0's loss: on unlike machines it may differ in the last bit, and ranks that disagree would part.
+    """
+    study, world, epoch = session.study, session.world, progress.epoch - 1
+    loss = bag_loss(slide_logits(model, bags, study.validation, world), study.labels[study.validation])
+    loss = float(broadcast_array(np.array([loss]) if world.is_main else None, world)[0])
+    step = progress.round * config.epochs + epoch
+    session.journal.metrics("aggregate", step, train_loss=train_loss, validation_loss=loss)
+    if progress.best_loss is None or loss < progress.best_loss:
+        progress.best_loss, progress.best_epoch = loss, epoch
+        progress.best = copy.deepcopy(model.state_dict())
+
+
+def _is_stuck(progress: Progress, config: AggregateConfig, session: Session) -> bool:
+    """Return whether training is to end before the epoch under way; asked only where the one before was looked at."""
+    if not config.patience or progress.best_epoch is None or progress.epoch % config.validate_every:
+        return False
+    stuck = progress.epoch - 1 - progress.best_epoch > config.patience
+    if stuck:
+        session.journal.say(
+            f"round {progress.round}: no lower validation loss since epoch {progress.best_epoch + 1}: the aggregator's training "
+            f"stops after epoch {progress.epoch}; aggregate.select={config.select} decides which epoch scores"
+        )
+    return stuck
 
 
 def learning_rate(epoch: int, config: AggregateConfig) -> float:
@@ -162,20 +219,13 @@ def make_optimizer(config: AggregateConfig, parameters: Iterable[nn.Parameter]) 
 
 
 def compute_step(
-    engine: Engine, bags: Bags, pos_weight: float, config: AggregateConfig, world: World, _: int, pairs: np.ndarray
+    engine: Engine, pos_weight: float, config: AggregateConfig, world: World, _: int, share: Share
 ) -> tuple[str, Computed]:
-    """Do forward and backward of one step on (pairs, 2) slides shared over the ranks. Every rank must call it.
-
-    A rank without a pair of its own takes the step's first one with weight zero: engines average over ranks that all
-    have done their forward and backward pass.
-    """
-    mine = pairs[rows_of_rank(len(pairs), world.rank, world.size)]
-    weight = world.size / len(pairs) if len(mine) else 0.0
-    slides = (mine if len(mine) else pairs[:1]).T.ravel()  # positives first, then negatives
-    losses = pair_losses(engine.model, pack([bags.bag(slide) for slide in slides]), pos_weight, config)
-    loss = losses.sum() * weight
+    """Do forward and backward of this rank's share of a step. Every rank must call it."""
+    losses = pair_losses(engine.model, share.packed(world.device), pos_weight, config)
+    loss = losses.sum() * share.weight
     engine.backward(loss)
-    return "pairs", Computed(loss.detach(), losses.detach().repeat(2), slides)
+    return "pairs", Computed(loss.detach(), losses.detach().repeat(2), share.slides)
 
 
 def bag_loss(logits: torch.Tensor, labels: np.ndarray) -> float:

@@ -65,15 +65,18 @@ class Bags:
         self.device = device
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows [start, stop) as (stop - start, dim) float32, whichever files they lie in."""
+        """Return rows [start, stop) as (stop - start, dim) float32 on the device, whichever files they lie in."""
+        return torch.from_numpy(self.stored(start, stop)).to(self.device).float()
+
+    def stored(self, start: int, stop: int) -> np.ndarray:
+        """Return a copy of rows [start, stop) as they are kept, (stop - start, dim) float16 or, of other tools, float32."""
         first, last = np.searchsorted(self.starts, [start, max(start, stop - 1)], side="right") - 1
         pieces: list[np.ndarray] = []
         for i in range(first, min(last + 1, len(self.first_rows))):
             offset = self.first_rows[i] - self.starts[i]
             low, high = max(start, self.starts[i]), min(stop, self.starts[i + 1])
             pieces += self._rows_of_files(int(low + offset), int(high + offset))
-        rows = np.concatenate(pieces or [self.part(0)[:0]])
-        return torch.from_numpy(rows.astype(np.float32)).to(self.device)
+        return np.concatenate(pieces or [self.part(0)[:0]])
 
     def _rows_of_files(self, start: int, stop: int) -> list[np.ndarray]:
         """Return rows [start, stop) of all files one after another, in pieces."""
@@ -82,6 +85,20 @@ class Bags:
             self.part(i)[max(start - self.part_starts[i], 0) : stop - self.part_starts[i]]
             for i in range(first, min(last + 1, len(self.part_starts) - 1))
         ]
+
+    def some(self, slide: int, places: np.ndarray | None) -> np.ndarray:
+        """Return a copy of some rows of a slide as they are kept, (n, dim) float16 or, of other tools, float32.
+
+        Args:
+            places: (n,) increasing places among the slide's rows; None: all.
+        """
+        start, stop = self.rows_of_slide[slide]
+        if places is None:
+            return self.stored(start, stop)
+        number = int(np.searchsorted(self.starts, start, side="right")) - 1
+        rows = self.first_rows[number] + places
+        files = np.searchsorted(self.part_starts, rows, side="right") - 1
+        return np.concatenate([self.part(int(i))[rows[files == i] - self.part_starts[i]] for i in np.unique(files)])
 
     def bag(self, slide: int) -> torch.Tensor:
         """Return the features of one slide, (patches, dim) float32."""

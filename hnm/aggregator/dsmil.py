@@ -52,7 +52,7 @@ def pack(bags: list[torch.Tensor]) -> Packed:
 def pack_rows(sizes: np.ndarray, features: torch.Tensor) -> Packed:
     """Take features (n, dim) that lie one bag after another as bags of `sizes` (bags,) patches."""
     sizes_of = torch.from_numpy(sizes).to(features.device)
-    return Packed(features, torch.repeat_interleave(sizes_of), sizes_of)
+    return Packed(features, torch.repeat_interleave(sizes_of, output_size=len(features)), sizes_of)
 
 
 def segment_sum(values: torch.Tensor, bag: torch.Tensor, num_bags: int) -> torch.Tensor:

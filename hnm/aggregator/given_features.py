@@ -25,6 +25,7 @@ from shards.exchange.names import files_of_slides
 from shards.files import write_array
 from shards.progress import Progress
 from shards.tiling.merge import alone, merge_cohort
+from shards.tiling.mpp import level0_px
 from shards.tiling.sites import UNKNOWN, Sites
 from shards.tiling.tile import first_label, slides_of_table
 from shards.tiling.tile_config import TileConfig
@@ -32,6 +33,10 @@ from shards.tiling.tile_summary import TileSummary
 from shards.tiling.unit import Unit, annotation_fields, unit_path, write_pictureless_unit
 
 NO_PLACE = -1  # coordinate of a patch whose place is unknown
+OF_PICTURES = {name for name in TileConfig.model_fields if name not in (
+    "truth_share", "positive_groups", "negative_groups", "skip_bad_outlines", "max_failed", "allow_unlabelled",
+    "validation_share", "test_share", "split_seed", "patch_px", "mpp", "assume_mpp",
+)}  # fmt: skip
 NO_USE = "its file of features does not tell both where the patches are and how large"
 
 
@@ -62,6 +67,8 @@ def import_features(
         InputError: a table or file has a mistake, files differ, or too many slides have none.
     """
     slides, split_drawn, warnings = slides_of_table(slides_csv, config, needs_files=False)
+    if idle := sorted(config.model_fields_set & OF_PICTURES):
+        warnings = [*warnings, f"without effect on features: {', '.join(f'tile.{name}' for name in idle)}"]
     files = files_of_slides(folder, slides, SUFFIXES)
     if (cohort / "shards").exists():
         raise InputError(f"{cohort}: holds a cohort with pictures. Choose another folder, or remove it")
@@ -99,6 +106,10 @@ def _import_one(
         return unit, None
     found = read_features(path, name)
     _hold_against(found, given)
+    is_silent = found.patch_level0 is None and found.xy_level0 is not None  # CLAM's files are
+    if is_silent and "patch_px" in config.model_fields_set:
+        side = level0_px(config.patch_px, config.mpp, found.mpp or slide.mpp or config.assume_mpp)
+        found = replace(found, patch_level0=side, patch_px=config.patch_px, target_mpp=config.mpp)
     is_negative = annotated and first_label(slide) == 0
     sites, told = _sites(found, slide, config, is_negative)
     width, height = found.size or (None, None)

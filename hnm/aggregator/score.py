@@ -11,7 +11,7 @@ from hnm.aggregator.bags import Bags
 from hnm.aggregator.running_mean import RunningMean
 from hnm.engine.ranks import World, gather_to_main, sum_over_ranks
 from hnm.run.session import Session
-from hnm.run.study import Study
+from hnm.run.study import Rows
 from shards.reading.plan import rows_of_rank
 
 # Ranks wait for each other when they ask whether to stop, so they do it now and then.
@@ -32,13 +32,16 @@ class Part(NamedTuple):
     ids: slice
 
 
-def score_slides(model: Aggregator, bags: Bags, slides: np.ndarray, session: Session) -> tuple[torch.Tensor, Part]:
+def score_slides(
+    model: Aggregator, bags: Bags, slides: np.ndarray, session: Session, rows: Rows | None = None
+) -> tuple[torch.Tensor, Part]:
     """Score the embedded slides and all their patches. Every rank must call it.
 
     Args:
         model: the aggregator.
         bags: the features of exactly `slides`.
         slides: (s,) increasing slide numbers.
+        rows: the patches that `bags` has of them; None: all.
 
     Returns:
         (2, s) logits of the slides on every rank (see `slide_logits`), and this rank's part of the patch scores.
@@ -48,10 +51,10 @@ def score_slides(model: Aggregator, bags: Bags, slides: np.ndarray, session: Ses
     """
     world, study = session.world, session.study
     logits = _logits_until_stopped(model, bags, slides, session)
-    bounds = bounds_of_ranks(study, slides, world.size)
+    rows = study.rows_of(slides) if rows is None else rows
+    bounds = bounds_of_ranks(rows, study.cohort.num_patches, world.size)
     ids = slice(int(bounds[world.rank]), int(bounds[world.rank + 1]))
     scores = np.full(ids.stop - ids.start, np.nan, np.float32)
-    rows = study.rows_of(slides)
     for start, stop, found in _scores_until_stopped(model, bags, session):
         scores[rows.ids(start, stop) - ids.start] = found
     return logits, Part(scores, bounds, ids)
@@ -143,17 +146,14 @@ def score_patches(model: Aggregator, bags: Bags, start: int, stop: int, chunk: i
     return scores
 
 
-def bounds_of_ranks(study: Study, slides: np.ndarray, num_ranks: int) -> np.ndarray:
+def bounds_of_ranks(rows: Rows, num_patches: int, num_ranks: int) -> np.ndarray:
     """Return (ranks + 1,) int64: rank r answers for the patch ids [bounds[r], bounds[r + 1]), all N together.
 
-    The ranks' scored patches, those of `slides` (increasing), differ in number by at most one.
+    The ranks' scored patches, those of `rows`, differ in number by at most one.
     """
-    ends = np.cumsum(study.cohort.patches_per_slide[slides])
-    starts = np.array([rows_of_rank(int(ends[-1]), rank, num_ranks).start for rank in range(1, num_ranks)], np.int64)
-    place = np.minimum(np.searchsorted(ends, starts, side="right"), len(slides) - 1)
-    ids = study.cohort.patch_bounds[slides[place] + 1] - (ends[place] - starts)
-    num_patches = study.cohort.num_patches
-    return np.concatenate([[0], np.where(starts < ends[-1], ids, num_patches), [num_patches]])
+    starts = [rows_of_rank(rows.num_rows, rank, num_ranks).start for rank in range(1, num_ranks)]
+    inner = [int(rows.ids(start, start + 1)[0]) if start < rows.num_rows else num_patches for start in starts]
+    return np.array([0, *inner, num_patches], np.int64)
 
 
 def gather_scores(part: Part, out: np.ndarray | None, world: World) -> None:

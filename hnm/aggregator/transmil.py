@@ -34,7 +34,8 @@ class Layer(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.queries, self.keys_values = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        # Without biases: a softmax takes those of keys out, and Adam would make steps of their gradients' rounding errors.
+        self.queries, self.keys_values = (nn.Linear(width, n * width, bias=False) for n in (1, 2))
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, known: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from hnm.encoder.networks import Encoder
 from hnm.engine.engine import Forward, for_inference
 from hnm.engine.ranks import barrier, max_over_ranks
 from hnm.run.session import Session
+from hnm.run.study import Rows
 from shards.files import ask_for_space, whole_file, write_array
 from shards.reading.plan import embedding_batches
 
@@ -36,13 +37,15 @@ def embed(
     folder: Path,
     session: Session,
     before_index: Callable[[], None] = lambda: None,
+    rows: Rows | None = None,
 ) -> None:
-    """Write the features of all patches of `slides` to `folder` (see hnm/aggregator/bags.py). Every rank must call it.
+    """Write the features of the patches of `slides` to `folder` (see hnm/aggregator/bags.py). Every rank must call it.
 
     Args:
         encoder: its weights are the same on all ranks.
         slides: (s,) increasing slide numbers.
         batch_size: patches a forward pass.
+        rows: their patches; None: all of them.
         before_index: called on every rank when all rows are written, before they are declared complete.
 
     Raises:
@@ -51,7 +54,7 @@ def embed(
     """
     world, study = session.world, session.study
     forward = for_inference(encoder, session.engine, world)
-    rows = study.rows_of(slides)
+    rows = study.rows_of(slides) if rows is None else rows
     files = [file_batches(rows.num_rows, batch_size, rank, world.size) for rank in range(world.size)]
     mine = files[world.rank]
     missing = [batches for batches in mine if not _is_written(folder / file_of_batches(batches), session)]
@@ -73,7 +76,7 @@ def embed(
         for path in folder.glob("rows-*.npy"):  # of a process on another number of ranks
             if path.name not in names:
                 path.unlink()
-        write_index(folder, slides, np.diff(study.cohort.patch_bounds)[slides], names)
+        write_index(folder, slides, rows.per_slide, names)
     barrier(world)
 
 

@@ -1,9 +1,12 @@
 """Does a cohort suit an encoder? The side of its patches and their microns per pixel, against what the network was trained at."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hnm.encoder.foreign import ForeignEncoder
 from hnm.encoder.networks import Encoder, in_words
+from hnm.encoder.spec import told_in
+from hnm.engine.state import load_metadata
 from hnm.run.session import Session
 from shards.cohort.cohort import Cohort
 
@@ -19,10 +22,25 @@ def tell_encoder(encoder: Encoder, session: Session) -> None:
 
 def unsuited(encoder: Encoder, cohort: Cohort) -> list[str]:
     """Return what about a cohort does not suit an encoder, in words."""
-    settings, trained_at = cohort.info["settings"], encoder.spec.mpp if isinstance(encoder, ForeignEncoder) else ()
+    trained_at = encoder.spec.mpp if isinstance(encoder, ForeignEncoder) else ()
+    return unsuited_figures(*scale_of(cohort), encoder.input.spec.side_px, trained_at)
+
+
+def unsuited_file(path: Path, cohort: Cohort) -> list[str]:
+    """Return the same for the encoder of a file of ours; a file that does not say what its network sees tells nothing.
+
+    Raises:
+        InputError: the file is not readable.
+    """
+    network, wanted = told_in(load_metadata(path), str(path))
+    return unsuited_figures(*scale_of(cohort), wanted.side_px, network.mpp if network else ()) if wanted else []
+
+
+def scale_of(cohort: Cohort) -> tuple[int, list[float]]:
+    """Return side of a cohort's patches, pixels, and their least and largest microns per pixel; an empty list: unknown."""
+    settings = cohort.info["settings"]
     known = [mpp for mpp in cohort.slides["source_mpp"].to_pylist() if mpp]
-    mpp = [settings["mpp"]] if settings["mpp"] else [min(known), max(known)] if known else []
-    return unsuited_figures(settings["patch_px"], mpp, encoder.input.spec.side_px, trained_at)
+    return settings["patch_px"], [settings["mpp"]] if settings["mpp"] else [min(known), max(known)] if known else []
 
 
 def unsuited_figures(patch_px: int, mpp: Sequence[float], side_px: int | None, trained_at: Sequence[float]) -> list[str]:

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from hnm.aggregator.bags import Bags as BagsOnDisk
-from hnm.baselines.bags import Bags
+from hnm.baselines.bags import Bags, Fitted
 from hnm.baselines.bounded_bags import Shown, bags_of, shown_rows
 from hnm.baselines.of_run import BASELINES_FILE, MOST_ROWS, FittedLinear, read_fitted, validation_aucs
 from hnm.config import Config
 from hnm.evidence.context import control_of
-from hnm.rounds import choose_round, round_folder, validation_of_rounds
 from hnm.run.session import Session
 from hnm.run.study import Study
+from hnm.run_rounds import choose_round, round_folder, validation_of_rounds
 from hnm.statistics.bootstrap import bootstrap_intervals
 from hnm.statistics.metrics import auc
 
@@ -61,7 +61,7 @@ def _of_baseline(fitted: FittedLinear, test: Bags, shown: Shown, by_slide: np.nd
         "slide_auc": auc(labels, theirs),
         "run_minus_it": {"auc": value, "low": interval.low, "high": interval.high},
         "instance_auc": _instance_auc(fitted, test, shown, study),
-        "slide_auc_without_positive_patches": _context_auc(fitted, test, shown, study),
+        "slide_auc_without_positive_patches": context_auc(fitted, test, shown, study),
     }
 
 
@@ -74,7 +74,7 @@ def _instance_auc(fitted: FittedLinear, test: Bags, shown: Shown, study: Study) 
     return auc(truth[truth >= 0], np.concatenate(scores)[truth >= 0])
 
 
-def _context_auc(fitted: FittedLinear, test: Bags, shown: Shown, study: Study) -> float | None:
+def context_auc(fitted: Fitted, test: Bags, shown: Shown, study: Study) -> float | None:
     """Return the slide AUC on the control's slides without their positive patches (see `hnm.evidence.context`)."""
     control = control_of(study)
     if control is None:

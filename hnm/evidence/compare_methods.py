@@ -19,11 +19,14 @@ from hnm.engine.state import load_weights
 from hnm.evidence.compare_crossval import CrossValidated, mean_differences, means, require_same_folds
 from hnm.evidence.crossval import pooled_of
 from hnm.evidence.evaluate import read_metrics
-from hnm.rounds import START_ENCODER, round_folder
 from hnm.run.budget import spent_before_finetune, spent_in_all
 from hnm.run.checksums import read_state
+from hnm.run_rounds import START_ENCODER, round_folder
 
-FIGURES = ("slide auc", "instance auc", "instance in_positive_auc", "slide auprc", "slide balanced_accuracy", "slide brier")
+FIGURES = (
+    "slide auc", "instance auc", "context slide_auc_without_positive_patches", "instance in_positive_auc",
+    "slide auprc", "slide balanced_accuracy", "slide brier",
+)  # fmt: skip
 COMPARED = ("slide auc", "instance auc")  # to the best baseline
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -51,6 +51,8 @@ def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] |
 
 def known_lesions(study: Study) -> tuple[dict[int, Lesions], list[str]]:
     """Return the lesions of the test slides where they are known, by slide, and where they come from."""
+    if not study.cohort.has_places:  # features of another tool: a hit is at a place
+        return {}, []
     found = [(slide, *lesions_of_slide(study, slide)) for slide in study.judged.tolist()]
     known = {slide: lesions for slide, lesions, _ in found if lesions is not None}
     return known, sorted({source for _, _, source in found if source})

@@ -25,12 +25,13 @@ from hnm.evidence.measure import count_patients, instance_part, require_scores, 
 from hnm.evidence.patch_threshold import patch_threshold_part
 from hnm.evidence.without_patch import explain_without_patch, without_patch_part
 from hnm.mining.coordinator import read_decision
-from hnm.rounds import choose_round, encoder_of_round, last_round, load_aggregator, round_folder, rounds_of
+from hnm.rounds import load_aggregator
 from hnm.run.broken import count_broken, explain_broken, read_broken
 from hnm.run.checksums import EVALUATED_FILES, MINED_FILES, note_files, read_json, read_state, require_whole, whole
 from hnm.run.phase import phase
 from hnm.run.session import Session
 from hnm.run.study import Study
+from hnm.run_rounds import choose_round, encoder_of_round, last_round, round_folder, rounds_of
 from hnm.statistics.zero_width import zero_width_warning
 from shards.cohort.cohort import FEATURES
 from shards.cohort.slides import SPLITS

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from hnm.rounds import round_folder, validation_of_rounds
 from hnm.rounds_config import best_round
 from hnm.run.study import Study
+from hnm.run_rounds import round_folder, validation_of_rounds
 from hnm.statistics.bootstrap import bootstrap_intervals
 from hnm.statistics.metrics import auc
 

@@ -116,6 +116,7 @@ def round_rows(decisions: list[dict[str, Any]], folders: list[Path], study: Stud
             "witness_rate_self_paced": decision["witness_rate_self_paced"],
             "num_hard_negatives": decision["num_hard_negatives"],
             "num_candidates": decision["num_candidates"],
+            **{name: figure for name, figure in decision.items() if "mimic" in name},
             "score_histogram": {name: histogram(scores, kind) for name, kind in kinds.items()},
         }
         rows.append(row)

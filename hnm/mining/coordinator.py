@@ -13,6 +13,7 @@ import numpy as np
 
 from hnm.aggregator.score import Part, gather_scores
 from hnm.engine.ranks import World, map_array
+from hnm.mining.mimics import mimic_figures
 from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
 from hnm.run.checksums import read_json
 from hnm.run.study import Study
@@ -20,11 +21,18 @@ from hnm.statistics.metrics import auc, witness_rate
 from shards.errors import InputError
 from shards.files import write_array, write_json
 
+AGES = "score_ages.npy"  # of a round that scored some patches anew
 MINED_ARRAYS = ("pseudo_labels", "weights", "negatives", "candidates", "candidate_scores")
 
 
 def rank_cohort(
-    part: Part, study: Study, config: MiningConfig, folder: Path, previous: Path | None, world: World
+    part: Part,
+    study: Study,
+    config: MiningConfig,
+    folder: Path,
+    previous: Path | None,
+    world: World,
+    is_partial: bool = False,
 ) -> Chosen | None:
     """Write the round's scores.npy and choose the patches to sample. Every rank must call it.
 
@@ -34,19 +42,35 @@ def rank_cohort(
         config: shares and switches.
         folder: the round's folder, visible to all ranks.
         previous: the folder of the round before, None in round 0.
+        is_partial: only some patches of the slides were scored; the others keep the scores of the round before.
 
     Returns:
         What was chosen on rank 0, None elsewhere.
     """
     old = read_scores(previous)[part.ids] if previous and config.score_memory else None
-    part = Part(smooth_scores(old, part.scores, config.score_memory), part.bounds, part.ids)
+    part = Part(smooth_scores(old, part.scores, config.score_memory), part.bounds, part.ids)  # NaN stays NaN
     scores = np.empty(int(part.bounds[-1]), np.float32) if world.is_main else None
     gather_scores(part, scores, world)
     if scores is None:
         return None
+    fresh = keep_old_scores(scores, folder, previous) if is_partial and previous else None
     write_array(folder / "scores.npy", scores)  # no memory map of the new file: on a full disk that is a bus error
     scores = read_scores(folder)  # in place of our own copy, 0.4 GB at 10^8
-    return choose(scores, study.kinds, study.cohort.patch_bounds, config)
+    return choose(scores, study.kinds, study.cohort.patch_bounds, config, fresh)
+
+
+def keep_old_scores(new: np.ndarray, folder: Path, previous: Path) -> np.ndarray:
+    """Fill the gaps of new scores (N,) with the round before's, in place; write how old each is; return which are new.
+
+    Ages are rounds, (N,) uint8, at most 255; a round without the file has none but new scores.
+    """
+    fresh = np.isfinite(new)
+    np.copyto(new, read_scores(previous), where=~fresh)
+    ages = np.load(previous / AGES) if (previous / AGES).is_file() else np.zeros(len(new), np.uint8)
+    np.add(ages, 1, out=ages, where=ages < np.iinfo(np.uint8).max)
+    ages[fresh | ~np.isfinite(new)] = 0  # what was never scored has no age
+    write_array(folder / AGES, ages)
+    return fresh
 
 
 def decide(
@@ -58,6 +82,7 @@ def decide(
     self_paced_ratio: float,
     folder: Path,
     previous: Path | None,
+    rescore: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Label the chosen patches on rank 0; write the mined arrays and, last, mining.json, which is also returned.
 
@@ -70,6 +95,7 @@ def decide(
         self_paced_ratio: the share r in the round's first epoch, for the summary.
         folder: the round's folder.
         previous: the folder of the round before, None in round 0.
+        rescore: what to tell of which patches were scored anew, if it is not always all.
     """
     best_f1 = read_decision(previous)["best_validation_f1"] if previous else None
     kept = keep_old_labels(validation["f1"], best_f1, config.gate_on_validation)
@@ -84,7 +110,9 @@ def decide(
         "validation_instance_auc": _instance_auc(study, scores),
         "num_scored": int(np.count_nonzero(np.isfinite(scores))),
         "broken_patches": broken,
+        **({"rescore": rescore} if rescore else {}),
         **summarise(mined, scores, study.cohort.patches.truth, config, self_paced_ratio),
+        **mimic_figures(study, mined.negatives, scores),
     }
     write_json(folder / "mining.json", summary)
     return summary

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hnm.mining.ranking import Ties, by_score, mark_top, mark_top_of_slides, top_share
 
-ROWS_AT_ONCE = 1 << 22
+ROWS_AT_ONCE = 1 << 20
 
 
 class MiningConfig(BaseModel):
@@ -147,7 +147,9 @@ def keep_old_labels(f1: float, best_f1: float | None, gate: bool) -> bool:
     return gate and best_f1 is not None and f1 < best_f1
 
 
-def choose(scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: MiningConfig) -> Chosen:
+def choose(
+    scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: MiningConfig, fresh: np.ndarray | None = None
+) -> Chosen:
     """Rank the whole cohort and choose what is sampled.
 
     Args:
@@ -155,18 +157,25 @@ def choose(scores: np.ndarray, kinds: np.ndarray, bounds: np.ndarray, config: Mi
         kinds: (n,) int8: 1 patch of a positive slide, 0 of a negative slide, -1 not in training.
         bounds: (S + 1,) int64, where slides begin, and n.
         config: the shares and switches.
+        fresh: (n,) bool, the patches among which hard negatives and candidates are; shares stay those of all. None: all.
     """
-    positive = kinds == 1
+    positive, every = kinds == 1, scores
+    if fresh is not None:
+        scores = np.where(fresh, scores, np.float32(-np.inf))
     if config.candidates_per_slide:
         chosen = mark_top_of_slides(scores, positive, bounds, config.candidates_per_slide, config.ties)
     else:
         chosen = scores > config.positive_threshold
         chosen &= positive
+    if fresh is not None:
+        chosen &= fresh
     candidates = by_score(np.flatnonzero(chosen), scores)
     negatives = mark_top(scores, kinds == 0, config.neg_ratio, config.ties)
+    if fresh is not None:
+        negatives &= fresh
     if not config.mask_uncertain_negatives:
         positive[candidates] = False  # what is left is uncertain
-        negatives |= mark_top(-scores, positive, config.uncertain_ratio, config.ties)  # the lowest
+        negatives |= mark_top(-every, positive, config.uncertain_ratio, config.ties)  # the lowest
     return Chosen(np.flatnonzero(negatives), candidates, scores[candidates])
 
 

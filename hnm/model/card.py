@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hnm.config import Config, flatten
+from hnm.encoder.suits import unsuited_figures
 from hnm.evidence.patch_threshold import OF_TRUTH
 from hnm.model.model import Description
 from hnm.statistics.zero_width import few_patients
@@ -141,7 +142,7 @@ def _limits(about: Description) -> str:
         )
     if (note := about.encoder.get("licence_note")) is not None:
         limits.insert(0, f"**Licence of the start encoder:** {note}")
-    told = (about.test or {}).get("warnings", [])  # an older export has none
+    told = [*_unsuited(about), *(about.test or {}).get("warnings", [])]  # an older export has none
     limits += [text[:1].upper() + text[1:] for text in told]
     limits.append(
         "All slides are of one cohort. Other scanners, stains, laboratories or organs were not tested unless the cohort holds "
@@ -167,6 +168,14 @@ def _limits(about: Description) -> str:
             "The patch threshold was not chosen on annotated patches: areas in heatmaps are a ranking, no segmentation."
         )
     return "## Limits\n\n" + "\n".join(f"* {limit}" for limit in limits)
+
+
+def _unsuited(about: Description) -> list[str]:
+    """Return what about the patches does not suit the encoder; an older export does not say what that takes."""
+    wanted, network = about.encoder.get("input") or {}, about.encoder.get("network") or {}
+    patches, source = about.preprocessing, about.data["source_mpp"]
+    mpp = [patches["mpp"]] if patches["mpp"] else source or []
+    return [f"{text}." for text in unsuited_figures(patches["patch_px"], mpp, wanted.get("side_px"), network.get("mpp", ()))]
 
 
 def _use(about: Description, loading_code: str) -> str:

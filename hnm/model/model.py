@@ -29,9 +29,9 @@ from hnm.evidence.without_patch import explain_without_patch
 from hnm.installed import commit_of_code
 from hnm.model.known import SEEN_FILE, KnownSlides, known_of_run, read_known
 from hnm.report.record import RunRecord
-from hnm.rounds import encoder_of_round, round_folder
 from hnm.run.broken import count_broken
 from hnm.run.checksums import require_whole
+from hnm.run_rounds import encoder_of_round, round_folder
 from shards.errors import InputError
 from shards.files import plain_name
 from shards.tiling.tile_config import OF_ITS_SLIDES

@@ -29,7 +29,7 @@ from hnm.report.draw_style import (
     figure_of,
 )
 from hnm.report.record import RunRecord
-from hnm.rounds import encoder_of_round, round_folder
+from hnm.run_rounds import encoder_of_round, round_folder
 from shards.errors import InputError
 from shards.reading.reader import PatchReader
 from shards.seeding import numpy_generator

@@ -71,14 +71,15 @@ def draw_course(path: Path, rows: Rows) -> None:
             for curve in curves:
                 axes.plot(*curve, line, color=colour, linewidth=0.8, alpha=0.3)
             rounds = [np.mean([curve[:, i] for curve in curves if curve.shape[1] > i], axis=0) for i in range(_longest(curves))]
-            marker = "s" if row["is_baseline"] else "o"
-            axes.plot(*np.transpose(rounds), line, marker=marker, color=colour, label=row["name"], markersize=6)
+            marker, label = ("s", "baselines") if row["is_baseline"] else ("o", row["name"])
+            axes.plot(*np.transpose(rounds), line, marker=marker, color=colour, label=label, markersize=6)
             if row["is_baseline"]:
                 short = row["name"].rpartition("/")[2]
                 axes.annotate(short, rounds[0], (5, 3), textcoords="offset points", fontsize=8, color=GREY)
         axes.set_xscale("symlog", linthresh=1.0)
         axes.set(xlabel="seconds of training (logarithmic above 1)", ylabel="validation AUC", title="How fast each method learns")
-        figure.legend(loc="outside lower center", ncols=4)
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # the baselines once
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
 
 
 def _longest(curves: Sequence[np.ndarray]) -> int:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hnm.mining.coordinator import load_mined
 from hnm.report.draw_style import GREEN, GREY, INK, VERMILLION, evenly_spread
 from hnm.report.record import RunRecord
-from hnm.rounds import round_folder
+from hnm.run_rounds import round_folder
 from shards.errors import InputError
 from shards.files import whole_file
 from shards.reading.reader import PatchReader
@@ -43,7 +43,9 @@ def draw_hard_negatives(path: Path, record: RunRecord, reader: PatchReader) -> N
     rows = []
     for round_ in evenly_spread(record.num_rounds, MAX_ROUNDS):
         negatives, scores = load_mined(round_folder(record.run, round_)).negatives, record.patch_scores_of(round_)
-        heading = f"round {round_}: the hardest of {len(negatives):,} hard negatives"
+        mimics = record.decisions[round_].get("mimic_share_hard_negatives")
+        known = "" if mimics is None else f", {mimics:.0%} of all known mimics"
+        heading = f"round {round_}: the hardest of {len(negatives):,} hard negatives{known}"
         rows.append(_top(heading, negatives, scores[negatives]))
     draw_montage(path, rows, record, reader, tell_truth=False)
 

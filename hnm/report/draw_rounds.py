@@ -68,9 +68,11 @@ def draw_training(path: Path, record: RunRecord) -> None:
             {
                 "self-paced positives": ("o", BLUE, lambda d: d["witness_rate_self_paced"]),
                 "all positive candidates": ("s", ORANGE, lambda d: d["witness_rate_candidates"]),
+                "known mimics of the hard negatives": ("^", GREEN, lambda d: d.get("mimic_share_hard_negatives")),
+                "known mimics of all negatives": ("v", GREY, lambda d: d.get("mimic_share_negatives")),
             },
         )
-        axes[1, 1].set(title="Witness rate of what was mined, by round", ylabel="truly positive", ylim=(0, 1.04))
+        axes[1, 1].set(title="What was mined, by round", ylabel="share truly positive, or known mimics", ylim=(0, 1.04))
 
 
 def series_of(events: list[dict[str, Any]], phase: str, name: str) -> tuple[np.ndarray, np.ndarray]:

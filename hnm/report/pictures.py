@@ -57,7 +57,7 @@ TEXTS = {
     "training": (
         "Training",
         "From events.jsonl. Witness rate: how many of the mined positives are truly positive, where patch truth is known; "
-        "nothing is chosen by it.",
+        "mimics (tile.mimic_groups) are known to look like a tumour and to be none. Nothing is chosen by either.",
     ),
     "hard_negatives": (
         "Hard negatives by round",

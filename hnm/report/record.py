@@ -20,10 +20,10 @@ from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.gain import gain_of_finetuning
 from hnm.evidence.patch_threshold import PatchThreshold, patch_threshold_of
 from hnm.mining.coordinator import read_decision, read_scores
-from hnm.rounds import choose_round, last_round, round_folder
 from hnm.run.broken import read_broken
 from hnm.run.checksums import EVALUATED_FILES, read_state, require_whole
 from hnm.run.study import Study
+from hnm.run_rounds import choose_round, last_round, round_folder
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.tiling.tile_config import TileConfig

@@ -96,6 +96,7 @@ def values_of(
         "boxes": _boxes(record),
         "warnings": warnings_of(record),
         "rounds": _rounds(record),
+        "knows_mimics": record.study.cohort.mimics is not None,
         "chosen": record.chosen,
         "gain": record.gain,
         "metrics": _metrics(record.metrics),

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hnm.encoder.suits import unsuited_file
 from hnm.report.record import RunRecord
 from hnm.run.broken import MAX_NAMED, explain_broken, named
+from hnm.run_rounds import START_ENCODER
 from hnm.statistics.zero_width import warnings_told
 from shards.tiling.outliers import find_outliers
 
@@ -26,6 +28,7 @@ def warnings_of(record: RunRecord) -> list[str]:
         _rounds,
         _outliers,
         _resolution,
+        _encoder,
     )
     found = [warning for check in checks for warning in check(record)]
     return list(dict.fromkeys(found))  # metrics.json has told some of them already
@@ -145,3 +148,9 @@ def _resolution(record: RunRecord) -> list[str]:
             "show the same size of tissue (tile.mpp)."
         )
     return warnings
+
+
+def _encoder(record: RunRecord) -> list[str]:
+    start = record.run / START_ENCODER  # none where features were given
+    found = unsuited_file(start, record.study.cohort) if start.is_file() else []
+    return [f"{text[:1].upper()}{text[1:]}." for text in found]

@@ -18,6 +18,7 @@ PAGE_FILE = "study.html"
 HEADINGS = {
     "slide auc": "slide AUC",
     "instance auc": "patch AUC",
+    "context slide_auc_without_positive_patches": "slide AUC without the positive patches",
     "instance in_positive_auc": "patch AUC in positive slides",
     "slide auprc": "slide average precision",
     "slide balanced_accuracy": "balanced accuracy",
@@ -29,7 +30,7 @@ PICTURES = {
         "Mean over folds with its 95 % interval (Student's t, variance corrected for the training slides that folds share; it "
         "may pass 0 and 1). Grey: baselines.",
     ),
-    "differences": (
+    "gains": (
         "Differences to the best baseline",
         "Fold by fold, on the same test slides; mean and 95 % interval. Left of the line a method is worse than the baseline.",
     ),
@@ -64,7 +65,7 @@ def make_study_report(out: Path, result: Mapping[str, Any], config: Config) -> P
         is_null=plan["null"],
         pictures=draw_study_pictures(result, out / "figures"),
         settings=settings_of(config),
-        facts=plan,
+        facts={**plan, "methods": ", ".join(plan["methods"]), "baselines": ", ".join(plan["baselines"])},
     )
     return page
 
@@ -72,13 +73,12 @@ def make_study_report(out: Path, result: Mapping[str, Any], config: Config) -> P
 def warnings_of_study(result: Mapping[str, Any]) -> list[str]:
     """Return what one should know before one believes the page, a sentence each."""
     plan, warnings = result["plan"], []
-    methods = [row["name"] for row in result["methods"] if not row["is_baseline"]]
     if plan["null"]:
         warnings.append(
             "The labels are permuted (--null): no slide AUC should differ from 0.5 by more than its interval. What does has "
             "found something that is not there. Patch figures are of the true patches."
         )
-    if methods and plan["budget"] is None:
+    if plan["budget"] is None and any(row["spent"]["steps"] for row in result["methods"]):
         warnings.append("No budget was given: each method trained by its own schedule, and some longer than others (see cost).")
     warnings += [f"{row['name']}: {text}" for row in result["methods"] for text in row["warnings"]]
     return warnings
@@ -90,7 +90,7 @@ def draw_study_pictures(result: Mapping[str, Any], folder: Path) -> list[Picture
 
     draw = {
         "methods": lambda path: draw_methods.draw_figures(path, result["methods"], ("slide auc", "instance auc"), HEADINGS),
-        "differences": lambda path: draw_methods.draw_differences(path, result["methods"], result["best_baseline"], HEADINGS),
+        "gains": lambda path: draw_methods.draw_differences(path, result["methods"], result["best_baseline"], HEADINGS),
         "course": lambda path: draw_methods.draw_course(path, result["methods"]),
     }
     return [drawn_or_not(name, *PICTURES[name], draw[name], folder / f"{name}.png") for name in PICTURES]
@@ -99,8 +99,9 @@ def draw_study_pictures(result: Mapping[str, Any], folder: Path) -> list[Picture
 def print_study(result: Mapping[str, Any]) -> None:
     """Print the table of all methods."""
     console = Console(highlight=False)
-    table = Table(title=f"{result['num_folds']} folds x {result['num_seeds']}: mean and 95 % interval over folds")
-    for heading in ("method", "slide AUC", "patch AUC", "difference", "trained", "1,000 patches"):
+    title = f"{result['num_folds']} folds x {result['num_seeds']}: mean and 95 % interval over folds"
+    table = Table(title=title, padding=(0, 0))  # so that it fits into 80 columns
+    for heading in ("method", "slide AUC", "patch AUC", "minus best", "trained", "to predict"):
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=heading == "method")
     for row in result["methods"]:
         rate = row["seconds_per_1000_patches"]
@@ -111,17 +112,18 @@ def print_study(result: Mapping[str, Any]) -> None:
         )  # fmt: skip
     console.print(table)
     if (best := result["best_baseline"]["slide auc"]) is not None:
-        console.print(f"difference: of the slide AUC, fold by fold, to that of the best baseline, {best}", soft_wrap=True)
+        console.print(f"minus best: the slide AUC minus that of the best baseline, {best}, fold by fold", soft_wrap=True)
+        console.print("to predict: seconds for 1,000 patches, reading and embedding among them", soft_wrap=True)
     for text in warnings_of_study(result):
         console.print(f"warning: {text}", markup=False, soft_wrap=True)
 
 
 def with_interval(figure: Mapping[str, Any] | None, signed: bool = False) -> str:
-    """Return "0.901 (0.85 to 0.95)", "" where there is no figure; a difference has its sign."""
+    """Return the mean and, on a line of its own, its interval, "" where there is no figure; a difference has its sign."""
     if figure is None:
         return ""
     sign = "+" if signed else ""
-    interval = "" if figure["low"] is None else f" ({figure['low']:{sign}.2f} to {figure['high']:{sign}.2f})"
+    interval = "" if figure["low"] is None else f"\n{figure['low']:{sign}.2f} to {figure['high']:{sign}.2f}"
     return f"{figure['mean']:{sign}.3f}{interval}"
 
 

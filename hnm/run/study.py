@@ -131,21 +131,59 @@ class SlideRows:
 
     bounds: np.ndarray
 
+    @property
+    def per_slide(self) -> np.ndarray:
+        """(s,) int64, rows of each slide."""
+        return np.asarray(self.bounds[:, 1] - self.bounds[:, 0])
+
     @cached_property
     def starts(self) -> np.ndarray:
         """(s,) int64, the first row of each slide."""
-        return np.cumsum(self.bounds[:, 1] - self.bounds[:, 0]) - (self.bounds[:, 1] - self.bounds[:, 0])
+        return np.cumsum(self.per_slide) - self.per_slide
 
     @cached_property
     def num_rows(self) -> int:
         """Rows of all slides."""
-        return int((self.bounds[:, 1] - self.bounds[:, 0]).sum())
+        return int(self.per_slide.sum())
 
     def ids(self, start: int, stop: int) -> np.ndarray:
         """Return the patch ids of rows [start, stop), int64."""
         rows = np.arange(start, stop)
         slide = np.searchsorted(self.starts, rows, side="right") - 1
         return np.asarray(rows + (self.bounds[:, 0] - self.starts)[slide])
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """Some patches of some slides as rows 0, 1, ..., in the order of their ids.
+
+    Attributes:
+        patches: (m,) their increasing ids, such as a memory map.
+        patch_bounds: (S + 1,) of the cohort.
+        slides: (s,) increasing slide numbers; they have all of the patches.
+    """
+
+    patches: np.ndarray
+    patch_bounds: np.ndarray
+    slides: np.ndarray
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all slides."""
+        return len(self.patches)
+
+    @cached_property
+    def per_slide(self) -> np.ndarray:
+        """(s,) int64, rows of each slide."""
+        ends = np.searchsorted(self.patches, self.patch_bounds.astype(self.patches.dtype))
+        return np.asarray(np.diff(ends)[self.slides])
+
+    def ids(self, start: int, stop: int) -> np.ndarray:
+        """Return the patch ids of rows [start, stop), int64."""
+        return self.patches[start:stop].astype(np.int64)
+
+
+Rows = SlideRows | ChosenRows
 
 
 def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:

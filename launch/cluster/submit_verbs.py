@@ -159,16 +159,22 @@ def tile_specs(slides_csv: Path, cohort: Path, command: list[str], config: Confi
 
 
 def embed_specs(params: Params, out: Path, command: list[str], config: Config, cluster: str) -> list[JobSpec]:
-    """Return the job that embeds the slides, or an array that shares them where slurm.array_size is given."""
-    from launch.verbs.embed import chosen_slides
+    """Return the job that embeds the slides, or an array that shares them where slurm.array_size is given; none if all is done.
+
+    Of an array, elements whose slides all have their features are left out.
+    """
+    from launch.verbs.embed import chosen_slides, missing_slides
     from shards.cohort.cohort import Cohort
 
-    job = parallel_job("embed", out, command, config.slurm, params.get("ranks") or 0)
-    num_slides = len(chosen_slides(Cohort.open(params["cohort"]), params["shard_of"]))
+    job, cohort = parallel_job("embed", out, command, config.slurm, params.get("ranks") or 0), Cohort.open(params["cohort"])
+    slides = chosen_slides(cohort, params["shard_of"])
     is_array = cluster == "slurm" and params["shard_of"] is None and "array_size" in config.slurm.model_fields_set
-    count = min(config.slurm.array_size, num_slides) if is_array else 1
-    commands = [[*command, "--shard-of", f"{i}/{count}"] for i in range(1, count + 1)]
-    return [replace(job, commands=commands if count > 1 else job.commands)]
+    count = min(config.slurm.array_size, len(slides)) if is_array else 1
+    shares = {f"{i}/{count}": chosen_slides(cohort, f"{i}/{count}") for i in range(1, count + 1)} if count > 1 else {}
+    if not len(missing_slides(slides, cohort, out)):
+        return []
+    left = [[*command, "--shard-of", share] for share, its in shares.items() if len(missing_slides(its, cohort, out))]
+    return [replace(job, commands=left or job.commands)]
 
 
 def _single_node(config: Config, stage: str) -> slurm_config.JobConfig:
@@ -189,7 +195,7 @@ def pipeline_specs(slides_csv: Path, folder: Path, config: Config, cluster: str)
         config: the resolved configuration.
         cluster: only `slurm` has arrays.
     """
-    from hnm.rounds import last_round
+    from hnm.run_rounds import last_round
 
     cohort, pretrained, run = (folder / name for name in PIPELINE_FOLDERS)
     encoder = pretrained / "encoder.safetensors"
@@ -249,7 +255,9 @@ def _check_evaluate(params: Params, config: Config) -> None:
 
 def _check_embed(params: Params, config: Config) -> None:
     from launch.verbs.embed import open_encoder
+    from shards.cohort.cohort import Cohort
 
+    Cohort.open(params["cohort"]).require_pictures("Embedding")
     open_encoder(str(params["encoder"]), config)
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hnm.config import Config
-from hnm.rounds import last_round
 from hnm.run.checksums import read_state
 from hnm.run.heartbeat import BEAT_EVERY_S, Beat, errors_of, read_beats
+from hnm.run_rounds import last_round
 from launch.process.run_directory import is_abandoned, read_run
 
 LATE_AFTER_S = 4 * BEAT_EVERY_S

@@ -26,12 +26,12 @@ from hnm.encoder.start import find_start
 from hnm.engine.ranks import single_world
 from hnm.evidence.crossval import summarise, write_predictions
 from hnm.evidence.folds import require_clean_run, require_no_leak
-from hnm.rounds import round_folder
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
 from hnm.run.tracking import ID_FILE, Tracker, TrackingConfig
 from hnm.run.tracking_copy import DatabaseCopy
 from hnm.run.tracking_run import files_of_run, tracking_uri
+from hnm.run_rounds import round_folder
 from hnm.statistics.zero_width import few_patients
 from launch.process.disks import is_shared
 from launch.process.distributed import is_rank

@@ -17,9 +17,10 @@ from hnm.config import Config, ConfigError, difference, read_config, record_conf
 from hnm.engine.state import load_weights
 from hnm.evidence.folds import draw_folds, splits_of_fold
 from hnm.report.page import REPORT_FILE
-from hnm.rounds import START_ENCODER
+from hnm.rounds import require_pictures_of_rounds
 from hnm.run.heartbeat import BEAT_EVERY_S
 from hnm.run.seen import changes
+from hnm.run_rounds import START_ENCODER
 from launch.process.local import stop_if_asked
 from launch.process.preemption import StopSignals
 from launch.process.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, SUBFOLDER, WAIT_FOR_CLAIM_S
@@ -69,6 +70,9 @@ def check(request: Request, config: Config) -> Cohort:
         )
     share_of_folds(request)
     cohort, out = Cohort.open(request.cohort), request.out
+    require_pictures_of_rounds(config, cohort)
+    if request.encoder is not None or request.encoders_of is not None:
+        cohort.require_pictures("An encoder")
     require_foreign(request.encoder, cohort)
     if request.encoders_of is not None:
         read_record(request.encoders_of)

@@ -127,7 +127,7 @@ def embed_missing(
     """
     journal = Journal(None, world)
     missing = broadcast_array(
-        _missing(slides, cohort, folder) if world.is_main else None, world
+        missing_slides(slides, cohort, folder) if world.is_main else None, world
     )  # rank 0 looks, see main_says
     mine = share_slides(missing, cohort.patches_per_slide, world.size)[world.rank]
     forward = for_inference(encoder, config.engine, world)
@@ -145,7 +145,8 @@ def embed_missing(
     return 0
 
 
-def _missing(slides: np.ndarray, cohort: Cohort, folder: Path) -> np.ndarray:
+def missing_slides(slides: np.ndarray, cohort: Cohort, folder: Path) -> np.ndarray:
+    """Return those of some slides, by number, that have no file of features in a folder yet, (m,) int64."""
     there = {path.name for path in folder.glob("*.h5")}
     is_missing = [features_path(folder, str(cohort.slide_ids[slide])).name not in there for slide in slides]
     return slides[np.array(is_missing, bool)].astype(np.int64)

@@ -11,11 +11,11 @@ from hnm.model.model import MODEL_FILE
 from hnm.report.page import REPORT_FILE
 from hnm.report.record import read_record
 from hnm.report.run_report import make_report
-from hnm.rounds import START_ENCODER, round_folder
 from hnm.run.journal import Journal
 from hnm.run.session import Session
 from hnm.run.study import open_study
 from hnm.run.tracking_run import MODEL_FOLDER
+from hnm.run_rounds import START_ENCODER, round_folder
 from launch.process.distributed import join_world
 from launch.process.kinds import refuse_other
 from launch.process.run_directory import check_cohort, read_run
@@ -84,7 +84,7 @@ def write_report(config: Config, run: Path, session: Session, max_heatmaps: int 
     """Write the page of a run, and say where it is. Call it on rank 0 only."""
     record = read_record(run, config, session.study)
     most = MAX_HEATMAPS if max_heatmaps is None else max_heatmaps
-    if (session.study.cohort.patches.x_level0 < 0).any():  # features that came without places
+    if not session.study.cohort.has_places:
         most = 0
     page = make_report(record, session.reader, session.world.device, most, session.journal.progress)
     session.journal.say(f"wrote {page}: open it in a browser; its pictures are in {run / 'figures'}")

@@ -4,6 +4,7 @@
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hnm.baselines.baselines import BASELINES
 from hnm.baselines.bounded_bags import Shown, bags_of, shown_rows
 from hnm.config import load_config
 from hnm.engine.ranks import single_world
+from hnm.evidence.beside_baselines import context_auc
 from hnm.evidence.measure import slide_figures
 from hnm.run.study import Study, open_study
 from hnm.statistics.metrics import auc, instance_metrics, youden_threshold
@@ -29,9 +31,7 @@ from shards.errors import InputError
 from shards.files import whole_file, write_json
 
 
-def fit_fold(
-    request: StudyRequest, names: list[str], key: Fold, cohort: Path, signals: StopSignals
-) -> str | None:
+def fit_fold(request: StudyRequest, names: list[str], key: Fold, cohort: Path, signals: StopSignals) -> str | None:
     """Fit and evaluate the baselines of a fold that are missing; return what went wrong, None if nothing.
 
     Raises:
@@ -41,8 +41,11 @@ def fit_fold(
     folders = {name: run_folder(method_folder(request.out, BASELINE + name), key) for name in names}
     if all((folder / "metrics.json").is_file() for folder in folders.values()):
         return None
-    with claim_of_fold(first_request(request, cohort), key, signals) as is_mine:
+    asked = replace(first_request(request, cohort), share="1/1" if request.part else None)
+    with claim_of_fold(asked, key, signals) as is_mine:
         if not is_mine:
+            if request.part:  # nobody else has this part: see claim_of_fold
+                return "another process is at it"
             print(f"{told}: another process is at it", flush=True)
             return None
         print(told, flush=True)
@@ -89,6 +92,7 @@ def _fit(name: str, bags: dict[str, Bags], shown: Shown, study: Study, seed: int
         "encoder_steps": 0, "seconds": round(fit_s, 2), "seconds_per_patch": score_s / len(bags["test"].rows) / 2,
         "slide": slide_figures(labels["test"], scores["test"], threshold),
         "instance": _instance_part(fitted, bags, shown, study), "froc": None,
+        "context": {"slide_auc_without_positive_patches": context_auc(fitted, bags["test"], shown, study)},
         "validation": {"auc": auc(labels["validation"], scores["validation"])}, "warnings": shown.warnings,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

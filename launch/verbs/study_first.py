@@ -16,10 +16,10 @@ from hnm.encoder.simclr import check_batch
 from hnm.encoder.start import find_start, require_start
 from hnm.engine.ranks import World, main_says
 from hnm.evidence.null import permuted_labels
-from hnm.rounds import START_ENCODER
 from hnm.run.checksums import whole
 from hnm.run.phase import phase
 from hnm.run.study import open_study
+from hnm.run_rounds import START_ENCODER
 from launch.process.run_directory import open_run
 from launch.process.session import Opening, session_of
 from launch.verbs.crossval_folder import Fold, split_column

@@ -149,8 +149,6 @@ def check_methods(request: StudyRequest, methods: Methods, cohort: Path) -> None
     Raises:
         InputError: see `launch.verbs.crossval_folder.check`; or the folder holds a study of something else.
     """
-    for of_fold in (first_request(request, cohort), *(request_of(request, methods, name, cohort) for name in methods.presets)):
-        crossval_folder.check(of_fold, load_config(of_fold.config, of_fold.preset, of_fold.overrides))
     if is_study(request.out):
         known, asked = read_plan(request.out), plan_of(request, methods, Cohort.open(cohort))
         decisive = [name for name in DECISIVE if name != "budget" or known["methods"]]  # baselines have none
@@ -160,13 +158,16 @@ def check_methods(request: StudyRequest, methods: Methods, cohort: Path) -> None
                 f"{request.out}: this study was started with other settings ({'; '.join(changed)}). Use another folder, or "
                 "those that it was started with; only --methods may change"
             )
+    for of_fold in (first_request(request, cohort), *(request_of(request, methods, name, cohort) for name in methods.presets)):
+        crossval_folder.check(of_fold, load_config(of_fold.config, of_fold.preset, of_fold.overrides))
 
 
 def plan_of(request: StudyRequest, methods: Methods, cohort: Cohort) -> dict[str, Any]:
     """Return what plan.json says."""
+    encoder = request.encoder.resolve() if isinstance(request.encoder, Path) else request.encoder  # however it was written
     return {
         "cohort": str(request.cohort.resolve()), "fingerprint": cohort.fingerprint, "folds": request.num_folds,
-        "seeds": request.seeds, "encoder": None if request.encoder is None else str(request.encoder),
+        "seeds": request.seeds, "encoder": None if encoder is None else str(encoder),
         "budget": request.budget, "null": request.null, "methods": methods.presets, "baselines": methods.baselines,
     }  # fmt: skip
 

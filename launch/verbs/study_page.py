@@ -26,8 +26,8 @@ from hnm.evidence.compare_methods import (
 from hnm.evidence.crossval import summarise, write_predictions
 from hnm.evidence.evaluate import read_metrics
 from hnm.report.study_report import make_study_report, print_study
-from hnm.rounds import START_ENCODER
 from hnm.run.checksums import read_state
+from hnm.run_rounds import START_ENCODER
 from launch.process.status import read_status
 from launch.verbs.crossval_folder import run_folder
 from launch.verbs.study_folder import (
@@ -110,6 +110,7 @@ def _measured(request: StudyRequest, name: str, view: Cohort) -> Measured:
     runs = {key: run_folder(out, key) for key in request.keys}
     metrics = {key: read_metrics(run) for key, run in runs.items()}
     warnings = sorted({warning for its in metrics.values() for warning in its["warnings"]})
+    warnings += read_metrics(out)["interval_warnings"]
     if name.startswith(BASELINE):
         spent = {key: {"seconds": its["seconds"], "steps": 0, "epochs": 0, "rounds": 0} for key, its in metrics.items()}
         curves = {key: [(its["seconds"], its["validation"]["auc"])] for key, its in metrics.items() if its["validation"]["auc"]}

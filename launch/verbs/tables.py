@@ -23,6 +23,8 @@ def counts_lines(summary: TileSummary, cohort: Path) -> list[str]:
         f"{summary.num_failed} failed; {summary.num_tiled} tiled now, the others were there",
         f"{summary.num_patches:,} patches, {summary.num_positive_patches:,} of them known to be positive",
     ]
+    if summary.num_mimics is not None:
+        lines.append(f"{summary.num_mimics:,} patches known to look like a tumour and to be none (tile.mimic_groups)")
     lines += [f"{number:,} {text}" for number, text in _left_out(summary) if number]
     lines += summary.tissue
     lines += summary.annotations.lines()
@@ -125,7 +127,9 @@ def _add_interval(table: Table, interval: dict[str, Any] | None, few: str) -> No
 
 def _rounds_table(metrics: dict[str, Any]) -> Table:
     table = Table(title="rounds, validation slides; witness rate: of the self-paced positives")
-    for heading in ("round", "slide AUC", "patch AUC", "hard negatives", "candidates", "witness rate"):
+    headings = ["round", "slide AUC", "patch AUC", "hard negatives", "candidates", "witness rate"]
+    knows_mimics = any("mimic_share_hard_negatives" in row for row in metrics["rounds"])
+    for heading in headings + ["mimics of the hard (of all)"] * knows_mimics:
         table.add_column(heading, justify="right")
     for row in metrics["rounds"]:
         mark = " *" if row["round"] == metrics["chosen_round"] else ""
@@ -136,8 +140,13 @@ def _rounds_table(metrics: dict[str, Any]) -> Table:
             f"{row['num_hard_negatives']:,}",
             f"{row['num_candidates']:,}",
             _figure(row["witness_rate_self_paced"]),
+            *([_mimics(row)] if knows_mimics else []),
         )
     return table
+
+
+def _mimics(row: dict[str, Any]) -> str:
+    return f"{_figure(row.get('mimic_share_hard_negatives'))} ({_figure(row.get('mimic_share_negatives'))})"
 
 
 def _figure(value: float | None) -> str:

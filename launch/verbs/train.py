@@ -18,13 +18,14 @@ from hnm.evidence.beside_baselines import tell_baselines
 from hnm.evidence.evaluate import evaluate as evaluate_run
 from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.gain import gain_of_finetuning
-from hnm.rounds import START_ENCODER, check_batches, rounds_of
+from hnm.rounds import check_batches
 from hnm.rounds import train as train_rounds
 from hnm.run.checksums import read_state
 from hnm.run.phase import phase
 from hnm.run.seen import MAX_NAMED, read_seen, seen_of, shown_to_encoder
 from hnm.run.session import Session
 from hnm.run.study import open_study
+from hnm.run_rounds import START_ENCODER, rounds_of
 from launch.process.distributed import is_rank, is_started_again, rank_of_process
 from launch.process.kinds import refuse_other
 from launch.process.local import run_ranks

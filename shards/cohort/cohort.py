@@ -5,6 +5,7 @@
       slides.parquet    a row per slide
       patches.parquet   a row per patch; the row number is the patch id, in slide order
       table/*.npy       its columns once more, memory-mapped (patch_table.py)
+      mimics.npy        (N,) bool, the patches of tile.mimic_groups; only where these were given
       shards/*.tar      WebDataset tars of JPEGs; or, of hnm import features, features/ in their place
 
 A patch is a row number: scores, labels, weights and features are plain arrays indexed by it.
@@ -24,10 +25,11 @@ from shards.cohort.patch_table import PATCH_SCHEMA, Names, Patches, open_patches
 from shards.errors import InputError
 from shards.files import plain_name
 
-__all__ = ["FEATURES", "FORMAT_VERSION", "PATCH_SCHEMA", "Cohort", "Patches"]
+__all__ = ["FEATURES", "FORMAT_VERSION", "MIMICS", "PATCH_SCHEMA", "Cohort", "Patches"]
 
 FORMAT_VERSION = 1
 FEATURES = "features"  # folder with features in the place of pictures
+MIMICS = "mimics.npy"
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,18 @@ class Cohort:
         info: cohort.json.
         slides: slides.parquet, a row per slide.
         patches: the patch table; row number = patch id.
+        mimics: (N,) bool, the patches known to look like a tumour and to be none; None where it is not known.
     """
 
     root: Path
     info: dict[str, Any]
     slides: pa.Table
     patches: Patches
+    mimics: np.ndarray | None = None
 
     @classmethod
-    def open(cls, root: Path) -> "Cohort":
-        """Read the tables of the cohort in folder `root`.
+    def open(cls, root: Path, with_mimics: bool = True) -> "Cohort":
+        """Read the tables of the cohort in folder `root`; `with_mimics=False` while mimics.npy is not written yet.
 
         Raises:
             InputError: the folder is no finished cohort, or is of another format version.
@@ -71,7 +75,9 @@ class Cohort:
         for name in info["shards"]:
             plain_name(name, info_path)
         slides = _read_table(root / "slides.parquet")
-        return cls(root, info, slides, open_patches(root, names_of(slides, info)))
+        patches = open_patches(root, names_of(slides, info))
+        asked_for = with_mimics and "features" not in info and info.get("settings", {}).get("mimic_groups")
+        return cls(root, info, slides, patches, _read_mimics(root / MIMICS, len(patches)) if asked_for else None)
 
     @property
     def num_patches(self) -> int:
@@ -81,6 +87,15 @@ class Cohort:
     def has_pictures(self) -> bool:
         """Are there pictures, or the features of `hnm import features` in their place?"""
         return "features" not in self.info
+
+    @cached_property
+    def has_places(self) -> bool:
+        """Is it known of every patch where it is and how large? Other tools' features may come without."""
+        if self.has_pictures:
+            return True
+        if "patch_level0" not in self.slides.column_names or (self.patches.x_level0 < 0).any():
+            return False
+        return all(self.slides["patch_level0"].filter(pa.array(self.patches_per_slide > 0)).is_valid().to_pylist())
 
     def require_pictures(self, what: str) -> None:
         """Refuse `what` where there are no pictures.
@@ -143,7 +158,8 @@ class Cohort:
 
     def restricted(self, keep: np.ndarray) -> "Cohort":
         """Return the same cohort with only the patches where `keep` (N,) bool is true; patch ids are counted anew."""
-        return replace(self, patches=self.patches.take(np.flatnonzero(keep)))
+        mimics = None if self.mimics is None else self.mimics[keep]
+        return replace(self, patches=self.patches.take(np.flatnonzero(keep)), mimics=mimics)
 
     def _require(self, column: str, key: str) -> None:
         if column not in self.slides.column_names:
@@ -164,6 +180,19 @@ def _read_table(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(path, error) from error
+
+
+def _read_mimics(path: Path, num_patches: int) -> np.ndarray:
+    """Return the memory-mapped mimics of a cohort that was asked for them."""
+    try:
+        mimics = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable ({_first_line(error)}). Run the same hnm tile again") from None
+    if mimics.shape != (num_patches,) or mimics.dtype != bool:
+        raise InputError(
+            f"{path}: {mimics.dtype} of shape {mimics.shape} is not that of {num_patches} patches. Run the same hnm tile again"
+        )
+    return np.asarray(mimics)
 
 
 def _first_line(error: Exception) -> str:

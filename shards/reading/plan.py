@@ -13,8 +13,8 @@ import numpy as np
 
 PADDING = -1
 
-# Random keys are drawn this many at a time, and rows are moved so: 16 MB of temporary memory instead of arrays of N.
-_CHUNK = 1 << 22
+# Random keys are drawn this many at a time, and rows are moved so: 4 MB of temporary arrays instead of arrays of N.
+_CHUNK = 1 << 20
 _LARGEST_KEY = np.finfo(np.float32).max
 
 

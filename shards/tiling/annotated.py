@@ -119,6 +119,7 @@ def _names_in_vain(settings: Mapping[str, Any], groups: Sequence[str]) -> list[s
     named = {
         "positive_groups": settings.get("positive_groups") or [],
         "negative_groups": [name for name in settings.get("negative_groups", []) if name not in usual],
+        "mimic_groups": settings.get("mimic_groups", []),
     }
     warnings = []
     for key, names in named.items():

@@ -1,7 +1,7 @@
 """Where patches are cut: on a regular grid, or at the points of a file.
 
     grid:    every stride, from the top left, only tiles wholly inside
-    points:  image,x,y,class ──▶ a patch centred on each point, truth 1 where class is the positive one
+    points:  image,x,y,class ──▶ a patch centred on each point, truth 1 where class is the positive one, and known mimics
 
 Sites are left and top edges in level-0 pixels.
 """
@@ -46,10 +46,17 @@ class Sites:
 
 @dataclass(frozen=True)
 class Points:
-    """The annotated points of one slide: `xy_level0` (n, 2) float64 in level-0 pixels, `truth` (n,) int8."""
+    """The annotated points of one slide.
+
+    Attributes:
+        xy_level0: (n, 2) float64, level-0 pixels.
+        truth: (n,) int8: 1 positive, 0 not, -1 unknown.
+        is_mimic: (n,) bool, the points of tile.mimic_groups; None where these are not asked for.
+    """
 
     xy_level0: np.ndarray
     truth: np.ndarray
+    is_mimic: np.ndarray | None = None
 
 
 def grid_sites(width: int, height: int, patch_level0: int, stride_level0: int) -> Sites:
@@ -90,7 +97,9 @@ def point_sites(points: Points, width: int, height: int, patch_level0: int) -> S
     return Sites(distinct[order, 0], distinct[order, 1], truth[order])
 
 
-def read_points(path: Path, slides: Sequence[Slide], positive_class: str | None) -> tuple[dict[str, Points], int]:
+def read_points(
+    path: Path, slides: Sequence[Slide], positive_class: str | None, mimic_classes: Sequence[str] = ()
+) -> tuple[dict[str, Points], int]:
     """Read a points file and deal its points out to the slides.
 
     Args:
@@ -98,12 +107,13 @@ def read_points(path: Path, slides: Sequence[Slide], positive_class: str | None)
             and class.
         slides: the cohort's slides.
         positive_class: the class whose points are positive; None leaves the truth unknown.
+        mimic_classes: those that look like it and are not.
 
     Returns:
         The points by slide id, and the number of points whose image is none of the slides.
 
     Raises:
-        InputError: a coordinate is no number, an image fits two slides, no image fits any, or no point is positive.
+        InputError: a coordinate is no number, an image fits two slides, no image fits any, or no point is of a named class.
     """
     rows = read_rows(path, required=("image", "x", "y", "class"))
     classes = {row.cells["class"] for row in rows}
@@ -111,18 +121,21 @@ def read_points(path: Path, slides: Sequence[Slide], positive_class: str | None)
         raise InputError(
             f"{path}: no point has class {positive_class!r}. Set positive_class to one of: {sorted(classes)}"
         )
+    if absent := [name for name in mimic_classes if name not in classes]:
+        raise InputError(f"{path}: no point has class {absent[0]!r}. Set tile.mimic_groups to some of: {sorted(classes)}")
     slide_of = _slide_of_image(rows, slides)
-    by_slide: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    by_slide: dict[str, list[tuple[float, float, int, bool]]] = defaultdict(list)
     for row in rows:
         if row.cells["image"] in slide_of:
             truth = UNKNOWN if positive_class is None else int(row.cells["class"] == positive_class)
-            by_slide[slide_of[row.cells["image"]]].append((row.coordinate("x"), row.coordinate("y"), truth))
+            is_mimic = row.cells["class"] in mimic_classes
+            by_slide[slide_of[row.cells["image"]]].append((row.coordinate("x"), row.coordinate("y"), truth, is_mimic))
     if not by_slide:
         raise InputError(
             f"{path}: no image in it is a slide of the table, for example {rows[0].cells['image']!r}. "
             f"Use slide ids or the names of the image files without extension"
         )
-    points = {slide_id: _points(triples) for slide_id, triples in by_slide.items()}
+    points = {slide_id: _points(rows_of_slide, bool(mimic_classes)) for slide_id, rows_of_slide in by_slide.items()}
     return points, len(rows) - sum(map(len, by_slide.values()))
 
 
@@ -138,6 +151,6 @@ def _slide_of_image(rows: Sequence[Row], slides: Sequence[Slide]) -> dict[str, s
     return {stem: fitting[0] for stem, fitting in by_stem.items()} | by_id
 
 
-def _points(triples: list[tuple[float, float, int]]) -> Points:
-    array = np.array(triples, dtype=np.float64)
-    return Points(array[:, :2], array[:, 2].astype(np.int8))
+def _points(rows: list[tuple[float, float, int, bool]], with_mimics: bool) -> Points:
+    array = np.array(rows, dtype=np.float64)
+    return Points(array[:, :2], array[:, 2].astype(np.int8), array[:, 3] == 1 if with_mimics else None)

@@ -25,6 +25,7 @@ from shards.progress import Progress
 from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
 from shards.tiling.masks import masks_of_slides
 from shards.tiling.merge import alone, finished_units, merge_cohort, splits_of
+from shards.tiling.mimics import write_mimics
 from shards.tiling.page import write_page
 from shards.tiling.pool import Died, run_jobs
 from shards.tiling.pyramid import vendor_of
@@ -37,6 +38,7 @@ from shards.tiling.unit import SlideJob, Unit, is_fresh, slide_job, with_masks
 NOT_OF_A_SLIDE = {
     "points_file",
     "positive_class",
+    "mimic_groups",
     "max_failed",
     "allow_unlabelled",
     "validation_share",
@@ -99,7 +101,9 @@ def _plan_without_masks(slides_csv: Path, config: TileConfig) -> Plan:
             for slide, whole in zip(slides, is_whole, strict=True)
         ]
         return Plan(jobs, 0, split_drawn, _background_in_words(config, len(slides), sum(is_whole), False), warnings)
-    points_of, num_unmatched = read_points(slides_csv.parent / config.points_file, slides, config.positive_class)
+    points_of, num_unmatched = read_points(
+        slides_csv.parent / config.points_file, slides, config.positive_class, config.mimic_groups
+    )
     no_points = Points(np.empty((0, 2)), np.empty(0, np.int8))
     settings = _resolved(settings, config, False, is_at_points=True)
     jobs = [slide_job(slide, points_of.get(slide.slide_id, no_points), settings) for slide in slides]
@@ -222,10 +226,12 @@ def merge_plan(plan: Plan, cohort: Path, config: TileConfig, unsaved: Mapping[st
             units = finished_units(plan.jobs, cohort, unsaved or {})
             write_page(cohort, slides, units, settings, splits=splits_of(slides, units))
             summary = merge_cohort(slides, units, cohort, settings, config.max_failed)
+            num_mimics = write_mimics(cohort, plan.jobs, config)
     except OSError as error:
         raise InputError(f"{cohort}: {error.strerror or error}. Make room and run the same command again") from None
     return replace(
         summary,
+        num_mimics=num_mimics if config.mimic_groups else None,
         num_points_unmatched=plan.num_points_unmatched,
         split_drawn=plan.split_drawn,
         patients_known=plan.patients_known,

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from shards.cohort.groups import Roles
+
 BackgroundFilter = Literal["auto", "none", "edge_energy", "white_fraction", "canny_std", "otsu_saturation"]
 
 # Files of the cohort's own slides: nothing of them goes on to others, and units without them know nothing of them.
@@ -64,6 +66,11 @@ class TileConfig(BaseModel):
         ["_2", "exclusion", "normal", "negative"],
         description="Annotation groups that are cut out of the positive area; Camelyon16's is _2.",
     )
+    mimic_groups: list[str] = Field(
+        [],
+        description="Annotation groups (or classes of points_file) of tissue that is known to look like a tumour and is none: "
+        "it is told how many of the mined negatives are such. Nothing is trained or chosen by it.",
+    )
     skip_bad_outlines: bool = Field(
         False, description="Leave out (and count) outlines of fewer than three vertices; false: their slide fails."
     )
@@ -113,7 +120,7 @@ class TileConfig(BaseModel):
     def _one_name_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
-    @field_validator("positive_groups", "negative_groups", mode="before")
+    @field_validator("positive_groups", "negative_groups", "mimic_groups", mode="before")
     @classmethod
     def _groups_are_texts(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse what YAML does not take for the name that was meant: `Tumor: Positive` is a mapping, 2 a number."""
@@ -134,11 +141,24 @@ class TileConfig(BaseModel):
             raise ValueError("positive_class needs points_file: set points_file, or remove positive_class")
         if self.coords is not None and self.points_file is not None:
             raise ValueError("coords and points_file both say where to cut. Remove one of them")
+        self._refuse_positive_mimics()
         alone = {"none", "auto"} & set(self.background)
         if alone and len(self.background) > 1:
             name = min(alone)
             raise ValueError(f"background: {name} goes with no other filter. Remove {name}, or the others")
         return self
+
+    def _refuse_positive_mimics(self) -> None:
+        if self.points_file is not None:
+            positive = [name for name in self.mimic_groups if name == self.positive_class]
+        else:
+            roles = Roles(self.positive_groups, self.negative_groups)
+            positive = [name for name in self.mimic_groups if roles.of(name) == "positive"]
+        if positive:
+            raise ValueError(
+                f"mimic_groups: {positive[0]!r} counts as positive. Name the groups of the tumour in positive_groups, or put "
+                f"{positive[0]!r} into negative_groups"
+            )
 
     def filters_of(self, is_whole_slide: bool, is_at_points: bool) -> list[str]:
         """Return the background filters that a slide's patches have to pass; none is an empty list.

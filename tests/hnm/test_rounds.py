@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from hnm.engine.ranks import single_world
-from hnm.rounds import START_ENCODER, choose_round, encoder_of_round, last_round, round_folder, train
+from hnm.rounds import train
 from hnm.run.journal import Journal
 from hnm.run.phase import phase, read_state
 from hnm.run.seen import SEEN_FILE
+from hnm.run_rounds import START_ENCODER, choose_round, encoder_of_round, last_round, round_folder
 from shards.errors import InputError
 from shards.files import write_json
 from tests.tiny import results_of, tiny_config, tiny_session
@@ -60,8 +61,8 @@ def started(finished_run: Path, run: Path) -> Path:
     return run
 
 
-def go_on(run: Path, cohort: Path, journal: Journal | None = None) -> None:
-    config = tiny_config()
+def go_on(run: Path, cohort: Path, journal: Journal | None = None, overrides: tuple[str, ...] = ()) -> None:
+    config = tiny_config(*overrides)
     with tiny_session(WORLD, cohort, config, journal) as session:
         train(config, run / START_ENCODER, run, session)
 

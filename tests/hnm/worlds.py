@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from hnm.aggregator.bags import file_of_rows, write_index
-from hnm.aggregator.score import Part, bounds_of_ranks
+from hnm.aggregator.bags import file_of_rows, open_bags, write_index
+from hnm.aggregator.dsmil import DSMIL
+from hnm.aggregator.score import Part, bounds_of_ranks, score_slides
 from hnm.config import Config
 from hnm.encoder.contrastive_model import ContrastiveModel, fresh_model, save_model
 from hnm.encoder.embed import embed
@@ -22,14 +23,18 @@ from hnm.engine.state import load_weights
 from hnm.evidence.evaluate import evaluate
 from hnm.mining.coordinator import decide, rank_cohort, share_mined
 from hnm.mining.mining import Mined
-from hnm.rounds import START_ENCODER, train
+from hnm.mining.rescore import rows_to_rescore
+from hnm.rounds import train
+from hnm.rounds_config import RoundsConfig
 from hnm.run.journal import Journal
 from hnm.run.phase import read_state
 from hnm.run.session import Session
 from hnm.run.study import DataConfig, Study, open_study
+from hnm.run_rounds import START_ENCODER
 from shards.cohort.cohort import Cohort, Patches
 from shards.files import write_array, write_json
 from shards.reading.plan import ids_of_rank
+from shards.seeding import seeded_torch
 from tests.tiny import tiny_config, tiny_session
 
 NUM_SLIDES, DIM = 18, 32
@@ -96,6 +101,7 @@ def all_phases(world: World, cohort: str, folder: str) -> dict[str, Any]:
         model = fresh_model(config.encoder, seed=1)
         embed(model.encoder, session.study.embedded_slides, 16, Path(folder) / "features", session)
         results: dict[str, Any] = {"mined": mine_and_share(session, Path(folder) / "mined")}
+        results["rescored"] = rescored(model, session, Path(folder) / "mined", Path(folder) / "rescored")
         results["pretrain_steps"] = pretrain_in_float64(config, Path(folder) / "pretrained.safetensors", session)
         for dtype in (torch.float32, torch.float64):
             results[str(dtype)] = finetuned(results["mined"], config, dtype, session)
@@ -132,9 +138,26 @@ def mine_and_share(session: Session, folder: Path) -> Mined:
     return share_mined(folder, session.world)
 
 
+def rescored(model: ContrastiveModel, session: Session, previous: Path, folder: Path) -> dict[str, np.ndarray]:
+    """Embed and score half of the training patches anew; return on rank 0 what came out. Every rank must call it."""
+    config, study, world = RoundsConfig(rescore="adaptive", rescore_share=0.5), session.study, session.world
+    rows = rows_to_rescore(config, 1, folder, previous, study, 0, world)
+    embed(model.encoder, study.embedded_slides, 16, folder / "features", session, rows=rows)
+    bags = open_bags(folder / "features", world)
+    with seeded_torch(0, "test"):
+        aggregator = DSMIL(bags.dim)
+    _, part = score_slides(aggregator, bags, study.embedded_slides, session, rows)
+    rank_cohort(part, study, tiny_config().mining, folder, previous, world, is_partial=True)
+    if not world.is_main:
+        return {}
+    features = np.concatenate([np.load(path) for path in sorted((folder / "features").glob("rows-*.npy"))])
+    found = {name: np.load(folder / f"{file}.npy") for name, file in (("scores", "scores"), ("ages", "score_ages"))}
+    return {"ids": np.asarray(rows.patches), "features": features, **found}
+
+
 def part_of(scores: np.ndarray, study: Study, world: World) -> Part:
     """Return this rank's part of the scores (N,) of a whole cohort."""
-    bounds = bounds_of_ranks(study, study.embedded_slides, world.size)
+    bounds = bounds_of_ranks(study.rows_of(study.embedded_slides), study.cohort.num_patches, world.size)
     ids = slice(int(bounds[world.rank]), int(bounds[world.rank + 1]))
     return Part(scores[ids], bounds, ids)
 

@@ -47,7 +47,7 @@ def test_every_embedded_patch_gets_its_own_score(tmp_path: Path) -> None:
 def test_the_ranks_ranges_of_ids_hold_equally_many_scored_patches(size: int) -> None:
     study = tables_only_study()
     for slides in (study.embedded_slides, study.test, study.validation[1:2]):
-        bounds, scored = bounds_of_ranks(study, slides, size), study.mask_of(slides)
+        bounds, scored = bounds_of_ranks(study.rows_of(slides), study.cohort.num_patches, size), study.mask_of(slides)
         assert (bounds[0], bounds[-1], len(bounds)) == (0, len(scored), size + 1)
         shares = [rows_of_rank(int(scored.sum()), rank, size) for rank in range(size)]
         counts = [int(scored[bounds[rank] : bounds[rank + 1]].sum()) for rank in range(size)]

@@ -115,6 +115,6 @@ def test_patience_ends_a_round_early(tiny_cohort: Path, tmp_path: Path) -> None:
     with tiny_session(single_world(), tiny_cohort, config) as session:
         model = fresh_model(config.encoder, seed=1)
         settings = RoundSettings(config.finetune, config.mining, config.aggregate, num_rounds=1)
-        aggregator = build_aggregator("mean", model.encoder.feature_dim)
+        aggregator = build_aggregator("transmil", model.encoder.feature_dim)
         mined = mine_and_share(session, tmp_path)
         assert finetune_on_slides(model, aggregator, mined, settings, 0, session)[1] == 3 * 2

@@ -14,9 +14,9 @@ from hnm.baselines.of_run import read_fitted
 from hnm.engine.ranks import single_world
 from hnm.evidence.evaluate import evaluate, read_metrics
 from hnm.evidence.measure import slide_figures
-from hnm.rounds import round_folder
 from hnm.run.phase import read_state
 from hnm.run.session import Session
+from hnm.run_rounds import round_folder
 from hnm.statistics.metrics import auc, youden_threshold
 from shards.errors import InputError
 from tests.tiny import results_of, tiny_config, tiny_session

@@ -18,8 +18,8 @@ from hnm.report.draw_rounds import draw_encoder_losses, encoder_losses, series_o
 from hnm.report.draw_style import evenly_spread
 from hnm.report.pictures import TEXTS, _true_area, draw_heatmaps, draw_pictures, scored_patches
 from hnm.report.record import RunRecord, read_record
-from hnm.rounds import round_folder
 from hnm.run.study import open_study
+from hnm.run_rounds import round_folder
 from launch.process.run_directory import read_run
 from shards.cohort.cohort import Cohort
 from shards.drawn.drawn_slides import write_asap

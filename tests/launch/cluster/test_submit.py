@@ -15,6 +15,7 @@ from hnm.config import Config, dump_config, load_config
 from launch.cluster import submit_verbs
 from launch.cluster.job_spec import JobSpec, script_of
 from launch.cluster.submissions import live_jobs, read_jobs
+from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from tests.command_line import assert_refused, hnm
 from tests.paths import ROOT
@@ -194,3 +195,9 @@ def test_embedding_becomes_an_array_where_its_size_is_given(tiny_cohort: Path, t
     )
     assert one == [command]
     assert array == [[*command, "--shard-of", f"{i}/3"] for i in (1, 2, 3)]
+    config = load_config(None, None, ["slurm.array_size=3"])
+    for number, slide_id in enumerate(Cohort.open(tiny_cohort).slide_ids):
+        (tmp_path / f"{slide_id}.h5").touch()
+        specs = submit_verbs.embed_specs(params, tmp_path, command, config, "slurm")
+        left = sorted({later % 3 for later in range(number + 1, 10)})  # an element has every third slide
+        assert [spec.commands for spec in specs] == ([[array[i] for i in left]] if left else [])

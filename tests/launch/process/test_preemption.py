@@ -16,8 +16,9 @@ from hnm.encoder.contrastive_model import fresh_model, save_model
 from hnm.engine.checkpoint import CheckpointConfig
 from hnm.engine.ranks import TimeoutConfig, World, barrier
 from hnm.evidence.evaluate import evaluate
-from hnm.rounds import START_ENCODER, train
+from hnm.rounds import train
 from hnm.run.journal import Journal
+from hnm.run_rounds import START_ENCODER
 from launch.process.keeper import RunKeeper
 from launch.process.preemption import Preempted, StopSignals, hand_over
 from shards.files import write_json

@@ -13,7 +13,7 @@ from shards.cohort.cohort import Cohort
 from shards.cohort.cohort_table import write_csv
 from shards.drawn.drawn_slides import make_whole_slides
 from tests.command_line import assert_refused, hnm
-from tests.shards.exchange.foreign_files import trident
+from tests.shards.exchange.foreign_files import clam_features, trident
 from tests.tiny import TINY, tiny_config
 
 
@@ -84,7 +84,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, tiny_cohort: Path) -> Pat
 
 
 def test_features_that_were_exported_come_back_bit_for_bit_and_train(
-    features: Path, tiny_cohort: Path, tmp_path: Path
+    features: Path, tiny_slides: Path, tiny_cohort: Path, tmp_path: Path
 ) -> None:
     cohort, run = tmp_path / "cohort", tmp_path / "run"
     result = hnm("import", "features", features / "slides.csv", features / "h5", cohort)
@@ -95,8 +95,8 @@ def test_features_that_were_exported_come_back_bit_for_bit_and_train(
             np.testing.assert_array_equal(bags.bag(slide).numpy(), file["features"][()])
     np.testing.assert_array_equal(opened.patches.x_level0, own.patches.x_level0)
     assert opened.slides["patch_level0"].to_pylist() == [16] * 10
-    aggregator_alone = [*TINY, "rounds.num_rounds=0"]
-    assert hnm("train", cohort, run, *aggregator_alone).exit_code == 0
+    quick = ["device=cpu", "tracking.enabled=false", "aggregate.epochs=2", "aggregate.validate_every=1"]
+    assert hnm("train", cohort, run, "--preset", "frozen", *quick).exit_code == 0
     result = hnm("evaluate", run)
     assert result.exit_code == 0, result.output
     assert "no model/: the encoder of these features is not ours" in result.output
@@ -104,6 +104,32 @@ def test_features_that_were_exported_come_back_bit_for_bit_and_train(
     assert_refused(hnm("train", cohort, tmp_path / "rounds", *TINY), 1, "rounds.num_rounds=2 fine-tunes an encoder")
     assert_refused(hnm("export", run, tmp_path / "model"), 1, "hnm export needs pictures")
     assert_refused(hnm("pretrain", cohort, tmp_path / "pretrained", *TINY), 1, "Pretraining needs pictures")
+    assert_refused(hnm("predict", run, tiny_slides, "--out", tmp_path / "scores"), 1, "hnm predict needs pictures")
+    crossval = ["crossval", cohort, tmp_path / "folds", "--folds", "3"]
+    assert_refused(hnm(*crossval, *TINY), 1, "rounds.num_rounds=2 fine-tunes an encoder")
+    encoder = ["--encoder", features / "encoder.safetensors"]
+    assert_refused(hnm(*crossval, "--preset", "frozen", *encoder), 1, "An encoder needs pictures")
+    assert_refused(hnm("embed", cohort, *encoder, "--out", tmp_path / "again"), 1, "Embedding needs pictures")
+    assert not (tmp_path / "folds").exists()
+
+
+def test_the_side_of_patches_that_a_file_does_not_tell(slides_csv: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        xy = np.array([[0, 0], [480, 480]])
+        clam_features(tmp_path / f"slide-00{number}.h5", np.ones((2, 3), np.float32), xy, 32)
+    command = ["import", "features", slides_csv, tmp_path, tmp_path / "cohort"]
+    result = hnm(*command)
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
+    assert "3 slides have an annotation that does not say what is positive" in words
+    assert "does not tell both where the patches are and how large" in words
+    assert not Cohort.open(tmp_path / "cohort").has_places
+    result = hnm(*command, "tile.patch_px=32", "tile.jpeg_quality=80")
+    assert "without effect on features: tile.jpeg_quality" in " ".join(result.output.split())
+    assert "annotations taken as positive: Tumor (3 slides" in result.output
+    cohort = Cohort.open(tmp_path / "cohort")
+    assert cohort.has_places
+    assert -1 not in cohort.patches.truth
 
 
 def test_tensors_and_arrays_are_features_without_places(features: Path, tmp_path: Path) -> None:
@@ -120,6 +146,7 @@ def test_tensors_and_arrays_are_features_without_places(features: Path, tmp_path
     assert result.exit_code == 0, result.output
     assert "10 files have no coordinates" in result.output
     cohort = Cohort.open(tmp_path / "cohort")
+    assert not cohort.has_places
     assert set(cohort.patches.x_level0.tolist()) == {-1}
     assert np.load(next((tmp_path / "cohort" / "features").glob("rows-*.npy"))).dtype == np.float16
     (given / f"{path.stem}.npy").unlink()

@@ -57,6 +57,15 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path, slides_csv: Path
     assert (other / "slides/slide-001.tiff").read_bytes() != (again / "slides/slide-001.tiff").read_bytes()
 
 
+def test_mimics_are_outlined_on_every_slide_and_are_not_the_tumour(tmp_path: Path) -> None:
+    for slide in read_slides(make_whole_slides(tmp_path, 6, 352, 32, seed=0, mimic_share=0.1)):
+        assert slide.annotation is not None
+        tumour, mimics = (read_annotation(slide.annotation, [], [group], False).area for group in ("Tumor", "Mimic"))
+        assert tumour.is_empty == (slide.labels["label"] == 0)
+        assert mimics.area == pytest.approx(0.45 * 0.1 * 352**2, rel=0.05)
+        assert not mimics.intersects(tumour)
+
+
 def test_tiles_meet_without_a_seam(slides_csv: Path) -> None:
     from shards.drawn.drawn_slides import design_slide
     from shards.seeding import numpy_generator

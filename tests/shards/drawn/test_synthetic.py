@@ -13,6 +13,7 @@ from shards.cohort.slides import read_slides
 from shards.drawn.synthetic import (
     EPITHELIUM,
     LYMPHOCYTES,
+    MIMIC,
     STROMA,
     TUMOUR,
     draw_slide,
@@ -107,10 +108,50 @@ def test_colour_alone_does_not_tell_tumour_from_normal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_slides", 5), ("tiles_per_side", 1), ("patch_px", 27), ("patch_px", 8), ("tumour_share", 0.9)],
+    [
+        ("num_slides", 5), ("tiles_per_side", 1), ("patch_px", 27), ("patch_px", 8), ("tumour_share", 0.9),
+        ("mimic_share", 0.3), ("num_sites", 0),
+    ],
 )
 def test_numbers_out_of_range_are_refused(tmp_path: Path, key: str, value: float) -> None:
     arguments: dict[str, float] = {"num_slides": 6, "tiles_per_side": 3, "patch_px": 16, "seed": 0, key: value}
     with pytest.raises(InputError, match=f"{key} is {value}"):
         make_cohort_images(tmp_path, **arguments)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_mimics_are_single_tiles_of_the_slide_without_them() -> None:
+    plain = lay_out_tissue(10, 0.15, True, np.random.default_rng(5))
+    tissue = lay_out_tissue(10, 0.15, True, np.random.default_rng(5), mimic_share=0.04)
+    changed = tissue != plain
+    assert changed.sum() == 4
+    assert set(tissue[changed]) == {MIMIC}
+    assert TUMOUR not in plain[changed]
+
+
+def test_a_mimic_is_a_tumour_but_for_its_paler_nuclei() -> None:
+    tumour, mimic = (
+        np.asarray(draw_slide(np.full((6, 6), kind, np.int8), 32, np.random.default_rng(2)).convert("L")).astype(float)
+        for kind in (TUMOUR, MIMIC)
+    )
+    lighter = mimic - tumour  # the same nuclei at the same places, of the same size and shape
+    assert lighter.min() >= -2
+    nuclei = tumour < 130
+    assert lighter[nuclei].mean() > 10
+    assert np.median(lighter) == 0
+
+
+def test_sites_and_splits_of_given_sizes(tmp_path: Path) -> None:
+    sizes = (4, 2, 4)
+    make_cohort_images(tmp_path, 10, 2, 32, seed=0, mimic_share=0.05, num_sites=2, split_sizes=sizes)
+    rows = _rows(tmp_path / "slides.csv")
+    assert [row["split"] for row in rows] == ["train"] * 4 + ["validation"] * 2 + ["test"] * 4
+    assert [row["site"] for row in rows] == ["site-0", "site-0", "site-1", "site-1"] * 2 + ["site-0", "site-0"]
+    assert [row["label"] for row in rows] == ["0", "1"] * 5
+    assert sum(row["class"] == "mimic" for row in _rows(tmp_path / "points.csv")) == 10  # one a slide at least
+    colours = np.array([np.asarray(Image.open(tmp_path / row["path"])).mean(axis=(0, 1)) for row in rows])
+    of_site = [colours[[row["site"] == site for row in rows]] for site in ("site-0", "site-1")]
+    apart = np.abs(of_site[0].mean(axis=0) - of_site[1].mean(axis=0)).max()
+    assert apart > 2 * max(colours_of.std(axis=0).max() for colours_of in of_site)
+    with pytest.raises(InputError, match="give three from 2 on, 10 together"):
+        make_cohort_images(tmp_path, 10, 2, 32, seed=0, split_sizes=(4, 2, 3))
