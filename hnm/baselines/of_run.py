@@ -8,6 +8,7 @@ All three are linear in a patch's features, or in those pooled: the file holds a
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def fit_for_run(bags: BagsOnDisk, path: Path, session: Session) -> None:
     study = session.study
     shown = shown_rows(study, session.seed, MOST_ROWS)
     train, validation = (bags_of(bags, study, slides, shown) for slides in (study.train, study.validation))
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name in LINEAR:
         fitted = BASELINES[name].fit(train, validation, session.seed)
         assert isinstance(fitted, FittedLinear)
@@ -55,5 +56,5 @@ def validation_aucs(path: Path) -> dict[str, float]:
 
 def _fitted(name: str, found: Mapping[str, np.ndarray]) -> FittedLinear:
     kind = FittedInstances if name == "instance" else FittedPooled
-    values = {field.name: found[f"{name}.{field.name}"] for field in fields(kind)}
+    values: dict[str, Any] = {field.name: found[f"{name}.{field.name}"] for field in fields(kind)}
     return kind(**{key: value if value.ndim else value.item() for key, value in values.items()})
