@@ -62,7 +62,8 @@ def measure(folder: Path, share: float, quick: bool, settings: list[str]) -> dic
     """Train, and return what the rounds told."""
     cohort, run = make_cohort(folder, quick), folder / "run"
     own = [*SETTINGS, *(QUICK if quick else []), f"rounds.rescore_share={share}", *settings]
-    subprocess.run([sys.executable, "-m", "launch.cli", "train", cohort, run, "--config", "demo", *own], check=True, stdout=sys.stderr)
+    command = [sys.executable, "-m", "launch.cli", "train", cohort, run, "--config", "demo", *own]
+    subprocess.run(command, check=True, stdout=sys.stderr)
     told = [read_decision(folder)["rescore"] for folder in sorted(run.glob("round-*"))]
     seconds = {one["round"]: one["seconds"] for one in read_state(run)["phases"] if one["phase"] == "embed"}
     full = [seconds[round_] for round_, one in enumerate(told) if one["full"]]
