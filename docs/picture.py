@@ -27,7 +27,7 @@ ROWS, COLUMNS = 4, 6  # of the hardest negatives
 
 
 def main(demo: Path, out: Path) -> None:
-    """Show a test slide with its outlines, its patch scores, the hardest negatives of the chosen round, and what rounds change."""
+    """Show a test slide with its outlines, its patch scores, its hardest negatives, and what rounds change."""
     cohort, run = Cohort.open(demo / "cohort"), demo / "run"
     chosen = np.flatnonzero((cohort.splits() == "test") & (cohort.labels() == 1))[0]
     figure, (truth, heat, hard, rounds) = plt.subplots(1, 4, figsize=(14.6, 3.9), layout="constrained")
