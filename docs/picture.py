@@ -27,7 +27,7 @@ ROWS, COLUMNS = 4, 6  # of the hardest negatives
 
 
 def main(demo: Path, out: Path) -> None:
-    """Show a test slide with its outlines, its patch scores, the hardest negatives of the first round, and what rounds change."""
+    """Show a test slide with its outlines, its patch scores, its hardest negatives, and what rounds change."""
     cohort, run = Cohort.open(demo / "cohort"), demo / "run"
     chosen = np.flatnonzero((cohort.splits() == "test") & (cohort.labels() == 1))[0]
     figure, (truth, heat, hard, rounds) = plt.subplots(1, 4, figsize=(14.6, 3.9), layout="constrained")
@@ -36,8 +36,8 @@ def main(demo: Path, out: Path) -> None:
     bar = figure.colorbar(plt.cm.ScalarMappable(cmap="cividis"), ax=heat, shrink=0.8)
     bar.set_label("patch score")
     heat.set_title("patch scores, from slide labels alone", fontsize=11)
-    show_hardest(cohort, round_folder(run, 0), hard)
-    hard.set_title(f"the {ROWS * COLUMNS} hardest negatives at first; red: mimics", fontsize=11)
+    show_hardest(cohort, round_folder(run, read_metrics(run)["chosen_round"]), hard)
+    hard.set_title(f"the {ROWS * COLUMNS} hardest negatives at last; red: mimics", fontsize=11)
     show_rounds({name: decisions_of(demo / folder) for name, folder in ARMS.items()}, rounds)
     for axes in (truth, heat, hard):
         axes.set_axis_off()
@@ -91,7 +91,8 @@ def show_rounds(decisions: dict[str, list[dict[str, Any]]], axes: plt.Axes) -> N
             axes.plot([d[figure] for d in of_rounds], line, marker="o", color=colour, label=f"{words}, {name}")
     axes.set_xticks(range(max(map(len, decisions.values()))))
     axes.set(xlabel="round", ylabel="patch AUC", title="what the rounds change")
-    axes.legend(fontsize=8)
+    axes.set_ylim(0.5, 1)
+    axes.legend(fontsize=8, loc="lower right")
 
 
 if __name__ == "__main__":

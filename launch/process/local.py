@@ -175,21 +175,44 @@ def run_child(arguments: Sequence[str], signals: StopSignals) -> int:
     Raises:
         Preempted: this process or the child was asked to stop, and what could be saved is.
     """
+    return run_children([arguments], signals)
+
+
+def run_children(commands: Sequence[Sequence[str]], signals: StopSignals) -> int:
+    """Run several `hnm ...` side by side, a process each, and wait for all; as `run_child`.
+
+    Several share the cores, unless OMP_NUM_THREADS says otherwise. All are started from this thread: a child ends with the thread
+    that has started it.
+
+    Returns:
+        0 when all ended well, else the first exit code that is another, in the order of `commands`.
+    """
     stop_if_asked(signals)
-    child, is_told = start(arguments, os.environ), False
+    environment: dict[str, str] = dict(os.environ)
+    if len(commands) > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // len(commands))))
+    children: list[subprocess.Popen[bytes]] = []
+    is_told = False
     try:
-        while child.poll() is None:
+        for arguments in commands:
+            children.append(start(arguments, environment))
+        while None in [child.poll() for child in children]:
             if signals.requested is not None and not is_told:
-                child.send_signal(passable(signals.requested))
+                for child in children:
+                    child.send_signal(passable(signals.requested))
                 is_told = True
             time.sleep(POLL_S)
     finally:
-        child.kill()
-        child.wait()
+        for child in children:
+            child.kill()
+        for child in children:
+            child.wait()
     stop_if_asked(signals)
-    if child.returncode in ASKED_TO_STOP:
-        raise Preempted(f"hnm {arguments[0]} was asked to stop")
-    return child.returncode
+    codes = [child.returncode for child in children]
+    for arguments, code in zip(commands, codes, strict=True):
+        if code in ASKED_TO_STOP:
+            raise Preempted(f"hnm {arguments[0]} was asked to stop")
+    return next((code for code in codes if code), 0)
 
 
 def stop_if_asked(signals: StopSignals) -> None:

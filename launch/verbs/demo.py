@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launch.process.local import run_child
+from launch.process.local import run_children
 from launch.process.preemption import StopSignals
 from shards.drawn.drawn_slides import make_whole_slides
 from shards.errors import InputError
@@ -47,9 +47,11 @@ def run(folder: Path, ranks: int) -> int:
         console.print(f"drawing {NUM_SLIDES} small whole slides, tumours and mimics outlined, into {slides_csv.parent}")
         draw_slides(slides_csv.parent, NUM_SLIDES)
     with StopSignals(is_quiet=True) as signals:
-        for command in commands(folder, ranks):
-            console.print(f"\n[bold]$ hnm {' '.join(command)}[/bold]")
-            if code := run_child(command, signals):
+        for side_by_side in commands(folder, ranks):
+            console.print()
+            for command in side_by_side:
+                console.print(f"[bold]$ hnm {' '.join(command)}[/bold]" + " &" * (command is not side_by_side[-1]))
+            if code := run_children(side_by_side, signals):
                 return code
     console.print()
     console.print(rounds_table({name: decisions_of(folder / run_folder) for name, run_folder in ARMS.items()}))
@@ -71,17 +73,19 @@ def draw_slides(folder: Path, num_slides: int) -> Path:
     return make_whole_slides(folder, num_slides, SIDE_PX, PATCH_PX, seed=0, **shares)
 
 
-def commands(folder: Path, ranks: int) -> list[list[str]]:
-    """Return the demo's commands, without the leading `hnm`."""
-    cohort, pretrained, run_folder = (str(folder / name) for name in ("cohort", "pretrained", "run"))
-    common = ["--config", "demo", "--ranks", str(ranks)]
-    with_encoder = ["--encoder", f"{pretrained}/encoder.safetensors", *common]
+def commands(folder: Path, ranks: int) -> list[list[list[str]]]:
+    """Return the demo's commands, without the leading `hnm`, in order; those of one list run side by side."""
+    cohort, pretrained = str(folder / "cohort"), str(folder / "pretrained")
+    settings = ["--config", "demo", "--ranks"]
+    train = ["--encoder", f"{pretrained}/encoder.safetensors", *settings, str(max(1, ranks // len(ARMS)))]
     return [
-        ["tile", str(folder / "slides" / "slides.csv"), cohort, "--config", "demo"],
-        ["pretrain", cohort, pretrained, *common],
-        ["train", cohort, run_folder, *with_encoder],
-        ["train", cohort, str(folder / "random"), *with_encoder, AT_RANDOM],
-        ["evaluate", run_folder, "--ranks", str(ranks)],
+        [["tile", str(folder / "slides" / "slides.csv"), cohort, "--config", "demo"]],
+        [["pretrain", cohort, pretrained, *settings, str(ranks)]],
+        [
+            ["train", cohort, str(folder / ARMS["mined"]), *train],
+            ["train", cohort, str(folder / ARMS["random"]), *train, AT_RANDOM],
+        ],
+        [["evaluate", str(folder / ARMS["mined"]), "--ranks", str(ranks)]],
     ]
 
 

@@ -126,10 +126,11 @@ def _add_interval(table: Table, interval: dict[str, Any] | None, few: str) -> No
 
 
 def _rounds_table(metrics: dict[str, Any]) -> Table:
-    table = Table(title="rounds, validation slides; witness rate: of the self-paced positives")
-    headings = ["round", "slide AUC", "patch AUC", "hard negatives", "candidates", "witness rate"]
     knows_mimics = any("mimic_share_hard_negatives" in row for row in metrics["rounds"])
-    for heading in headings + ["mimics of the hard (of all)"] * knows_mimics:
+    title = "rounds, validation slides; witness rate: of the self-paced positives"
+    table = Table(title=title + "; mimics: of the hard negatives" * knows_mimics)
+    headings = ["round", "slide AUC", "patch AUC", "hard negatives", "candidates", "witness rate"]
+    for heading in headings + ["mimics"] * knows_mimics:
         table.add_column(heading, justify="right")
     for row in metrics["rounds"]:
         mark = " *" if row["round"] == metrics["chosen_round"] else ""
@@ -140,13 +141,9 @@ def _rounds_table(metrics: dict[str, Any]) -> Table:
             f"{row['num_hard_negatives']:,}",
             f"{row['num_candidates']:,}",
             _figure(row["witness_rate_self_paced"]),
-            *([_mimics(row)] if knows_mimics else []),
+            *([_figure(row.get("mimic_share_hard_negatives"))] if knows_mimics else []),
         )
     return table
-
-
-def _mimics(row: dict[str, Any]) -> str:
-    return f"{_figure(row.get('mimic_share_hard_negatives'))} ({_figure(row.get('mimic_share_negatives'))})"
 
 
 def _figure(value: float | None) -> str:
