@@ -35,7 +35,7 @@ OTHERS = {
 LEFT = ("pooler.", "embeddings.mask_token", "classifier.", "decoder.")  # what a head and a training leave behind
 IN_BLOCK = re.compile(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias|lambda1)$")
 WRAPPED = re.compile(r"^(?:.*\.)?((?:embeddings|encoder\.layer|layernorm|pooler|classifier|decoder)\.)")
-RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+RESAMPLE: dict[int, Any] = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
 def arguments_of(config: Mapping[str, Any], side_px: int | None) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def input_of(preprocessor: Mapping[str, Any]) -> InputSpec:
         side_px=int(sides.pop()),
         mean=tuple(map(float, preprocessor["image_mean"])),
         std=tuple(map(float, preprocessor["image_std"])),
-        interpolation=RESAMPLE[int(preprocessor["resample"])],  # type: ignore[arg-type]
+        interpolation=RESAMPLE[int(preprocessor["resample"])],
     )
 
 

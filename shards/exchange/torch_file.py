@@ -32,7 +32,7 @@ def load_plain(path: Path, remedy: str) -> Any:
     makers = [
         (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}") for name in MAKERS for core in ("core", "_core")
     ]
-    types = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in NUMBERS}]
+    types: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in NUMBERS}]
     empty = [(bytes, "builtins.bytes"), (bytes, "__builtin__.bytes")]  # the data of an array without rows
     try:
         with torch.serialization.safe_globals([*makers, *types, *empty]):
