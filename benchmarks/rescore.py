@@ -62,7 +62,7 @@ def measure(folder: Path, share: float, quick: bool, settings: list[str]) -> dic
     """Train, and return what the rounds told."""
     cohort, run = make_cohort(folder, quick), folder / "run"
     own = [*SETTINGS, *(QUICK if quick else []), f"rounds.rescore_share={share}", *settings]
-    command = [sys.executable, "-m", "launch.cli", "train", cohort, run, "--config", "demo", *own]
+    command = [sys.executable, "-m", "launch.cli", "train", str(cohort), str(run), "--config", "demo", *own]
     subprocess.run(command, check=True, stdout=sys.stderr)
     told = [read_decision(folder)["rescore"] for folder in sorted(run.glob("round-*"))]
     seconds = {one["round"]: one["seconds"] for one in read_state(run)["phases"] if one["phase"] == "embed"}

@@ -150,9 +150,9 @@ def _limits(about: Description) -> str:
     )
     broken = {name: split["broken_patches"] for name, split in splits.items() if split.get("broken_patches")}
     if broken:
-        told = ", ".join(f"{number:,} of {splits[name]['patches']:,} {name} patches" for name, number in broken.items())
+        counts = ", ".join(f"{number:,} of {splits[name]['patches']:,} {name} patches" for name, number in broken.items())
         limits.append(
-            f"Some patches could not be read, and others stood in for them: {told}. What is said of those slides rests on less."
+            f"Some patches could not be read, and others stood in for them: {counts}. What is said of those slides rests on less."
         )
     if about.preprocessing["mpp"] is None and mpp:
         limits.append(
