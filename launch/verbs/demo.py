@@ -69,8 +69,9 @@ def run(folder: Path, ranks: int) -> int:
 
 def draw_slides(folder: Path, num_slides: int) -> Path:
     """Draw slides that `--config demo` suits into `folder`; return their slides.csv."""
-    shares = {"tissue_share": 0.55, "tumour_share": 0.2, "mimic_share": MIMIC_SHARE}
-    return make_whole_slides(folder, num_slides, SIDE_PX, PATCH_PX, seed=0, **shares)
+    return make_whole_slides(
+        folder, num_slides, SIDE_PX, PATCH_PX, seed=0, tissue_share=0.55, tumour_share=0.2, mimic_share=MIMIC_SHARE
+    )
 
 
 def commands(folder: Path, ranks: int) -> list[list[list[str]]]:
