@@ -1,9 +1,10 @@
 """The aggregator at cohort size, and what a cap on the patches of a bag costs: parts of `python -m benchmarks.aggregator`.
 
 --cohort-size   200 bags of 20,000 x 1024 float16 on disk (20 different ones, each hard-linked ten times: the page cache
-                holds them all, as it would not hold a cohort). One epoch of 100 pairs, 2 pairs a step, by the very functions of a
-                run: all patches and at most 4,096, on one and two ranks of one thread each. Private memory is the highest RssAnon
-                of a rank; the files' own pages, which the system may take back, are not in it. And scoring, seconds for 10^6.
+                holds them all, as it would not hold a cohort). One epoch of 100 pairs, a pair a rank a step, by the very
+                functions of a run: all patches and at most 4,096, on one and two ranks of one thread each. Private memory is the
+                highest RssAnon of a rank; the files' own pages, which the system may take back, are not in it. And scoring,
+                seconds for 10^6 patches.
 --witness       slides drawn as features: a mixture of tissues, and in positive slides one patch in a thousand moved along one
                 hidden direction, by 2 to 8 standard deviations, which differs from slide to slide. Trained on all of 20,000
                 patches and on 4,096 of them anew every epoch, as many epochs, best one by validation; AUC of unseen slides
@@ -58,7 +59,6 @@ class Size(NamedTuple):
     patches: int
     dim: int
     most: int
-    pairs_per_step: int = 2
 
 
 FULL, QUICK = Size(200, 20, 20_000, 1024, 4096), Size(8, 2, 2_000, 256, 410)
@@ -92,12 +92,12 @@ def epoch_on_rank(world: World, folder: str, size: Size, kind: str, members: int
     no_pictures: Any = None
     session = Session(study_of(labels, slides, slides[:0]), no_pictures, 0, world, Journal(None, world))
     bags = Bags(Path(folder), world.device)
-    config = AggregateConfig(kind=kind, num_members=members, max_patches=most)  # type: ignore[arg-type]
+    config = AggregateConfig(kind=kind, num_members=members, max_patches=most)
     with seeded_torch(0, "benchmark"):
         model = build_aggregator(kind, size.dim, members)
     engine = wrap(model, partial(make_optimizer, config), session.engine, world)
     engine.set_rate(config.lr)
-    steps = pair_slides(slides[labels == 1], slides[labels == 0], size.pairs_per_step, numpy_generator(0, "pairs"))
+    steps = pair_slides(slides[labels == 1], slides[labels == 0], world.size, numpy_generator(0, "pairs"))
     compute, feed = partial(compute_step, engine, 1.0, config, world), Feed(bags, most, (0, 0, 0), world)
     barrier(world)
     with Watched() as watched:
@@ -205,7 +205,7 @@ class Drawn(NamedTuple):
     shift: float = 6.0
 
 
-DRAWN, DRAWN_QUICK = Drawn((80, 40, 80), 20_000, 4096, 32, 20, 5), Drawn((24, 12, 12), 2_000, 410, 16, 4, 1, 1e-2)
+DRAWN, DRAWN_QUICK = Drawn((80, 40, 80), 20_000, 4096, 16, 30, 5), Drawn((24, 12, 12), 2_000, 410, 16, 4, 1, 1e-2)
 
 
 def draw_slides(folder: Path, drawn: Drawn, seed: int) -> tuple[np.ndarray, np.ndarray]:

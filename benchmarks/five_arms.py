@@ -69,9 +69,10 @@ COMMON = [
     *("encoder.name=timm/tf_efficientnet_lite0", "encoder.side_px=64", "encoder.projection_dim=64", "device=cpu"),
     *("rounds.embed_batch_size=64", "tracking.enabled=false", "finetune.augment.recipe=histology"),
     *("aggregate.epochs=50", "aggregate.lr=1e-3", "aggregate.pairs_per_step=4", "aggregate.halve_every_epochs=20"),
-    *("aggregate.select=validation", "aggregate.validate_every=5", "finetune.chunk_size=64"),
+    *("aggregate.select=validation", "aggregate.validate_every=5"),
 ]
 QUICK = ["encoder.side_px=32", "aggregate.epochs=5", "finetune.epochs_per_round=1", "finetune.slide.patches_per_slide=4"]
+QUICK += ["finetune.batch_size=12"]
 RATES = (3e-5, 1e-4, 3e-4)  # of --choose
 
 

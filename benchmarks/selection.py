@@ -47,6 +47,7 @@ def make_cohort(folder: Path, tiles_per_side: int) -> Cohort:
 def epoch(cohort: Cohort, ratio: float, batch_size: int) -> tuple[float, int, int]:
     """Fine-tune for one epoch of both kinds of steps; return its seconds, optimizer steps and hard negatives."""
     settings = [f"mining.neg_ratio={ratio}", f"finetune.batch_size={batch_size}", "finetune.epochs_per_round=1"]
+    settings += ["encoder.width=0.25", "mining.hard_share=0.3333"]  # as the demo had them when this was first measured
     config = load_config("demo", None, [*settings])
     study, world = open_study(cohort, config.data, config.seed), single_world()
     scores = np.random.default_rng(0).random(cohort.num_patches, np.float32)

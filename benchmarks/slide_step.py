@@ -8,14 +8,17 @@ Ranks and processes take turns in the same two operating system processes, so th
     ranks read   patches from JPEGs, two threads each  processes read   likewise
 
 A part's wall seconds minus its CPU seconds are what it waits for: the other rank, the network, or a core that another has.
+Ranks meet in every step, so each step takes as long as the slower of the two; processes never meet. What that alone costs is
+told by the processes' own steps: `efficiency_of_meeting` takes the slower of the two in each. On a machine with other work, or
+whose cores are of unequal speed, it is well below 1, however fast the ranks exchange; cpu_efficiency_2_ranks is not.
 """
 
 import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -134,9 +137,9 @@ def watched(training: SlideTraining, watch: Stopwatch) -> Iterator[None]:
 
 
 def turns(world: World, cohort: str, slides: int, patches: int, num_turns: int, steps_per_turn: int) -> dict[str, Any]:
-    """Let the ways of working take turns; return by name each turn's seconds (wall, CPU) and the parts of all its turns."""
+    """Let the ways of working take turns; return by name the seconds (wall, CPU) of each turn's steps, and those of the parts."""
     watches = {name: Stopwatch() for name in NAMES}
-    seconds: dict[str, list[list[float]]] = {name: [] for name in NAMES}
+    seconds: dict[str, list[list[list[float]]]] = {name: [] for name in NAMES}  # by turn, by step: wall, CPU
     both, half = settings_of(slides, patches), settings_of(slides // 2, patches)
     with training_of(Path(cohort), both, world) as together, training_of(Path(cohort), half, single_world()) as alone:
         plans = {one: one.plan(0)[: steps_per_turn + 1] for one in (together, alone)}
@@ -148,13 +151,14 @@ def turns(world: World, cohort: str, slides: int, patches: int, num_turns: int, 
                     continue
                 one = together if name.startswith("ranks") else alone
                 watch = watches[name] if turn else Stopwatch()  # the first turn is for warming up
-                num, begin = steps_per_turn if turn else 1, (time.perf_counter(), time.process_time())
+                clock, num = [(time.perf_counter(), time.process_time())], steps_per_turn if turn else 1
                 with watched(one, watch):
                     its = batches(one, plans[one][:num]) if name.endswith("read") else kept[one][:num]
                     for number, batch in enumerate(its):
                         take(one, plans[one], number, batch, apart=name == "ranks apart")
+                        clock.append((time.perf_counter(), time.process_time()))
                 if turn:
-                    seconds[name].append([time.perf_counter() - begin[0], time.process_time() - begin[1]])
+                    seconds[name].append([[b[0] - a[0], b[1] - a[1]] for a, b in pairwise(clock)])
         num_bytes = sum(p.numel() * p.element_size() for p in together.engine.encoder.module.parameters())  # type: ignore[attr-defined]
     return {"seconds": seconds, "parts": {n: w.seconds for n, w in watches.items()}, "mb": num_bytes / 1e6}
 
@@ -169,35 +173,34 @@ def efficiency(folder: Path, slides: int, patches: int, side_px: int, num_turns:
     """Return what two ranks reach of two independent processes, by wall and by CPU seconds, and where the rest goes."""
     cohort = make_cohort(folder, int(np.ceil(np.sqrt(patches))), side_px)
     first, second = on_ranks(2, "cpu", turns, str(cohort), slides, patches, num_turns, steps_per_turn)
-    wall = {name: [max(a[0], b[0]) for a, b in zip(*_both(first, second, name), strict=True)] for name in NAMES}
-    cpu = {name: [a[1] + b[1] for a, b in zip(*_both(first, second, name), strict=True)] for name in NAMES}
+    both = {name: np.array([first["seconds"][name], second["seconds"][name]]) for name in NAMES if name != "alone"}
+    both["alone"] = np.array([first["seconds"]["alone"]])  # (processes, turns, steps, 2)
+    wall = {name: 1 / (1 / its[..., 0].sum(-1)).sum(0) for name, its in both.items()}  # (turns,), of one step by all of them
+    cpu = {name: its[..., 1].sum((0, 2)) for name, its in both.items()}
+    meeting = both["processes"][..., 0].max(0).sum(-1) / 2
 
-    def ratio(of: dict[str, list[float]], above: str, below: str) -> float:
-        return round(median(a / b for a, b in zip(of[above], of[below], strict=True)), 3)
+    def ratio(above: np.ndarray, below: np.ndarray) -> float:
+        return round(float(np.median(above / below)), 3)
 
     per_step = 1 / (num_turns * steps_per_turn)
     parts = {
         name: {part: [round(s * per_step, 4) for s in its] for part, its in first["parts"][name].items()} for name in NAMES
     }
     return {
-        "efficiency_2_ranks": ratio(wall, "processes", "ranks"),
-        "efficiency_of_turns": [round(p / r, 3) for p, r in zip(wall["processes"], wall["ranks"], strict=True)],
-        "cpu_efficiency_2_ranks": ratio(cpu, "processes", "ranks"),
-        "efficiency_without_sum_of_gradients": ratio(wall, "processes", "ranks apart"),
-        "cpu_efficiency_without_sum_of_gradients": ratio(cpu, "processes", "ranks apart"),
-        "efficiency_reading": ratio(wall, "processes read", "ranks read"),
-        "cpu_efficiency_reading": ratio(cpu, "processes read", "ranks read"),
-        "one_alone_over_one_of_two": ratio(wall, "alone", "processes"),
+        "efficiency_2_ranks": ratio(wall["processes"], wall["ranks"]),
+        "efficiency_of_turns": np.round(wall["processes"] / wall["ranks"], 3).tolist(),
+        "efficiency_of_meeting": ratio(wall["processes"], meeting),
+        "cpu_efficiency_2_ranks": ratio(cpu["processes"], cpu["ranks"]),
+        "efficiency_without_sum_of_gradients": ratio(wall["processes"], wall["ranks apart"]),
+        "cpu_efficiency_without_sum_of_gradients": ratio(cpu["processes"], cpu["ranks apart"]),
+        "efficiency_reading": ratio(wall["processes read"], wall["ranks read"]),
+        "cpu_efficiency_reading": ratio(cpu["processes read"], cpu["ranks read"]),
+        "two_processes_over_one": ratio(wall["alone"], wall["processes"]),
         "wall_and_cpu_s_of_parts_rank_0": parts,
         "gradients_mb": round(first["mb"], 1),
         "patches_per_rank_and_step": slides // 2 * patches,
         "side_px": side_px,
     }
-
-
-def _both(first: dict[str, Any], second: dict[str, Any], name: str) -> tuple[list[list[float]], list[list[float]]]:
-    own = first["seconds"][name]
-    return own, second["seconds"][name] or [[0.0, 0.0]] * len(own)  # while one works alone the other has no seconds
 
 
 def memory_of_step(world: World, cohort: str, patches: int, chunk_size: int, *overrides: str) -> dict[str, Any]:

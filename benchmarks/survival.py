@@ -39,7 +39,7 @@ CLOCKED = ("state.json", "events.jsonl", "environment.json")
 SHORT = ["--config", "demo", "device=cpu", "tracking.enabled=false", "encoder.width=0.125", "pretrain.epochs=1",
          "pretrain.augment.recipe=weak", "finetune.augment.recipe=weak", "finetune.epochs_per_round=1",
          "aggregate.epochs=4", "aggregate.pairs_per_step=4", "rounds.embed_batch_size=64",
-         "finetune.batch_size=32", "checkpoint.every_steps=2"]  # fmt: skip
+         "finetune.batch_size=32", "mining.neg_ratio=0.2", "checkpoint.every_steps=2"]  # fmt: skip
 ATTEMPT_S = 300.0
 START_S = 4.0  # the processes begin, meet, and open the cohort
 

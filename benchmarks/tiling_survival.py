@@ -18,7 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from shards.drawn.drawn_slides import make_whole_slides
 from shards.tiling.tile import tile_cohort
 from shards.tiling.tile_config import TileConfig
 
@@ -28,6 +27,8 @@ ROOT = Path(__file__).parents[1]
 
 def twelve_slides(folder: Path, side_px: int = 512) -> Path:
     """Draw 12 whole slides and return slides.csv."""
+    from shards.drawn.drawn_slides import make_whole_slides  # here: with it comes torch, 2.7 s of each tiling
+
     return make_whole_slides(folder, 12, side_px, 32, seed=0)
 
 

@@ -15,7 +15,8 @@ def _row(name: str, row: Row) -> str:
     commit = f" at `{row.revision[:7]}`" if row.revision else ""
     cells = [
         f"`{name}`", f"[{row.repository}](https://huggingface.co/{row.repository}){commit}", row.input.side_px,
-        ", ".join(f"{mpp:g}" for mpp in row.mpp), row.feature_dim, f"{row.millions:.1f}", POOLING[row.pooling], row.licence,
+        ", ".join(f"{mpp:g}" for mpp in row.mpp), row.feature_dim,
+        f"{row.millions:.1f}" if row.millions else "", POOLING[row.pooling], row.licence,
         "yes" if row.gated else "no", row.source,
     ]  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"

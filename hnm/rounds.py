@@ -21,6 +21,7 @@ from hnm.aggregator.aggregate import bag_loss, train_aggregator
 from hnm.aggregator.aggregators import Aggregator, build_aggregator
 from hnm.aggregator.bags import Bags, features_complete, open_bags
 from hnm.aggregator.score import score_slides, slide_scores
+from hnm.baselines.of_run import BASELINES_FILE, fit_for_run
 from hnm.config import Config
 from hnm.encoder.contrastive_model import ContrastiveModel, load_model
 from hnm.encoder.embed import embed
@@ -111,6 +112,9 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
                 told = told_of_rescoring(
                     config.rounds, round_, rows.num_rows, chosen.negatives, previous, study, session.seed
                 )
+            if round_ == 0:
+                with record.not_counted():
+                    fit_for_run(bags, folder / BASELINES_FILE, session)
             record.keep()
             decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous, told)
             _report(decision, round_, session)

@@ -5,7 +5,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -122,6 +122,8 @@ def _table(fields: Any) -> str:
 def _kind(annotation: Any) -> str:
     """Return a type in words: "whole number or none", "`exact` or `keep`", "list of text"."""
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return " ".join([_kind(arguments[0]), *(f"({limit})" for limit in _limits(arguments[1]))])
     if origin is Literal:
         return _either([f"`{value}`" for value in arguments])
     if origin in (Union, types.UnionType):

@@ -28,7 +28,7 @@ class Page:
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._to, self._from = to_browser, os.fdopen(from_browser, "rb", buffering=0)
-        self._rest, self._number, self._session = b"", 0, ""
+        self._rest, self._number, self._session, self._target = b"", 0, "", ""
         self.problems: list[str] = []
         self._events: list[dict[str, Any]] = []
 
@@ -46,15 +46,24 @@ class Page:
         return result
 
     def open(self, url: str, width: int) -> None:
-        """Load a page in a window of `width` pixels."""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        """Load a page in a window of `width` pixels; what was noted of the one before is forgotten."""
+        if self._session:
+            self._session = ""
+            self.call("Target.closeTarget", targetId=self._target)
+        self._events.clear()
+        self.problems.clear()
+        self._target = target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=HEIGHT_PX, deviceScaleFactor=1, mobile=False)
+        self.resize(width)
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=url)
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._note(self._next())
+
+    def resize(self, width: int) -> None:
+        """Make the window `width` pixels wide."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=HEIGHT_PX, deviceScaleFactor=1, mobile=False)
 
     def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression."""

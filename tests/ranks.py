@@ -19,7 +19,11 @@ from hnm.engine.ranks import World, single_world
 from launch.process.distributed import join_world, leave_world
 
 TIMEOUT_S = 300.0
-IMPORTED_ONCE = ["torch.distributed", "hnm.evidence.evaluate", "hnm.rounds", "tests.hnm.worlds", "tests.tiny"]
+# with the first optimizer or DDP torch imports torch._dynamo and with it SymPy: 2.4 s of each process
+IMPORTED_ONCE = [
+    *("torch.distributed", "torch._dynamo", "torch.nn.parallel.distributed", "deepspeed"),
+    *("hnm.evidence.evaluate", "hnm.rounds", "tests.hnm.worlds", "tests.tiny"),
+]
 
 
 def _free_port() -> int:

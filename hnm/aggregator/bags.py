@@ -69,7 +69,7 @@ class Bags:
         return torch.from_numpy(self.stored(start, stop)).to(self.device).float()
 
     def stored(self, start: int, stop: int) -> np.ndarray:
-        """Return a copy of rows [start, stop) as they are kept, (stop - start, dim) float16."""
+        """Return a copy of rows [start, stop) as they are kept, (stop - start, dim) float16 or, of other tools, float32."""
         first, last = np.searchsorted(self.starts, [start, max(start, stop - 1)], side="right") - 1
         pieces: list[np.ndarray] = []
         for i in range(first, min(last + 1, len(self.first_rows))):
@@ -87,7 +87,7 @@ class Bags:
         ]
 
     def some(self, slide: int, places: np.ndarray | None) -> np.ndarray:
-        """Return a copy of some rows of a slide as they are kept, (n, dim) float16.
+        """Return a copy of some rows of a slide as they are kept, (n, dim) float16 or, of other tools, float32.
 
         Args:
             places: (n,) increasing places among the slide's rows; None: all.

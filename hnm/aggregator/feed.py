@@ -1,12 +1,12 @@
 """Bags for the steps of an epoch: which patches of which slides this rank takes, read one step ahead in a thread.
 
-    (pairs, 2) slides of a step ──this rank's──▶ Share: slides, weight, rows (n, dim) float16 ──to the device, float32──▶ Packed
+    (pairs, 2) slides of a step ──this rank's──▶ Share: slides, weight, float16 bags ──to the device, float32──▶ Packed
 
 A slide of more than `max_patches` patches gives as many of them, drawn anew in every epoch from (seed, round, epoch, slide):
 which, does not depend on the number of ranks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -26,18 +26,20 @@ class Share(NamedTuple):
     Attributes:
         slides: (2 p,) slide numbers, the p positive ones first, then their p negative partners.
         weight: what the sum of this rank's losses is multiplied by, so that the ranks' mean is the mean over all pairs.
-        sizes: (2 p,) int64 patches of each.
-        rows: (sum of sizes, dim) float16, one bag after another.
+        bags: (patches, dim) of each, as they are kept: float16, or float32 of another tool.
     """
 
     slides: np.ndarray
     weight: float
-    sizes: np.ndarray
-    rows: np.ndarray
+    bags: list[np.ndarray]
 
     def packed(self, device: torch.device) -> Packed:
-        """Return the bags in float32 on a device; half as many bytes travel there."""
-        return pack_rows(self.sizes, torch.from_numpy(self.rows).to(device).float())
+        """Return the bags in float32 on a device; what travels there is float16."""
+        sizes = np.array([len(bag) for bag in self.bags])
+        features = torch.empty((int(sizes.sum()), self.bags[0].shape[1]), device=device)
+        for part, bag in zip(features.split(sizes.tolist()), self.bags, strict=True):
+            part.copy_(torch.from_numpy(bag).to(device))
+        return pack_rows(sizes, features)
 
 
 class Feed:
@@ -63,8 +65,7 @@ class Feed:
         is_idle = len(mine) == 0
         slides = (pairs[:1] if is_idle else mine).T.ravel()  # positives first, then negatives
         bags = [self.bags.some(int(slide), np.array([0]) if is_idle else self.choose(int(slide))) for slide in slides]
-        weight = 0.0 if is_idle else self.world.size / len(pairs)
-        return Share(slides, weight, np.array([len(bag) for bag in bags]), np.concatenate(bags))
+        return Share(slides, 0.0 if is_idle else self.world.size / len(pairs), bags)
 
     def choose(self, slide: int) -> np.ndarray | None:
         """Return which patches of a slide are taken, (most,) increasing places in it; None: all."""
@@ -74,7 +75,7 @@ class Feed:
         seed, *which = self.key
         return np.sort(numpy_generator(seed, "patches", *which, slide).choice(stop - start, self.most, replace=False))
 
-    def ahead(self, steps: Iterable[np.ndarray]) -> Iterator[Share]:
+    def ahead(self, steps: Iterable[np.ndarray]) -> Generator[Share, None, None]:
         """Yield the share of each step; the next one is read meanwhile."""
         with ThreadPoolExecutor(1, "next-bags") as pool:
             reading: Future[Share] | None = None

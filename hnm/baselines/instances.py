@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from hnm.baselines.bags import Bags, log_loss, require_bags, sigmoid
-from hnm.baselines.components import Components
 from hnm.statistics.metrics import auc
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -39,7 +38,8 @@ class Instances:
                 if number:
                     best = np.concatenate([_best(bag, bag @ weights, share) for bag in positives])
                     weights, bias = _fit(best, negatives, STRENGTH)
-                fitted = FittedInstances(components, weights, bias, share, number)
+                head = components.directions @ weights  # on the features as they come
+                fitted = FittedInstances(head, float(bias - components.mean @ head), share, number)
                 logits = fitted.bag_logits(validation)
                 quality = auc(validation.labels, logits), -log_loss(validation.labels, logits)
                 found.append((quality, fitted))
@@ -48,17 +48,15 @@ class Instances:
 
 @dataclass(frozen=True)
 class FittedInstances:
-    """A linear head on the components of single patches.
+    """A linear head on single patches.
 
     Attributes:
-        components: of the features.
-        weights: (k,) float64.
+        weights: (dim,) float64, of the features as they come.
         bias: of the logit.
         share: of a bag's patches, the best of which are its own.
         refits: how often the head was fitted to its own best.
     """
 
-    components: Components
     weights: np.ndarray
     bias: float
     share: float
@@ -80,7 +78,7 @@ class FittedInstances:
 
     def patch_scores(self, bags: Bags) -> list[np.ndarray]:
         """Return the patches' logits."""
-        return [(self.components.of(bag) @ self.weights + self.bias).astype(np.float32) for bag in bags.features]
+        return [(bag @ self.weights + self.bias).astype(np.float32) for bag in bags.features]
 
 
 def _fit(positives: np.ndarray, negatives: np.ndarray, strength: float) -> tuple[np.ndarray, float]:

@@ -19,9 +19,11 @@ class Pooled:
 
     Attributes:
         with_std: whether the standard deviation over a bag's patches stands beside their mean.
+        strengths: among which the validation bags choose, see `STRENGTHS`.
     """
 
     with_std: bool
+    strengths: tuple[float, ...] = STRENGTHS
 
     def fit(self, train: Bags, validation: Bags, seed: int) -> "FittedPooled":
         """Fit the head for each strength of the penalty; that of lowest validation loss stays. Nothing is drawn."""
@@ -33,7 +35,7 @@ class Pooled:
         mean, scale = pooled.mean(0), np.where(scale > 0, scale, 1)
         rows, judged = (pooled - mean) / scale, (pool(validation, self.with_std) - mean) / scale
         best: tuple[float, FittedPooled] | None = None
-        for strength in STRENGTHS:
+        for strength in self.strengths:
             head = LogisticRegression(C=strength, max_iter=1000, tol=1e-6).fit(rows, train.labels)
             weights = head.coef_[0] / scale
             fitted = FittedPooled(weights, float(head.intercept_[0] - weights @ mean), self.with_std, strength)

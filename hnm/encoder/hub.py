@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnm.encoder.registry import REGISTRY
-from hnm.encoder.spec import NetworkSpec
+from hnm.encoder.registry import REGISTRY, spec_of_row
+from hnm.encoder.spec import InputSpec, NetworkSpec
 from hnm.encoder.timm_models import arguments_for_side, import_timm, input_of_timm, licence_of_timm
+from hnm.encoder.transformers_layout import BASE, MODEL_TYPES, arguments_of, input_of
 from shards.errors import InputError
 
 NEEDS_HUB = "{} needs huggingface-hub, which is not installed: pip install 'hnm[encoders]'"
-CONFIG_FILE = "config.json"
+CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"  # the second only in transformers' layout
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -87,7 +88,7 @@ def fetch(place: Place, name: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError
 
     found: dict[str, Path] = {}
-    for file in (CONFIG_FILE, *WEIGHT_FILES):
+    for file in (CONFIG_FILE, PREPROCESSOR_FILE, *WEIGHT_FILES):
         if file in WEIGHT_FILES and found.keys() & set(WEIGHT_FILES):
             break
         try:
@@ -127,7 +128,7 @@ def refusal(place: Place, name: str) -> str | None:
 
 
 def spec_of_hub(rest: str, name: str, side_px: int | None) -> NetworkSpec:
-    """Return the description of a network in timm's layout, of a repository in the cache or of a folder.
+    """Return the description of a network in timm's or transformers' layout, of a repository in the cache or of a folder.
 
     Args:
         rest: ORG/REPO, ORG/REPO@REVISION, or a folder with config.json.
@@ -135,23 +136,19 @@ def spec_of_hub(rest: str, name: str, side_px: int | None) -> NetworkSpec:
         side_px: the side that the user wants; None: the network's own.
 
     Raises:
-        InputError: it is not there, or is not in timm's layout.
+        InputError: it is not there, or is in another layout.
     """
-    path = Path(rest) / CONFIG_FILE
-    if not Path(rest).is_dir():
-        place = place_of(name)
-        found = cached(place, CONFIG_FILE) if place else None
-        if found is None:
-            raise InputError(f"encoder.name={name}: neither a folder nor in the hub's cache. First: hnm encoder fetch {name}")
-        path = found
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        architecture = str(content["architecture"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    folder = Path(rest) if Path(rest).is_dir() else None
+    content = _described(folder, name, CONFIG_FILE)
+    if content.get("model_type") in MODEL_TYPES:
+        return _spec_of_transformers(content, folder, name, side_px)
+    if "architecture" not in content:
         raise InputError(
-            f"{path}: not a configuration of timm's layout ({type(error).__name__}: {error}). Its weights may be in another: use "
+            f"encoder.name={name}: its {CONFIG_FILE} is neither of timm's layout (architecture) nor a ViT of transformers' "
+            f"(model_type {content.get('model_type')!r} instead of {', '.join(MODEL_TYPES)}). Use "
             "encoder.name=python/MODULE:FACTORY"
-        ) from None
+        )
+    architecture = str(content["architecture"])
     timm = import_timm(name)
     by_timm = timm.get_pretrained_cfg(architecture)
     own = {**(by_timm.to_dict() if by_timm is not None else {}), **content.get("pretrained_cfg", content)}
@@ -163,3 +160,55 @@ def spec_of_hub(rest: str, name: str, side_px: int | None) -> NetworkSpec:
         input=input_of_timm(own),
         **licence_of_timm(own),
     )
+
+
+def spec_of_published(name: str, side_px: int | None) -> NetworkSpec:
+    """Return the description of a row of the registry whose network stands in its repository's config.json.
+
+    Raises:
+        InputError: that is not in the cache, or describes no network of timm.
+    """
+    spec = spec_of_row(name)
+    content = _described(None, name, CONFIG_FILE)
+    found = _spec_of_transformers(content, None, name, side_px, spec.input)
+    return spec.model_copy(update={"network": found.network, "arguments": found.arguments})
+
+
+def _spec_of_transformers(
+    content: dict[str, Any], folder: Path | None, name: str, side_px: int | None, wanted: InputSpec | None = None
+) -> NetworkSpec:
+    """Return the description of a ViT or DINOv2 in transformers' layout."""
+    import_timm(name)
+    try:
+        if content.get("model_type") not in MODEL_TYPES:
+            raise ValueError(f"model_type {content.get('model_type')!r} instead of {', '.join(MODEL_TYPES)}")
+        wanted = wanted or input_of(_described(folder, name, PREPROCESSOR_FILE))
+        arguments = arguments_of(content, side_px or wanted.side_px)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"encoder.name={name}: {CONFIG_FILE} and {PREPROCESSOR_FILE} do not describe a network of timm "
+            f"({type(error).__name__}: {error}). Use encoder.name=python/MODULE:FACTORY"
+        ) from None
+    return NetworkSpec(name=name, source="timm", network=BASE, arguments=arguments, input=wanted)
+
+
+def _described(folder: Path | None, name: str, file: str) -> dict[str, Any]:
+    """Return what a JSON file of a folder, or of a repository in the cache, says.
+
+    Raises:
+        InputError: it is not there, or no JSON.
+    """
+    place = place_of(name)
+    path = folder / file if folder else cached(place, file) if place else None
+    if path is None:
+        raise InputError(
+            f"encoder.name={name}: {file} is neither in a folder of that name nor in the hub's cache. First: hnm encoder "
+            f"fetch {name}; or give a folder that holds it: encoder.name=hf/FOLDER"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error}). Copy the folder anew") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: describes no network. Copy the folder anew")
+    return content

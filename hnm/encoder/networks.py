@@ -10,9 +10,9 @@ from torch import nn
 from hnm.encoder.adapter_files import LORA_KEY
 from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.foreign import ForeignEncoder
-from hnm.encoder.hub import spec_of_hub
+from hnm.encoder.hub import spec_of_hub, spec_of_published
 from hnm.encoder.lora import config_of
-from hnm.encoder.registry import spec_of_row
+from hnm.encoder.registry import REGISTRY, spec_of_row
 from hnm.encoder.resnet import ResNet
 from hnm.encoder.spec import IMAGENET_MEAN, IMAGENET_STD, INPUT_KEY, NETWORK_KEY, InputSpec, NetworkSpec
 from hnm.encoder.timm_models import arguments_for_side, spec_of_timm
@@ -62,6 +62,8 @@ def resolve(config: EncoderConfig) -> NetworkSpec:
         return spec_of_hub(rest, name, config.side_px)
     if kind == "python":
         return NetworkSpec(name=name, source="python", network=rest)
+    if not REGISTRY[name].network:
+        return spec_of_published(name, config.side_px)
     spec = spec_of_row(name)
     return spec.model_copy(update={"arguments": arguments_for_side(FIXED_224, config.side_px, spec.arguments)})
 

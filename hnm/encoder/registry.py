@@ -1,7 +1,8 @@
 """Pathology foundation models by short names: where their weights are, how they are built, what they want to see.
 
-A row stands here only where the network is plain timm and every figure has a source; none is from memory. Sources, read on
-2026-11-28:
+A row stands here only where the network is timm's and every figure has a source; none is from memory. Rows without a network are
+in transformers' layout (hnm/encoder/transformers_layout.py): how they are built says the config.json that is fetched with them.
+Sources, read on 2026-11-28:
     T   mahmoodlab/TRIDENT at 0120b8b: trident/patch_encoder_models/load.py (construction, normalisation, resizing, precision) and
         README.md (features, magnification, gated, licence); --mag 20 is 0.5 microns per pixel
     E   kaiko-ai/eva at 073577a: src/eva/vision/models/networks/backbones/pathology/ (construction; Lunit's mean and deviation)
@@ -10,9 +11,7 @@ A row stands here only where the network is plain timm and every figure has a so
     V   arXiv 2408.00738 and ramonkaspar.github.io/wsistream/recipes/virchow: tiles of 5x, 10x, 20x and 40x
 Parameters and features are counted in the built network (tests/hnm/encoder/test_registry.py builds each without memory).
 
-Left out: CONCH and CONCH v1.5 (their towers are no timm networks), CTransPath (needs a patched timm), Phikon, Phikon-v2, Midnight
-and Hibou (weights in transformers' layout), H0-mini (its architecture stands in a file of the hub that could not be read):
-encoder.name=python/MODULE:FACTORY takes them, docs/encoders.md shows how.
+Left out, docs/encoders.md says why and how they come in all the same: CONCH, CONCH v1.5, CTransPath, Phikon, Hibou, H0-mini.
 """
 
 from dataclasses import dataclass, field
@@ -40,10 +39,10 @@ class Row:
 
     Attributes:
         repository: on the hub.
-        network: timm's name of the architecture.
+        network: timm's name of the architecture; "": as the repository's config.json says.
         input: what it wants to see.
         feature_dim: length of a feature vector.
-        millions: of parameters.
+        millions: of parameters; None: as the repository's config.json says.
         licence: of the weights.
         source: of the figures, see the module's docstring.
         arguments: of the construction, as JSON.
@@ -59,7 +58,7 @@ class Row:
     network: str
     input: InputSpec
     feature_dim: int
-    millions: float
+    millions: float | None
     licence: str
     source: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -140,6 +139,13 @@ REGISTRY: dict[str, Row] = {
     "kaiko-vitl14": _kaiko(
         "vit_large_patch14_reg4_224", "vit_large_patch14_reg4_dinov2", 1024, 304.4,
         arguments={"img_size": 518, "dynamic_img_size": True}, revision="d86df45eccdb957aa7869bab7d11f8e158dcbda2",
+    ),
+    # T pools as the class token alone unless asked, its README and AtlasPatch 31146af count 3072: class token and mean
+    "midnight": Row(
+        "kaiko-ai/midnight", "", KAIKO, 3072, None, "MIT", "T, H", pooling="class_and_mean", gated=False, may_be_passed_on=True,
+    ),
+    "phikon-v2": Row(
+        "owkin/phikon-v2", "", BILINEAR, 1024, None, "Owkin non-commercial", "T, H", precision="fp32", gated=False,
     ),
     "lunit-vits16": _lunit(16, 21.7, None),
     "lunit-vits8": _lunit(8, 21.7, "c23bc01cfbe022bc1f2a8a9306125a07818e4eb4"),

@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -128,6 +128,8 @@ def build_timm(spec: NetworkSpec) -> nn.Module:
         raise InputError(f"{spec.name}: its description gives {', '.join(sorted(refused))}, which no network is built with")
     if isinstance(layer := arguments.get("mlp_layer"), str):
         arguments["mlp_layer"] = getattr(timm.layers, layer)
+    if (epsilon := arguments.pop("norm_eps", None)) is not None:  # of transformers' networks, whose config.json says it
+        arguments["norm_layer"] = partial(timm.layers.LayerNorm, eps=epsilon)
     try:
         network: nn.Module = timm.create_model(spec.network, pretrained=False, num_classes=0, **arguments)
     except (TypeError, ValueError, AssertionError) as error:

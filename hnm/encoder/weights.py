@@ -25,6 +25,7 @@ from hnm.encoder.lora import LoraConfig, add_adapters, config_of, is_of_adapter
 from hnm.encoder.networks import Encoder, build_encoder, network_of
 from hnm.encoder.resnet import ResNet
 from hnm.encoder.spec import InputSpec, NetworkSpec, told_in
+from hnm.encoder.transformers_layout import as_timm, is_of_transformers
 from hnm.engine.state import State, load_weights, require_file
 from shards.errors import InputError
 from shards.exchange.torch_file import load_plain
@@ -155,6 +156,8 @@ def match_network(state: Mapping[str, Tensor], encoder: ForeignEncoder, path: Pa
         InputError: see `load_encoder`.
     """
     expected = encoder.network.state_dict()
+    if is_of_transformers(state):
+        state = as_timm(state, expected)
     matched: State = {}
     too_many, ignored = [], []
     for key, tensor in state.items():

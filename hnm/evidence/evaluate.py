@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hnm.aggregator.bags import open_bags
+from hnm.aggregator.bags import Bags, open_bags
 from hnm.aggregator.score import gather_scores, score_slides, slide_scores
 from hnm.config import Config
 from hnm.encoder.contrastive_model import load_model
 from hnm.encoder.embed import embed
-from hnm.engine.ranks import barrier
+from hnm.engine.ranks import barrier, main_says
+from hnm.evidence.beside_baselines import baselines_part, baselines_path
+from hnm.evidence.context import context_part
 from hnm.evidence.detect import froc_part
 from hnm.evidence.gain import gain_of_finetuning
 from hnm.evidence.measure import count_patients, instance_part, require_scores, round_rows, slide_part, warnings_of
@@ -35,6 +37,8 @@ from shards.cohort.cohort import FEATURES
 from shards.cohort.slides import SPLITS
 from shards.errors import InputError
 from shards.files import whole_file, write_array, write_json
+
+TEST_FEATURES = "test-features-{}"  # by round; a stop leaves them, for the next evaluation
 
 
 def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | None:
@@ -56,11 +60,11 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
     mined = [round_folder(run, round_) / "mining.json" for round_ in rounds_of(config, run)]
     require_whole([*mined, *(round_folder(run, chosen) / name for name in MINED_FILES)], run, world)
     with phase("evaluate", chosen, run, session):
-        slides_scores, patch_scores = score_test_slides(config, run, chosen, session)
+        slides_scores, patch_scores, beside = score_test_slides(config, run, chosen, session)
         barrier(world)
     if slides_scores is None or patch_scores is None:
         return None
-    metrics = measure(config, run, chosen, slides_scores, patch_scores, session)
+    metrics = {**measure(config, run, chosen, slides_scores, patch_scores, session), **beside}
     write_array(run / "patch_scores.npy", patch_scores)
     write_predictions(run / "predictions.parquet", slides_scores, metrics["threshold"], session)
     write_json(run / "metrics.json", metrics)
@@ -70,32 +74,44 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
 
 def score_test_slides(
     config: Config, run: Path, chosen: int, session: Session
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]:
     """Score the test slides with the chosen round's model; every rank must call it.
 
     Returns:
         On rank 0 the (S,) slide scores and (N,) patch scores of all embedded slides, NaN elsewhere, but for `Study.missed`
-        slides, whose score is 0; None on other ranks.
+        slides, whose score is 0, and what is to stand beside the figures: context and baselines; None on other ranks.
     """
-    study, world, folder = session.study, session.world, run / "test-features"
-    if study.cohort.has_pictures:
-        model = load_model(whole(encoder_of_round(run, chosen), run, world), config.encoder, session.seed)
-        embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
-    bags = open_bags(folder if study.cohort.has_pictures else study.cohort.root / FEATURES, world, study.test)
+    study, world = session.study, session.world
+    bags = test_bags(config, run, chosen, session)
     saved = whole(round_folder(run, chosen) / "aggregator.safetensors", run, world)
     aggregator = load_aggregator(saved, bags.dim, session)
     logits, part = score_slides(aggregator, bags, study.test, session)
+    context = context_part(aggregator, bags, slide_scores(logits), study, world)
+    has_baselines = main_says(baselines_path(run).is_file, world)
+    first = bags if not has_baselines or chosen == 0 else test_bags(config, run, 0, session)
     scores = np.empty(study.cohort.num_patches, np.float32) if world.is_main else None
     gather_scores(part, scores, world)
     if scores is None:
-        return None, None
+        return None, None, {}
     by_slide = np.load(round_folder(run, chosen) / "slide_scores.npy")
     by_slide[study.test], by_slide[study.missed] = slide_scores(logits), 0.0
     by_patch = np.load(round_folder(run, chosen) / "scores.npy")
     test_patches = study.patches_of(study.test)
     by_patch[test_patches] = scores[test_patches]
-    shutil.rmtree(folder, ignore_errors=not study.cohort.has_pictures)
-    return by_slide, by_patch
+    baselines = baselines_part(run, first, by_slide, session) if has_baselines else None
+    for round_ in {chosen, 0}:
+        shutil.rmtree(run / TEST_FEATURES.format(round_), ignore_errors=True)
+    return by_slide, by_patch, {"context": context, "baselines": baselines}
+
+
+def test_bags(config: Config, run: Path, round_: int, session: Session) -> Bags:
+    """Return the test slides' features by the encoder of a round, or those that were given. Every rank must call it."""
+    study, world, folder = session.study, session.world, run / TEST_FEATURES.format(round_)
+    if not study.cohort.has_pictures:
+        return open_bags(study.cohort.root / FEATURES, world, study.test)
+    model = load_model(whole(encoder_of_round(run, round_), run, world), config.encoder, session.seed)
+    embed(model.encoder, study.test, config.rounds.embed_batch_size, folder, session)
+    return open_bags(folder, world, study.test)
 
 
 def measure(

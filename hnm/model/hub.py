@@ -84,7 +84,8 @@ def _as_timm_has_it(encoder: Encoder) -> tuple[str, dict[str, Any], dict[str, An
         InputError: timm does not have it.
     """
     if isinstance(encoder, ForeignEncoder):
-        if encoder.spec.source != "timm" or encoder.spec.pooling != "own":
+        is_plain = encoder.spec.pooling == "own" and "norm_eps" not in encoder.spec.arguments  # which timm cannot say in a file
+        if encoder.spec.source != "timm" or not is_plain:
             raise InputError(
                 f"--hub: {encoder.spec.name} is no network that timm loads by itself. Hand on the exported folder, or --onnx"
             )

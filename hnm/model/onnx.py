@@ -5,6 +5,7 @@ aggregator.onnx   features (patches, d) of one slide ──▶ slide_score (), p
 """
 
 import contextlib
+import copy
 import io
 import warnings
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hnm.aggregator.aggregators import Aggregator, Correlated, Ensemble, Single
+from hnm.encoder.foreign import ForeignEncoder
+from hnm.encoder.networks import Encoder
 from hnm.model.export import ONNX_FILES
 from hnm.model.model import Model
 from shards.errors import InputError
@@ -69,7 +72,7 @@ def export_onnx(model: Model, folder: Path) -> list[str]:
     encoder, aggregator = model.encoder.cpu().eval(), OneSlide(model.aggregator.cpu()).eval()
     batch = {"images": {0: "n"}, "features": {0: "n"}}
     bag = {"features": {0: "patches"}, "patch_scores": {0: "patches"}}
-    _write(folder / ENCODER_ONNX, encoder, images, ["images"], ["features"], batch)
+    _write(folder / ENCODER_ONNX, _of_one_side(encoder, side), images, ["images"], ["features"], batch)
     _write(folder / AGGREGATOR_ONNX, aggregator, features, ["features"], ["slide_score", "patch_scores"], bag)
     more = torch.rand((NUM_CHECKED, 3, side, side), generator=random)
     error = (
@@ -81,6 +84,15 @@ def export_onnx(model: Model, folder: Path) -> list[str]:
         f"{folder / ENCODER_ONNX}: images (n, 3, {side}, {side}) RGB in [0, 1]; off by {error[0]:.1e} in onnxruntime{note}",
         f"{folder / AGGREGATOR_ONNX}: features of one slide to its score and its patches'; off by {error[1]:.1e} in onnxruntime",
     ]
+
+
+def _of_one_side(encoder: Encoder, side_px: int) -> Encoder:
+    """Return an encoder that takes this side only: ONNX has no antialiased interpolation of a ViT's position embedding."""
+    if not isinstance(encoder, ForeignEncoder) or not encoder.spec.arguments.get("dynamic_img_size"):
+        return encoder
+    fixed = copy.deepcopy(encoder)
+    fixed.network.set_input_size(img_size=side_px)  # type: ignore[operator]  # timm's: it interpolates once
+    return fixed
 
 
 def compare(path: Path, module: nn.Module, given: Tensor) -> float:

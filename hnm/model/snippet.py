@@ -107,6 +107,8 @@ def _foreign(encoder: ForeignEncoder) -> str:
 def _arguments(arguments: dict[str, Any]) -> str:
     """Return ", name=value" of each; a layer that timm's spec names by text is timm's own."""
     words = {name: f"timm.layers.{value}" if name == "mlp_layer" else repr(value) for name, value in arguments.items()}
+    if (epsilon := words.pop("norm_eps", None)) is not None:
+        words["norm_layer"] = f"lambda d: timm.layers.LayerNorm(d, eps={epsilon})"
     return "".join(f", {name}={value}" for name, value in words.items())
 
 

@@ -100,6 +100,8 @@ def values_of(
         "chosen": record.chosen,
         "gain": record.gain,
         "metrics": _metrics(record.metrics),
+        "beside": _beside(record.metrics or {}),
+        "context": (record.metrics or {}).get("context"),
         "pictures": pictures,
         "table": slide_table(record, heatmaps, set(embedded)),
         "heatmaps": [_card(record, slide, heatmaps[slide]) for slide in embedded],
@@ -155,6 +157,18 @@ def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, str] | None:
         return None
     flat = flatten(dict(metrics))
     return {name: digits(value) for name, value in flat.items() if not isinstance(value, list | dict)}
+
+
+def _beside(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for the run and for each baseline fitted on its first features; none for a run of before 2026-11-28."""
+    methods: Mapping[str, Any] = (metrics.get("baselines") or {}).get("methods", {})
+    if not methods:
+        return []
+    context, instance = metrics.get("context") or {}, metrics.get("instance") or {}
+    ours = {"name": "this run", "slide_auc": metrics["slide"]["auc"], "run_minus_it": None, "instance_auc": instance.get("auc")}
+    ours |= {"without": context.get("slide_auc_without_positive_patches"), "validation_auc": metrics["validation"]["auc"]}
+    theirs = [{**its, "name": name, "without": its["slide_auc_without_positive_patches"]} for name, its in methods.items()]
+    return [ours, *theirs]
 
 
 def _card(record: RunRecord, slide: int, path: Path) -> HeatmapCard:

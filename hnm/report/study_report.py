@@ -18,7 +18,7 @@ PAGE_FILE = "study.html"
 HEADINGS = {
     "slide auc": "slide AUC",
     "instance auc": "patch AUC",
-    "context auc": "slide AUC without the positive patches",
+    "context slide_auc_without_positive_patches": "slide AUC without the positive patches",
     "instance in_positive_auc": "patch AUC in positive slides",
     "slide auprc": "slide average precision",
     "slide balanced_accuracy": "balanced accuracy",

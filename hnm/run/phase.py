@@ -60,6 +60,13 @@ class Record:
             partial = {"phase": self.place[0], "round": self.place[1], "seconds": self.seconds}
             write_json(self.run / "state.json", {**state, "partial": partial})
 
+    @contextmanager
+    def not_counted(self) -> Iterator[None]:
+        """Leave the seconds of the block out: what is done beside the phase's work."""
+        begin = time.monotonic()
+        yield
+        self.begin += time.monotonic() - begin
+
     @property
     def place(self) -> tuple[str, int]:
         """Phase and round."""

@@ -51,6 +51,7 @@ def run(folder: Path, ranks: int) -> int:
             console.print(f"\n[bold]$ hnm {' '.join(command)}[/bold]")
             if code := run_child(command, signals):
                 return code
+    console.print()
     console.print(rounds_table({name: decisions_of(folder / run_folder) for name, run_folder in ARMS.items()}))
     console.print(
         f"\nthe demo took {time.monotonic() - begin:.0f} s. Look at {folder}/run/report.html. What to try next:\n"
@@ -97,7 +98,7 @@ def rounds_table(decisions: dict[str, list[dict[str, Any]]]) -> Table:
     Args:
         decisions: by arm, a round's mining.json each; as many in each arm.
     """
-    table = Table(title="what mining does: patches of the validation slides; last: training slides")
+    table = Table(title="negatives mined and at random: AUC of validation patches; share of mimics in training slides")
     table.add_column("round", justify="right")
     for heading, _ in FIGURES:
         for arm in decisions:

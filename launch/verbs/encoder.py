@@ -8,7 +8,7 @@ from hnm.encoder.encoder_config import EncoderConfig
 from hnm.encoder.hub import cached_weights, place_of, refusal
 from hnm.encoder.hub import fetch as fetch_place
 from hnm.encoder.networks import build_encoder, in_words, resolve
-from hnm.encoder.registry import REGISTRY
+from hnm.encoder.registry import REGISTRY, spec_of_row
 from shards.errors import InputError
 
 LINE = "{:<14} {:>8} {:>12} {:>5}  {:<16} {:<21} {:<6} {}"
@@ -21,7 +21,8 @@ def print_list() -> int:
     for name, row in REGISTRY.items():
         mpp = ", ".join(f"{value:g}" for value in row.mpp)
         here = "yes" if cached_weights(name) else "no"
-        figures = (row.feature_dim, f"{row.millions:.1f}", row.input.side_px, mpp, row.licence, YES[row.gated], here)
+        millions = f"{row.millions:.1f}" if row.millions else "-"
+        figures = (row.feature_dim, millions, row.input.side_px, mpp, row.licence, YES[row.gated], here)
         print(LINE.format(name, *figures))
     print("hnm encoder show NAME tells more; hnm encoder fetch NAME brings the weights here")
     return 0
@@ -33,13 +34,16 @@ def show(name: str) -> int:
     if config.name is None or name.startswith(("torchvision/", "python/")):
         print(in_words(build_encoder(config)))
         return 0
-    spec = resolve(config)
+    is_open = name in REGISTRY and not REGISTRY[name].network and cached_weights(name) is None
+    spec = spec_of_row(name) if is_open else resolve(config)
     lines: dict[str, Any] = {"name": name, "network": f"timm {spec.network}", "arguments": spec.arguments or "-"}
+    if is_open:
+        lines |= {"network": "as the config.json says that is fetched with its weights"}
     lines |= {"input": spec.input}
     lines |= {"pooling": spec.pooling, "licence": spec.licence or "unknown", "may be passed on": _words(spec.may_be_passed_on)}
     if name in REGISTRY:
         row = REGISTRY[name]
-        lines |= {"features": row.feature_dim, "parameters": f"{row.millions:g} million", "precision": row.precision}
+        lines |= {"features": row.feature_dim, "parameters": f"{row.millions or '-'} million", "precision": row.precision}
         lines |= {"microns per pixel": ", ".join(f"{value:g}" for value in row.mpp), "gated": YES[row.gated]}
         lines |= {"source": f"{row.source} (see hnm/encoder/registry.py)"}
     if (place := place_of(name)) is not None:

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from hnm.aggregator.bags import open_bags
 from hnm.baselines.bags import Bags, Fitted
 from hnm.baselines.baselines import BASELINES
+from hnm.baselines.bounded_bags import Shown, bags_of, shown_rows
 from hnm.config import load_config
 from hnm.engine.ranks import single_world
-from hnm.evidence.bounded_bags import Shown, bags_of, shown_rows
+from hnm.evidence.beside_baselines import context_auc
 from hnm.evidence.measure import slide_figures
 from hnm.run.study import Study, open_study
 from hnm.statistics.metrics import auc, instance_metrics, youden_threshold
@@ -91,7 +92,7 @@ def _fit(name: str, bags: dict[str, Bags], shown: Shown, study: Study, seed: int
         "encoder_steps": 0, "seconds": round(fit_s, 2), "seconds_per_patch": score_s / len(bags["test"].rows) / 2,
         "slide": slide_figures(labels["test"], scores["test"], threshold),
         "instance": _instance_part(fitted, bags, shown, study), "froc": None,
-        "context": _context_part(fitted, bags["test"], shown, study),
+        "context": {"slide_auc_without_positive_patches": context_auc(fitted, bags["test"], shown, study)},
         "validation": {"auc": auc(labels["validation"], scores["validation"])}, "warnings": shown.warnings,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,20 +115,6 @@ def _instance_part(fitted: Fitted, bags: dict[str, Bags], shown: Shown, study: S
         return None
     threshold = youden_threshold(*known["validation"][:2])
     return {"threshold": threshold, **instance_metrics(*known["test"], threshold)}
-
-
-def _context_part(fitted: Fitted, test: Bags, shown: Shown, study: Study) -> dict[str, float | None] | None:
-    """Return the slide AUC that is left when the positive patches are taken out of the test bags; None where none is known.
-
-    Bags of which nothing is left are left out.
-    """
-    truth = study.cohort.patches.truth[shown.ids_of(study.test)]
-    if not np.any(truth == 1):
-        return None
-    kept = [bag[its != 1] for bag, its in zip(test.features, test.split(truth), strict=True)]
-    some = [place for place, bag in enumerate(kept) if len(bag)]
-    bags = Bags(tuple(kept[place] for place in some), test.labels[some])
-    return {"auc": auc(bags.labels, fitted.slide_scores(bags)), "num_empty": len(kept) - len(some)} if some else None
 
 
 def _write_predictions(path: Path, scores: np.ndarray, threshold: float, study: Study) -> None:

@@ -105,7 +105,18 @@ def _test_table(metrics: dict[str, Any]) -> Table:
                 table.add_row(f"instance {name}", _figure(value))
                 if name.endswith("auc"):
                     _add_interval(table, instance.get("intervals", {}).get(name), few)
+    _add_beside(table, metrics)
     return table
+
+
+def _add_beside(table: Table, metrics: dict[str, Any]) -> None:
+    """Add what context alone gives, and the baselines on the first features; a run of before 2026-11-28 has neither."""
+    if (context := metrics.get("context")) is not None:
+        told = f"slide AUC without positive patches ({context['num_slides']} slides)"
+        table.add_row(told, _figure(context["slide_auc_without_positive_patches"]))
+    for name, its in ((metrics.get("baselines") or {}).get("methods", {})).items():
+        table.add_row(f"baseline {name}: slide AUC", _figure(its["slide_auc"]))
+        _add_interval(table, its["run_minus_it"], "of the run minus it")
 
 
 def _add_interval(table: Table, interval: dict[str, Any] | None, few: str) -> None:

@@ -14,6 +14,7 @@ from hnm.encoder.start import Start, find_start, require_start
 from hnm.encoder.trained_file import write_start
 from hnm.encoder.weights import load_encoder
 from hnm.engine.ranks import World, barrier, main_says
+from hnm.evidence.beside_baselines import tell_baselines
 from hnm.evidence.evaluate import evaluate as evaluate_run
 from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.gain import gain_of_finetuning
@@ -125,6 +126,8 @@ def train(
         if cohort.has_pictures:
             make_start(start, start_from, config, session)
         train_rounds(config, start, run, session)
+        if session.world.is_main and (told := tell_baselines(config, run)):
+            session.journal.say(told)
         if session.world.is_main:
             _tell_gain(config, run, session)
         session.journal.say(f"done. Next: hnm evaluate {run}")

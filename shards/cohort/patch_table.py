@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -158,7 +158,7 @@ def _mapped(source: Path) -> Patches | None:
         record = json.loads(text)
         if not _is_of(source, record, folder / RECORD):
             return None
-        columns = {field.name: _column(folder, field, record["num_patches"]) for field in PATCH_SCHEMA}
+        columns: dict[str, Any] = {field.name: _column(folder, field, record["num_patches"]) for field in PATCH_SCHEMA}
         if (folder / RECORD).read_text(encoding="utf-8") != text:  # made anew meanwhile
             return None
         return Patches(**columns, known=Known(record["names"], record["fingerprint"]))
@@ -194,7 +194,7 @@ def _write_table(source: Path, folder: Path, names: Names) -> None:
     nbytes, sha256 = source.stat().st_size, _sha256(source)
     num_patches = _write_columns(source, folder)
     pa.default_memory_pool().release_unused()  # 0.8 GB after 10^8 patches, which this process would keep
-    columns = {field.name: _column(folder, field, num_patches) for field in PATCH_SCHEMA}
+    columns: dict[str, Any] = {field.name: _column(folder, field, num_patches) for field in PATCH_SCHEMA}
     record = {
         "nbytes": nbytes,
         "sha256": sha256,

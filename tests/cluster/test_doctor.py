@@ -13,9 +13,10 @@ from tests.cluster.lab import ROOT, hnm, until_state
 pytestmark = pytest.mark.slow
 
 
-def srun(*arguments: str | Path) -> str:
-    """Run `hnm doctor` in four tasks on two nodes and return what they print."""
-    command = ["srun", "-N", "2", "-n", "4", "--ntasks-per-node=2", "--label", sys.executable, "-P", "-m", "launch.cli", "doctor"]
+def srun(num_tasks: int, *arguments: str | Path) -> str:
+    """Run `hnm doctor` in 2 or 4 tasks on two nodes and return what they print."""
+    share = ["-n", str(num_tasks), f"--ntasks-per-node={num_tasks // 2}"]
+    command = ["srun", "-N", "2", *share, "--label", sys.executable, "-P", "-m", "launch.cli", "doctor"]
     done = subprocess.run(
         [*command, *map(str, arguments)], env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=200, check=False,
@@ -25,13 +26,13 @@ def srun(*arguments: str | Path) -> str:
 
 
 def test_each_task_of_srun_says_which_rank_it_is() -> None:
-    told = srun()
-    for rank in range(4):
-        assert f"{rank}: ranks       this is rank {rank} of 4" in told
+    told = srun(2)
+    for rank in range(2):
+        assert f"{rank}: ranks       this is rank {rank} of 2" in told
 
 
 def test_four_ranks_of_two_nodes_measure_each_other(tmp_path: Path) -> None:
-    lines = [line.split(": ", 1)[1] for line in srun("--cluster", "--folder", tmp_path, "device=cpu").splitlines()]
+    lines = [line.split(": ", 1)[1] for line in srun(4, "--cluster", "--folder", tmp_path, "device=cpu").splitlines()]
     places = [tuple(line.split(",")[0].split()[1:5]) for line in lines if line.startswith("rank ")]
     assert places == [(str(rank), "of", "4", f"node{1 + rank // 2}") for rank in range(4)]
     assert any(line.startswith("gloo ") for line in lines)

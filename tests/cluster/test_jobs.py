@@ -107,8 +107,9 @@ def test_a_cross_validation_is_preempted_goes_on_and_is_summed_up(tiny_cohort: P
     assert any(state.restarts for state in slurm.states_of([folds.job_id]).values())
     log = hnm("logs", out, "--job", folds.job_id, "--element", "0").output
     assert "No other fold is begun; the same command goes on there" in log
-    assert hnm("crossval", tiny_cohort, here, "--ranks", "2", *settings).exit_code == 0
-    ours, undisturbed = (pq.read_table(folder / "predictions.parquet") for folder in (out, here))
+    assert pq.read_table(out / "predictions.parquet").num_rows == 10
+    assert hnm("crossval", tiny_cohort, here, "--ranks", "2", "--fold", "1/3", *settings).exit_code == 0  # of element 0
+    ours, undisturbed = (pq.read_table(folder / "repeat-0" / "fold-0" / "predictions.parquet") for folder in (out, here))
     assert ours.equals(undisturbed)
     assert "everything is done, nothing was submitted" in said(*submit)
 

@@ -41,6 +41,7 @@ def test_sections_are_in_the_order_of_the_configuration() -> None:
         ("tile.background", "`canny_std` or `otsu_saturation`, entries at least 1 | `[auto]` |"),
         ("finetune.augment.recipe", "| `simclr` |"),
         ("slurm.stages", "`embed` or `doctor` to settings | `{}` |"),
+        ("aggregate.pairs_per_step", "whole number (at least 1) or `ranks` | `1`"),
     ],
 )
 def test_types_ranges_and_defaults_in_words(key: str, cells: str) -> None:

@@ -1,11 +1,13 @@
 """Which patches of which slides a step takes on each rank, and that reading ahead gives the same."""
 
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from hnm.aggregator.bags import Bags
+from hnm.aggregator.bags import Bags, file_of_rows, write_index
 from hnm.aggregator.feed import Feed
 from hnm.engine.ranks import single_world
 from tests.hnm.worlds import session_with_features
@@ -51,12 +53,12 @@ def test_the_ranks_share_a_step_and_an_idle_one_takes_a_patch_with_weight_zero(b
     pairs = np.array([[1, 0], [3, 2], [5, 4]])
     whole = Feed(bags, 4, KEY, single_world()).read(pairs)
     assert whole.slides.tolist() == [1, 3, 5, 0, 2, 4]
-    assert (whole.weight, whole.sizes.max(), len(whole.rows)) == (1 / 3, 4, whole.sizes.sum())
+    assert (whole.weight, max(len(bag) for bag in whole.bags)) == (1 / 3, 4)
     shares = [Feed(bags, 4, KEY, world_of(rank, 4)).read(pairs) for rank in range(4)]
     assert [share.slides.tolist() for share in shares] == [[1, 0], [3, 2], [5, 4], [1, 0]]
     assert [share.weight for share in shares] == [4 / 3] * 3 + [0]
-    assert shares[3].sizes.tolist() == [1, 1]
-    np.testing.assert_array_equal(shares[1].rows[: shares[1].sizes[0]], whole.rows[whole.sizes[0] : whole.sizes[:2].sum()])
+    assert [len(bag) for bag in shares[3].bags] == [1, 1]
+    np.testing.assert_array_equal(shares[1].bags[0], whole.bags[1])
 
 
 def test_reading_ahead_gives_the_same_and_tells_of_errors(bags: Bags) -> None:
@@ -64,9 +66,21 @@ def test_reading_ahead_gives_the_same_and_tells_of_errors(bags: Bags) -> None:
     feed = Feed(bags, 4, KEY, single_world())
     for share, pairs in zip(feed.ahead(steps), steps, strict=True):
         expected = feed.read(pairs)
-        np.testing.assert_array_equal(share.rows, expected.rows)
-        assert share.packed(torch.device("cpu")).features.dtype == torch.float32
-        assert share.packed(torch.device("cpu")).bag.tolist() == np.repeat(range(len(expected.sizes)), expected.sizes).tolist()
+        packed = share.packed(torch.device("cpu"))
+        assert packed.sizes.tolist() == [len(bag) for bag in expected.bags]
+        np.testing.assert_array_equal(packed.features, np.concatenate(expected.bags).astype(np.float32))
     assert list(feed.ahead([])) == []
     with pytest.raises(KeyError):
         list(feed.ahead([*steps, np.array([[999, 0]])]))
+
+
+def test_features_of_other_tools_in_float32_stay_as_they_are(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = [random.standard_normal((3, 2)).astype(dtype) for dtype in (np.float32, np.float16)]
+    names = [file_of_rows(0, 3), file_of_rows(3, 6)]
+    for name, part in zip(names, rows, strict=True):
+        np.save(tmp_path / name, part)
+    write_index(tmp_path, np.arange(2), np.array([3, 3]), names)
+    share = Feed(Bags(tmp_path, torch.device("cpu")), None, KEY, single_world()).read(np.array([[0, 1]]))
+    assert share.bags[0].dtype == np.float32
+    np.testing.assert_array_equal(share.packed(torch.device("cpu")).features, np.concatenate(rows))

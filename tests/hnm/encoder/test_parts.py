@@ -118,12 +118,12 @@ def trained_names(case: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return on_ranks(2, on_engines, str(tmp_path_factory.mktemp("parts")))
+    return on_ranks(3, on_engines, str(tmp_path_factory.mktemp("parts")))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_have_one_ranks_gradient_and_only_of_what_is_trained(found: list[dict[str, Any]], case: str) -> None:
+def test_three_ranks_have_one_ranks_gradient_and_only_of_what_is_trained(found: list[dict[str, Any]], case: str) -> None:
     expected = gradient_of(case, single_world(), dtype=torch.float64)
     moved = {name for name, gradient in expected.items() if gradient.abs().max() > 0}
     buffers = {name for name in moved if "running_" in name or "num_batches" in name}

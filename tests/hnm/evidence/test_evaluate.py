@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hnm.baselines.of_run import read_fitted
 from hnm.engine.ranks import single_world
 from hnm.evidence.evaluate import evaluate, read_metrics
 from hnm.evidence.measure import slide_figures
@@ -71,7 +72,23 @@ def test_patch_scores_hold_the_test_patches_too(evaluated: tuple[Path, dict[str,
     np.testing.assert_array_equal(scores[~is_test], before[~is_test])
     truth = pq.read_table(tiny_cohort / "patches.parquet")["truth"].to_numpy()
     assert metrics["instance"]["auc"] == auc(truth[is_test], scores[is_test])
-    assert not (run / "test-features").exists()
+    assert not list(run.glob("test-features*"))
+
+
+def test_the_run_stands_beside_its_baselines_and_its_context(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    run, metrics = evaluated
+    fitted = read_fitted(run / "round-000" / "baselines.npz")
+    assert set(metrics["baselines"]["methods"]) == set(fitted) == {"mean", "meanstd", "instance"}
+    assert metrics["baselines"]["warnings"] == []  # all patches were seen
+    for name, its in metrics["baselines"]["methods"].items():
+        assert its["chosen"] == fitted[name].chosen
+        assert its["run_minus_it"]["auc"] == metrics["slide"]["auc"] - its["slide_auc"]
+        assert 0 <= its["validation_auc"] <= 1
+        assert (its["instance_auc"] is None) == (name == "meanstd")
+        assert its["slide_auc_without_positive_patches"] in (0.0, 0.5, 1.0)  # of one slide of each kind
+    assert metrics["context"]["num_slides"] == 2
+    assert metrics["context"]["slide_auc"] == metrics["slide"]["auc"]
+    assert (metrics["context"]["num_unknown"], metrics["context"]["num_nothing_left"]) == (0, 0)
 
 
 def test_steps_and_seconds_add_up(evaluated: tuple[Path, dict[str, Any]]) -> None:

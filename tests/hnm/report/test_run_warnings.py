@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hnm.encoder.spec import NETWORK_KEY, InputSpec, NetworkSpec
+from hnm.engine.state import load_weights, save_weights
 from hnm.report.record import RunRecord, read_events, read_record
 from hnm.report.run_warnings import warnings_of
 from hnm.run.study import open_study
+from hnm.run_rounds import START_ENCODER
 from launch.process.run_directory import read_run
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
@@ -112,3 +115,16 @@ def test_a_run_is_read_as_far_as_it_has_come(record: RunRecord, tmp_path: Path) 
     (run / "round-000" / "mining.json").unlink()
     with pytest.raises(InputError, match="round 0 is not mined yet"):
         read_record(run, record.config, record.study)
+
+
+def test_an_encoder_that_does_not_suit_the_cohort_is_told(record: RunRecord, tmp_path: Path) -> None:
+    run, wanted = tmp_path / "run", InputSpec(side_px=32)
+    shutil.copytree(record.run, run)
+    state, metadata = load_weights(run / START_ENCODER)
+    network = NetworkSpec(name="uni", source="timm", network="vit", input=wanted, mpp=(0.5,))
+    save_weights(run / START_ENCODER, state, metadata | {NETWORK_KEY: network.model_dump_json()})
+    cohort = replace(record.study.cohort, info=record.study.cohort.info | {"settings": {"patch_px": 16, "mpp": 0.5}})
+    other = replace(record, run=run, study=replace(record.study, cohort=cohort))
+    assert one(other, "Patches of 16 px are resized to the 32 px that the encoder takes.")
+    assert one(other, "The encoder sees 0.25 microns per pixel and was trained at 0.5")
+    assert not any("encoder takes" in text for text in warnings_of(replace(other, run=record.run)))

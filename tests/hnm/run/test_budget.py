@@ -1,5 +1,6 @@
 """Budgets of the rounds: what counts, when a run ends early, and that a stopped run ends where the undisturbed one does."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hnm.evidence.evaluate import evaluate
 from hnm.rounds import train
 from hnm.run.budget import Spent, is_spent, spent_before_finetune, spent_in_all
 from hnm.run.journal import Journal
-from hnm.run.phase import read_state
+from hnm.run.phase import Record, read_state
 from hnm.run_rounds import START_ENCODER, last_round
 from launch.process.status import what_is_done
 from tests.hnm.test_rounds import CutJournal, PowerCut, started
@@ -40,6 +41,16 @@ def test_what_counts() -> None:
     ]  # fmt: skip
 
 
+def test_what_is_done_beside_a_phase_is_not_counted(finished_run: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    run = started(finished_run, tmp_path / "run")
+    with tiny_session(WORLD, tiny_cohort, tiny_config()) as session:
+        record = Record("mine", 0, run, session)
+        before = record.begin
+        with record.not_counted():
+            time.sleep(0.05)
+        assert record.begin - before >= 0.05
+
+
 @pytest.mark.parametrize("budget", ["600", "minutes=3", "steps=0", "epochs=1.5"])
 def test_a_budget_that_cannot_be_read(budget: str) -> None:
     with pytest.raises(ConfigError, match=r"rounds\.budget = .*write one of seconds=N, steps=N, epochs=N"):
@@ -52,14 +63,14 @@ def go_on(run: Path, cohort: Path, config: Config, journal: Journal | None = Non
 
 
 def test_a_run_ends_with_its_budget_wherever_it_was_stopped(finished_run: Path, tiny_cohort: Path, tmp_path: Path) -> None:
-    config = tiny_config("finetune.epochs_per_round=2", "rounds.num_rounds=3", "rounds.budget=epochs=3")
+    config = tiny_config("finetune.epochs_per_round=2", "rounds.num_rounds=2", "rounds.budget=epochs=1")
     whole = started(finished_run, tmp_path / "whole")
     go_on(whole, tiny_cohort, config)
-    assert last_round(config, whole) == 2  # two epochs, and one of two
-    assert [known["epochs"] for known in read_state(whole)["phases"] if known["phase"] == "finetune"] == [2, 1]
-    assert "round 2 is the last: the budget epochs=3 is spent" in str(what_is_done(whole, config))
+    assert last_round(config, whole) == 1  # after one epoch of two
+    assert [known["epochs"] for known in read_state(whole)["phases"] if known["phase"] == "finetune"] == [1]
+    assert "round 1 is the last: the budget epochs=1 is spent" in str(what_is_done(whole, config))
     stopped = started(finished_run, tmp_path / "stopped")
-    for where in ({"within": ("round 1: fine-tune", 1)}, {"before": ("embed", 2)}):
+    for where in ({"within": ("round 0: fine-tune", 1)}, {"before": ("embed", 1)}):
         with pytest.raises(PowerCut):
             go_on(stopped, tiny_cohort, config, CutJournal(stopped, **where))
         assert last_round(config, stopped) is None
@@ -69,7 +80,7 @@ def test_a_run_ends_with_its_budget_wherever_it_was_stopped(finished_run: Path, 
     with tiny_session(WORLD, tiny_cohort, config) as session:
         metrics = evaluate(config, whole, session)
     assert metrics is not None
-    assert len(metrics["rounds"]) == 3
+    assert len(metrics["rounds"]) == 2
 
 
 def test_a_slide_loss_ends_with_its_budget(

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import assert_refused
-from tests.command_line import hnm as hnm_here
-from tests.launch.process.test_local import hnm
+from tests.command_line import assert_refused, hnm
 from tests.tiny import TINY, results_of
 
 
@@ -37,7 +35,7 @@ def test_a_run_on_a_disk_that_may_not_be_written_is_not_told_to_make_room(
     shutil.copytree(finished_run, run)
     (run / "round-002" / "mining.json").unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    refused = hnm_here("train", tiny_cohort, run, "--ranks", "1", *TINY)
+    refused = hnm("train", tiny_cohort, run, "--ranks", "1", *TINY)
     assert_refused(refused, 1, f"error: {run}/", "Read-only file system", "Give yourself the right to write there")
     assert "make room" not in refused.output
 
@@ -51,8 +49,8 @@ def test_every_file_that_does_not_fit_is_named_and_the_run_goes_on(
     named = set()
     for kilobytes in (400, 1000, 1800):  # full in one phase after the other
         give(small_disk, kilobytes)
-        done = hnm(*train, cwd=small_disk.parent)
-        assert done.returncode == 1, done.stdout + done.stderr
+        done = hnm(*train)
+        assert done.exit_code == 1, done.output
         assert "Traceback" not in done.stderr
         (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert "No space left on device" in error
@@ -61,8 +59,8 @@ def test_every_file_that_does_not_fit_is_named_and_the_run_goes_on(
         assert list(run.rglob(".*.tmp")) == []
     assert len(named) > 1
     give(small_disk, 64_000)
-    done = hnm(*train, cwd=small_disk.parent)
-    assert done.returncode == 0, done.stderr
+    done = hnm(*train)
+    assert done.exit_code == 0, done.stderr
     ours, theirs = results_of(run), results_of(finished_run)
     assert ours.keys() == theirs.keys()
     shutil.rmtree(run)
@@ -75,15 +73,15 @@ def test_a_page_that_does_not_fit_is_named_and_evaluate_goes_on_there(small_disk
     used_kb = shutil.disk_usage(small_disk).used // 1024
     for free_kb in (8, 1100):  # features of test slides; the page, whose pictures are there
         give(small_disk, used_kb + free_kb)
-        done = hnm("evaluate", run, cwd=small_disk.parent)
-        assert done.returncode == 1, done.stdout + done.stderr
+        done = hnm("evaluate", run)
+        assert done.exit_code == 1, done.output
         assert "Traceback" not in done.stderr
         (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert "No space left on device. What was whole before stays; make room, and the same command goes on there" in error
         assert f"error: {run}/{'' if free_kb == 8 else 'report.html: '}" in error
         assert list(run.rglob(".*.tmp")) == []
     give(small_disk, 64_000)
-    done = hnm("evaluate", run, cwd=small_disk.parent)
-    assert done.returncode == 0, done.stderr
+    done = hnm("evaluate", run)
+    assert done.exit_code == 0, done.stderr
     assert (run / "report.html").is_file()
     assert (run / "model" / "model.json").is_file()

@@ -18,6 +18,7 @@ from hnm.engine.state import load_weights
 from hnm.run_rounds import START_ENCODER
 from launch.process.run_directory import attempt_tags
 from shards.files import write_json
+from tests.command_line import assert_refused, hnm
 from tests.launch.process.test_local import TIMEOUT_S
 from tests.paths import ROOT
 from tests.tiny import TINY
@@ -100,16 +101,14 @@ def test_smaller_pieces_in_the_middle_of_a_phase_give_the_same_run(
     scores = [np.load(folder / "round-001" / "scores.npy") for folder in (run, undisturbed)]
     np.testing.assert_allclose(*scores, atol=0.05)
 
-    told = finish(tiny_cohort, run, *SMALLER, "engine.precision=bf16")
+    train = ("train", tiny_cohort, run, "--ranks", "1", *LONGER, *SMALLER)  # from here on all is there: in this process
+    told = " ".join(hnm(*train, "engine.precision=bf16").output.split())
     assert "warning: engine.precision: fp32 -> bf16: what is computed from here on is rounded otherwise" in told
     assert "engine.precision: fp32 -> bf16" in state_of(run)["attempts"][2]["changed"]
     assert "settings" in state_of(run)
 
-    refused = start(tiny_cohort, run, *SMALLER, "mining.neg_ratio=0.4")
-    output, _ = refused.communicate(timeout=TIMEOUT_S)
-    assert refused.returncode == 1
-    assert "mining.neg_ratio: 0.5 -> 0.4" in output
-    assert f"--config {run / 'config.yaml'}" in output
+    refused = hnm(*train, "mining.neg_ratio=0.4")
+    assert_refused(refused, 1, "mining.neg_ratio: 0.5 -> 0.4", f"--config {run / 'config.yaml'}")
     assert len(state_of(run)["attempts"]) == 3
 
 
@@ -143,14 +142,8 @@ def test_a_run_of_before_goes_on_with_the_configuration_that_it_recorded(
     recorded["mining"]["hard_share"] = 1.0
     (run / "config.yaml").write_text(yaml.safe_dump(recorded))
     write_json(run / "state.json", state_of(run))
-    refused = start(tiny_cohort, run)
-    output, _ = refused.communicate(timeout=TIMEOUT_S)
-    assert refused.returncode == 1
-    assert "started with other settings (mining.hard_share: 1.0 -> 0.3333). " in output
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "launch.cli", "train", tiny_cohort, run, "--config", run / "config.yaml"],
-        env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    train = ("train", tiny_cohort, run, "--ranks", "1")
+    assert_refused(hnm(*train, *LONGER), 1, "started with other settings (mining.hard_share: 1.0 -> 0.3333). ")
+    done = hnm(*train, "--config", run / "config.yaml")
+    assert done.exit_code == 0, done.output
     assert "changed" not in state_of(run)["attempts"][-1]

@@ -11,6 +11,7 @@ import pytest
 
 from hnm.config import read_config
 from shards.cohort.cohort import Cohort
+from tests.command_line import hnm as hnm_here
 from tests.launch.process.test_local import TIMEOUT_S, hnm, start
 from tests.shards.reading.test_remote import Handler, served
 from tests.tiny import TINY
@@ -84,8 +85,8 @@ def test_a_run_with_secrets_in_its_settings_writes_none_and_goes_on_without_bein
         shutil.copytree(run, tmp_path / "copy")  # as a colleague gets it: a home of theirs does not know
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "theirs"))
         (tmp_path / "copy" / "metrics.json").unlink()
-        refused = hnm("evaluate", "copy", cwd=tmp_path)
-        assert refused.returncode == 1
+        refused = hnm_here("evaluate", tmp_path / "copy")
+        assert refused.exit_code == 1
         assert "what *** stands for is in no file of a run" in refused.stderr
     assert f"{url.replace('://', '://***@')}" in (run / "config.yaml").read_text()
     assert "HF_TOKEN=***" in (run / "config.yaml").read_text()

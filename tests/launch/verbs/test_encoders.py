@@ -52,6 +52,7 @@ def test_an_exported_model_predicts_and_tells_its_input_and_licence(
     assert note in (tmp_path / "model" / "MODEL.md").read_text()
     card, about = (tmp_path / "model" / "MODEL.md").read_text(), json.loads((tmp_path / "model" / "model.json").read_text())
     assert "mean 0.5, 0.5, 0.5" in card
+    assert "* Patches of 16 px are resized to the 32 px that the encoder takes." in card
     assert about["encoder"]["input"] == {"side_px": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
     images: Any = torch.rand(2, 3, 16, 16)
     assert open_exported(tmp_path / "model", torch.device("cpu")).encoder(images).shape == (2, 1280)

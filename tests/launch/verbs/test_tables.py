@@ -104,3 +104,20 @@ def test_what_is_unknown_is_said_or_left_out(capsys: pytest.CaptureFixture[str])
     rows = printed(capsys, metrics_of(instance=None, slide=unknown, slide_auc_interval={"low": None, "high": None}))
     assert rows["slide AUC"] == ["unknown"]
     assert not any("interval" in row or row.startswith("instance") for row in rows)
+
+
+def test_baselines_and_context_stand_below_the_runs_own_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    its = {"slide_auc": 0.81, "run_minus_it": {"auc": 0.0665, "low": -0.02, "high": 0.15}}
+    context = {"num_slides": 18, "slide_auc_without_positive_patches": 0.8}
+    rows = printed(capsys, metrics_of(baselines={"methods": {"meanstd": its}}, context=context))
+    assert rows["slide AUC without positive patches (18 slides)"] == ["0.800"]
+    assert rows["baseline meanstd: slide AUC"] == ["0.810"]
+    assert rows["95 % interval of the run minus it"] == ["-0.020 to 0.150"]
+
+
+def test_known_mimics_are_told_where_they_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    shares = {"mimic_share_hard_negatives": 0.4, "mimic_share_negatives": 0.05}
+    rounds = [row | shares for row in metrics_of()["rounds"]]
+    assert printed(capsys, metrics_of(rounds=rounds))["0"][-1] == "0.400 (0.050)"
+    assert "(0.050)" not in printed(capsys, metrics_of())["0"][-1]
+    assert "5 patches known to look like a tumour" in "\n".join(tile_lines(replace(SUMMARY, num_mimics=5), Path("cohort")))

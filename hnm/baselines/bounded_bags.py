@@ -54,5 +54,12 @@ def shown_rows(study: Study, seed: int, most: int = MAX_ROWS) -> Shown:
 
 def bags_of(bags: BagsOnDisk, study: Study, slides: np.ndarray, shown: Shown) -> Bags:
     """Return the shown patches of slides, (rows, dim) float32 each, with the slides' labels."""
-    features = tuple(bags.bag(slide).cpu().numpy()[shown.rows[slide]] for slide in slides.tolist())
-    return Bags(features, study.labels[slides])
+    return Bags(tuple(_rows(bags, slide, shown.rows[slide]) for slide in slides.tolist()), study.labels[slides])
+
+
+def _rows(bags: BagsOnDisk, slide: int, places: np.ndarray) -> np.ndarray:
+    """Return some rows of a slide; where few are wanted, only these are read."""
+    start, stop = bags.rows_of_slide[slide]
+    if len(places) > (stop - start) // 16:
+        return bags.bag(slide).cpu().numpy()[places]
+    return np.concatenate([bags.rows(start + place, start + place + 1).cpu().numpy() for place in places.tolist()])
