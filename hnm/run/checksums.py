@@ -21,7 +21,7 @@ from shards.files import write_json
 ENCODERS = ("encoder-start.safetensors", "encoder.safetensors")
 MINED_FILES = (
     "scores.npy", "score_ages.npy", "slide_scores.npy", "pseudo_labels.npy", "weights.npy", "candidates.npy",
-    "candidate_scores.npy", "mining.json",
+    "candidate_scores.npy", "baselines.npz", "mining.json",
 )  # fmt: skip
 EVALUATED_FILES = ("patch_scores.npy", "predictions.parquet", "metrics.json")
 

@@ -53,6 +53,7 @@ def test_train_writes_the_files_of_the_design(finished_run: Path) -> None:
         "log/rank-000.log",
         "log/heartbeat-000.json",
         "encoder-start.safetensors",
+        "round-000/baselines.npz",
     }
     for round_ in range(3):
         names = decided | ({"encoder.safetensors"} if round_ < 2 else set())
