@@ -100,4 +100,6 @@ def _verdict(gain: Mapping[str, Any]) -> str:
         return "fine-tuning gained"
     if gain["high"] < 0:
         return "fine-tuning harmed"
-    return "fine-tuning seems to have gained, which these slides cannot make certain" if gain["difference"] > 0 else "fine-tuning gained nothing"
+    if gain["difference"] > 0:
+        return "fine-tuning seems to have gained, which these slides cannot make certain"
+    return "fine-tuning gained nothing"
