@@ -76,9 +76,9 @@ class Stopwatch:
         return call
 
 
-def make_cohort(folder: Path, tiles_per_side: int, side_px: int) -> Path:
-    """Draw and cut 20 slides; return the cohort."""
-    slides = make_cohort_images(folder / "slides", 20, tiles_per_side, side_px, seed=0)
+def make_cohort(folder: Path, tiles_per_side: int, side_px: int, num_slides: int = 20) -> Path:
+    """Draw and cut slides; return the cohort."""
+    slides = make_cohort_images(folder / "slides", num_slides, tiles_per_side, side_px, seed=0)
     tile_cohort(slides, folder / "cohort", TileConfig(patch_px=side_px, points_file="points.csv", positive_class="tumour"))
     return folder / "cohort"
 
@@ -143,6 +143,9 @@ def turns(world: World, cohort: str, slides: int, patches: int, num_turns: int, 
     both, half = settings_of(slides, patches), settings_of(slides // 2, patches)
     with training_of(Path(cohort), both, world) as together, training_of(Path(cohort), half, single_world()) as alone:
         plans = {one: one.plan(0)[: steps_per_turn + 1] for one in (together, alone)}
+        sizes = [[len(step.ids_of_rank(0, 1)) for step in plan] for plan in plans.values()]
+        if sizes != [[slides * patches] * (steps_per_turn + 1), [slides // 2 * patches] * (steps_per_turn + 1)]:
+            raise RuntimeError(f"steps of {sizes} patches: ranks and processes do not do the same work. Draw more slides")
         kept = {one: list(batches(one, plan)) for one, plan in plans.items()}
         for turn in range(num_turns + 1):
             for name in NAMES:
@@ -171,7 +174,8 @@ def batches(training: SlideTraining, plan: list[Any]) -> Iterator[PatchBatch]:
 
 def efficiency(folder: Path, slides: int, patches: int, side_px: int, num_turns: int, steps_per_turn: int) -> dict[str, Any]:
     """Return what two ranks reach of two independent processes, by wall and by CPU seconds, and where the rest goes."""
-    cohort = make_cohort(folder, int(np.ceil(np.sqrt(patches))), side_px)
+    num_slides = 2 * slides * (steps_per_turn + 1)  # six of ten train: enough for steps that all are whole
+    cohort = make_cohort(folder, int(np.ceil(np.sqrt(patches))), side_px, num_slides)
     first, second = on_ranks(2, "cpu", turns, str(cohort), slides, patches, num_turns, steps_per_turn)
     both = {name: np.array([first["seconds"][name], second["seconds"][name]]) for name in NAMES if name != "alone"}
     both["alone"] = np.array([first["seconds"]["alone"]])  # (processes, turns, steps, 2)
