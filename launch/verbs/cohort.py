@@ -100,7 +100,7 @@ def _print(report: CheckReport, folder: Path, deep: bool) -> None:
         for problem in shard.problems:
             console.print(f"  {problem}", markup=False)
     console.print(_summary(report, folder, deep))
-    if not report.is_sound:
+    if report.damaged:  # this mends shards, no table
         console.print(
             "Remove the damaged shards and run hnm tile again: it makes what is missing. Or train without them: "
             "reader.broken=skip",

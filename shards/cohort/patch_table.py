@@ -145,6 +145,23 @@ def make_table(root: Path, names: Names, again: bool = True) -> None:
         time.sleep(POLL_S)
 
 
+def damaged_columns(root: Path) -> list[Path]:
+    """Return the kept columns that are not what patches.parquet says, such as after a disk has flipped a bit; all are read.
+
+    Raises:
+        InputError: patches.parquet cannot be read.
+    """
+    source = root / PATCHES
+    if (mapped := _mapped(source)) is None:
+        return []
+    expected = _in_memory(source, "").columns()
+    return [
+        _folder_of(source) / f"{name}.npy"
+        for name, column in mapped.columns().items()
+        if not np.array_equal(column, expected[name])
+    ]
+
+
 def _folder_of(source: Path) -> Path:
     """Return where the columns lie: beside the file itself, which a cross-validation's view of a cohort links to."""
     return source.resolve().parent / TABLE

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.cohort.cohort import Cohort
+from shards.cohort.patch_table import damaged_columns
 from shards.progress import Progress
 from shards.reading.decode import DecodeError, decode_into, image_shape
 from shards.reading.fetch import LocalShards, Wanted
@@ -101,7 +102,12 @@ def check_cohort(cohort: Cohort, deep: bool, workers: int, progress: Progress) -
 
 def _table_problems(cohort: Cohort, num_shards: int) -> list[str]:
     patches, table = cohort.patches, cohort.root / "patches.parquet"
-    problems = []
+    problems = [
+        f"{path}: not what {table} says; remove the folder {path.parent}, which is made anew from it"
+        for path in damaged_columns(cohort.root)
+    ]
+    if problems:
+        return problems
     if (patches.slide[1:] < patches.slide[:-1]).any():
         problems.append(f"{table}: rows are not in slide order")
     if len(patches) and not 0 <= patches.slide.min() <= patches.slide.max() < cohort.num_slides:

@@ -98,3 +98,12 @@ def test_where_columns_cannot_be_written_the_cohort_opens_and_tells(cohort: Path
     (cohort / "table").write_text("in the way")  # for root, whom no permission stops
     assert "table: the columns of patches.parquet cannot be kept there" in Cohort.open(cohort).patches.told
     assert_opens(cohort, fingerprint, is_mapped=False)
+
+
+def test_a_flipped_bit_is_found_by_the_check_of_a_cohort(cohort: Path) -> None:
+    assert patch_table.damaged_columns(cohort) == []
+    path = cohort / "table" / "truth.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert patch_table.damaged_columns(cohort) == [path]
