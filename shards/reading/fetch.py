@@ -184,6 +184,7 @@ class LocalShards:
     def _release(self, handle: "_Handle") -> None:
         with self._lock:
             handle.num_users -= 1
+            self._close_oldest()  # more than the bound were open while more were in use
 
     def _close_oldest(self) -> None:
         while len(self._handles) > self._max_open_files:

@@ -36,9 +36,9 @@ def test_few_handles_and_many_threads(make_cohort: MakeCohort, ids_of: IdsOf) ->
     rows = [np.random.default_rng(n).permutation(96)[:10] for n in range(60)]
     with PatchReader(cohort, ReaderConfig(threads=4, prefetch_batches=7, max_open_files=2)) as reader:
         batches = list(reader.batches(rows))
-        # of shards alone: what other tests of this process hold open does not count
+        # of these shards alone: what other tests of this process hold open does not count
         held = [os.path.realpath(f"/proc/self/fd/{handle}") for handle in os.listdir("/proc/self/fd")]
-        assert 1 <= sum(path.endswith(".tar") for path in held) <= 2
+        assert 1 <= sum(path.startswith(f"{cohort.root}/shards") for path in held) <= 2
     assert [ids.tolist() for ids, _ in batches] == [row.tolist() for row in rows]
     assert all(ids_of(images) == ids.tolist() for ids, images in batches)
 
