@@ -118,7 +118,8 @@ def draw_pictures(record: RunRecord, reader: PatchReader, device: torch.device, 
         "positives": lambda path: picture_patches.draw_positives(path, record, reader),
         "embedding": lambda path: picture_embedding.draw_embedding(path, record, reader, device),
     }
-    return [drawn_or_not(name, *TEXTS[name], draw[name], folder / f"{name}.png") for name in TEXTS]
+    names = [name for name in TEXTS if name != "froc" or record.knows_truth]  # without annotations there is no lesion
+    return [drawn_or_not(name, *TEXTS[name], draw[name], folder / f"{name}.png") for name in names]
 
 
 def _froc(record: RunRecord) -> Mapping[str, Any]:

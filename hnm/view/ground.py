@@ -146,8 +146,8 @@ def open_ground(record: RunRecord, reader: PatchReader | None, slide: int, is_bo
         else:
             picture, level0_per_px = opened.thumbnail(BOUNDED_PX if is_bounded else max(opened.width, opened.height))
             height, width = picture.shape[:2]
-            words = "" if level0_per_px <= 1 else f"1 pixel here is {level0_per_px:.3g} of the slide's; hnm view without --out has all"
-            yield Ground(words, width, height, level0_per_px, PictureTiles(picture))
+            coarse = f"1 pixel here is {level0_per_px:.3g} pixels of the slide, all of which hnm view without --out has"
+            yield Ground(coarse if level0_per_px > 1 else "", width, height, level0_per_px, PictureTiles(picture))
     finally:
         opening.__exit__(None, None, None)
 

@@ -74,6 +74,13 @@ class Sight:
         labels = self.record.study.labels
         return sorted(order, key=lambda slide: bool(labels[slide] < 0 or called[slide] == (labels[slide] == 1)))
 
+    def first_slides(self, most: int) -> list[int]:
+        """Return the `most` slides to look at first: wrong ones, up to half, then those that have the cohort's hardest negatives."""
+        wrong = [slide for slide in self.slides if _result(self.record, slide) == "wrong"][: most // 2]
+        of_slide = self.record.study.cohort.patches.slide
+        hard = [int(of_slide[patch]) for _, ids in reversed(self.hardest_of_cohort()) for patch in ids]
+        return list(dict.fromkeys([*wrong, *hard, *self.slides]))[:most]
+
     def name(self, slide: int) -> str:
         return str(self.record.study.cohort.slide_ids[slide])
 

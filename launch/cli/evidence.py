@@ -1,4 +1,4 @@
-"""`hnm evaluate`'s neighbours: compare, crossval, status, report, view, ui: what they accept; what they do is in launch/verbs/."""
+"""`hnm evaluate`'s neighbours: compare, crossval, status, report, view, ui: what they accept; launch/verbs/ does it."""
 
 import sys
 from pathlib import Path

@@ -29,7 +29,7 @@ def view(run: Path, names: Sequence[str], out: Path | None, port: int, cohort_fo
 
     Args:
         run: the run directory.
-        names: of slides; none: all by the server, the first `MAX_SLIDES` in the folder, wrong ones first.
+        names: of slides; none: all by the server, in the folder `MAX_SLIDES`: see `Sight.first_slides`.
         out: folder; None: serve.
         port: to serve on; 0: the usual one, or a free one.
         cohort_folder: where the cohort is now, if it has moved.
@@ -84,7 +84,7 @@ def _slide_of(sight: Sight, name: str) -> int:
 
 
 def _write(sight: Sight, reader: PatchReader | None, slides: Sequence[int], out: Path) -> None:
-    chosen = slides or sight.slides[:MAX_SLIDES]
+    chosen = slides or sight.first_slides(MAX_SLIDES)
     num_lost = write_folder(sight, reader, chosen, out)
     left = len(sight.slides) - len(chosen)
     if not slides and left:

@@ -4,7 +4,8 @@ const tileUrl = (base, level, column, row) => `${base}/${level}/${column}_${row}
 
 const openSeadragonStage = (element, ground, base, on) => {
   const viewer = OpenSeadragon({
-    element, showNavigationControl: false, showNavigator: true, navigatorPosition: "BOTTOM_RIGHT", drawer: "canvas",
+    element, showNavigationControl: false, drawer: "canvas",
+    showNavigator: element.clientWidth > 600, navigatorPosition: "BOTTOM_RIGHT", navigatorBackground: "#fff",
     animationTime: 0.5, maxZoomPixelRatio: 6, minZoomImageRatio: 0.7, gestureSettingsMouse: {clickToZoom: false},
     gestureSettingsTouch: {clickToZoom: false, dblClickToZoom: true}, gestureSettingsPen: {clickToZoom: false},
     tileSources: {

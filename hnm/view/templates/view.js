@@ -26,7 +26,8 @@ const colourOf = (score, middle) => {
 
 // ---- the overlay
 const overlay = make("canvas", {className: "overlay"}), ink = overlay.getContext("2d");
-const lowest = () => Number(part("from").value) / 1000;
+let from = null;  // the lowest score that is coloured; until it is chosen, the round's threshold: the stain beside stays as it is
+const lowest = () => from ?? scorings[now]?.threshold ?? 0;
 const draw = () => {
   if (!stage) return;
   const width = stageElement.clientWidth, height = stageElement.clientHeight, ratio = window.devicePixelRatio || 1;
@@ -55,9 +56,9 @@ const draw = () => {
   if (picked !== null) drawPicked(place(picked), side);
 };
 const drawScores = (place, seen, side) => {
-  const scoring = scorings[now], middle = middleOfScale(scoring), from = lowest();
+  const scoring = scorings[now], middle = middleOfScale(scoring), least = lowest();
   for (const [at, score] of scoring.scores.entries()) {
-    if (score === null || score < from || at === picked) continue;  // the picked patch keeps its stain
+    if (score === null || score < least || at === picked) continue;  // the picked patch keeps its stain
     const [left, top] = place(at);
     if (!seen([left, top])) continue;
     ink.globalAlpha = Number(part("opacity").value) / 100;
@@ -207,7 +208,8 @@ const patchAt = (screenX, screenY) => {  // the highest of those that lie there
 // ---- controls
 const tellCalled = () => {
   const scoring = scorings[now];
-  part("from-value").textContent = lowest().toFixed(2);
+  part("from").value = String(Math.round(1000 * lowest()));
+  part("from-value").textContent = lowest().toPrecision(2);
   if (!scoring) { part("called").textContent = "No round has scored this slide."; return; }
   const scored = scoring.scores.filter(score => score !== null).length, high = scoring.scores.filter((_, at) => isHigh(scoring, at)).length;
   part("called").textContent = scoring.threshold === null
@@ -224,6 +226,7 @@ const chooseRound = place => {
 };
 for (const [place, scoring] of scorings.entries()) part("round").append(make("option", {value: String(place), textContent: scoring.name}));
 part("round").addEventListener("change", () => chooseRound(Number(part("round").value)));
+part("from").addEventListener("input", () => { from = Number(part("from").value) / 1000; });
 for (const name of ["opacity", "from", "overlay", "half", "pins-negative", "pins-candidate", "outline"]) {
   part(name).addEventListener("input", () => { tellCalled(); draw(); });
 }
