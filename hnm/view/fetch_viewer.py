@@ -23,6 +23,11 @@ MEMBERS = {  # of the npm package, and what they are called here
 TIMEOUT_S = 30.0
 
 
+def is_fetched(folder: Path = FOLDER) -> bool:
+    """Return whether all of it is there."""
+    return all((folder / name).is_file() for name in MEMBERS.values())
+
+
 def fetch(folder: Path = FOLDER) -> Path:
     """Fetch the version that package-lock.json states into `folder`, and return it.
 

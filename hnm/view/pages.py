@@ -7,19 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hnm.report.page import digits
-from hnm.view.fetch_viewer import FOLDER
+from hnm.view.fetch_viewer import FOLDER, MEMBERS, is_fetched
 from hnm.view.ground import Ground
 from hnm.view.sight import Sight, index_values, page_values, slide_values
 from shards.tiling import render
 
-VIEWER_FILES = ("openseadragon.min.js", "LICENSE.txt")
 PLAIN_VIEWER = "plain viewer (without OpenSeadragon, which python -m hnm.view.fetch_viewer fetches)"
 
 
 def viewer_files() -> dict[str, Path]:
     """Return the files of OpenSeadragon by their address in a view; none where it is not installed."""
-    found = {f"openseadragon/{name}": FOLDER / name for name in VIEWER_FILES}
-    return found if all(path.is_file() for path in found.values()) else {}
+    return {f"openseadragon/{name}": FOLDER / name for name in MEMBERS.values()} if is_fetched() else {}
 
 
 def index_page(sight: Sight, shown: set[int], has_picture: Callable[[int], bool]) -> str:

@@ -75,7 +75,7 @@ class Sight:
         return sorted(order, key=lambda slide: bool(labels[slide] < 0 or called[slide] == (labels[slide] == 1)))
 
     def first_slides(self, most: int) -> list[int]:
-        """Return the `most` slides to look at first: wrong ones, up to half, then those that have the cohort's hardest negatives."""
+        """Return the `most` slides to look at first: wrong ones, up to half, then those of the cohort's hardest negatives."""
         wrong = [slide for slide in self.slides if _result(self.record, slide) == "wrong"][: most // 2]
         of_slide = self.record.study.cohort.patches.slide
         hard = [int(of_slide[patch]) for _, ids in reversed(self.hardest_of_cohort()) for patch in ids]
@@ -217,7 +217,8 @@ def _step(scoring: Scoring, patch: int) -> tuple[str, bool]:
 
 def _table(sight: Sight, shown: set[int]) -> SlideTable:
     record = sight.record
-    without = [slide for slide in range(record.study.cohort.num_slides) if slide not in set(sight.slides)]
+    scored = set(sight.slides)
+    without = [slide for slide in range(record.study.cohort.num_slides) if slide not in scored]
     rows = [_row(sight, slide, slide in shown) for slide in (*sight.slides, *without)]
     choices = {"split": [str(name) for name in np.unique(record.split_of) if name], "result": RESULTS}
     return SlideTable(COLUMNS, rows, choices, "name, remark", "slides")

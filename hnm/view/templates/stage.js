@@ -2,11 +2,14 @@
 // With OpenSeadragon where it is, else with a plain one of ours.
 const tileUrl = (base, level, column, row) => `${base}/${level}/${column}_${row}.jpg`;
 
+const fitting = (element, ground) => Math.min(element.clientWidth / ground.width, element.clientHeight / ground.height);
+const highest = (element, ground) => Math.max(6, 8 * fitting(element, ground));  // screen pixels a picture pixel may be wide
+
 const openSeadragonStage = (element, ground, base, on) => {
   const viewer = OpenSeadragon({
     element, showNavigationControl: false, drawer: "canvas",
     showNavigator: element.clientWidth > 600, navigatorPosition: "BOTTOM_RIGHT", navigatorBackground: "#fff",
-    animationTime: 0.5, maxZoomPixelRatio: 6, minZoomImageRatio: 0.7, gestureSettingsMouse: {clickToZoom: false},
+    animationTime: 0.5, maxZoomPixelRatio: highest(element, ground), minZoomImageRatio: 0.7, gestureSettingsMouse: {clickToZoom: false},
     gestureSettingsTouch: {clickToZoom: false, dblClickToZoom: true}, gestureSettingsPen: {clickToZoom: false},
     tileSources: {
       width: ground.width, height: ground.height, tileSize: ground.tile, tileOverlap: ground.overlap, minLevel: 0,
@@ -69,7 +72,7 @@ const plainStage = (element, ground, base, on) => {
   };
   const ask = () => { if (!asked) { asked = true; requestAnimationFrame(draw); } };
   const zoomAt = (factor, atX, atY) => {
-    const most = 6, least = 0.5 * Math.min(element.clientWidth / ground.width, element.clientHeight / ground.height);
+    const most = highest(element, ground), least = 0.5 * fitting(element, ground);
     const next = Math.max(least, Math.min(most, scale * factor));
     x = atX - (atX - x) * next / scale;
     y = atY - (atY - y) * next / scale;
@@ -77,7 +80,7 @@ const plainStage = (element, ground, base, on) => {
     ask();
   };
   const flyTo = (centreX, centreY, width, height = width) => {
-    scale = Math.min(6, element.clientWidth / width, element.clientHeight / height);
+    scale = Math.min(highest(element, ground), element.clientWidth / width, element.clientHeight / height);
     x = element.clientWidth / 2 - centreX * scale;
     y = element.clientHeight / 2 - centreY * scale;
     ask();
