@@ -8,7 +8,7 @@ A round's patch threshold is chosen on its own scores of validation slides (`hnm
 need not have one scale. Where there is no negative validation patch, there is no threshold and nothing is called positive.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -55,6 +55,11 @@ class Scoring:
         scores = self.scores[self.is_negative]
         return np.sort(scores[np.isfinite(scores)])
 
+    def has_mined(self, patch: int) -> bool:
+        """Is a patch one of the hard negatives?"""
+        at = int(np.searchsorted(self.negatives, patch))
+        return at < len(self.negatives) and int(self.negatives[at]) == patch
+
     def ranks(self, ids: np.ndarray) -> np.ndarray:
         """Return (n,) int64: the place of each of `ids` among the patches of negative slides, 1 the hardest; 0: not scored."""
         scores = self.scores[ids]
@@ -92,23 +97,28 @@ def hardest(scores: np.ndarray, ids: np.ndarray, most: int) -> np.ndarray:
     return ids[np.lexsort((ids, -scores[ids]))][:most]
 
 
-def follow(scorings: Sequence[Scoring], within: np.ndarray | None = None) -> list[Followed]:
+def of_slide(increasing: np.ndarray, study: Study, slide: int) -> np.ndarray:
+    """Return those of increasing patch ids that belong to a slide."""
+    return increasing[slice(*np.searchsorted(increasing, study.cohort.patch_bounds[slide : slide + 2]))]
+
+
+def follow(scorings: Sequence[Scoring], within: Callable[[np.ndarray], np.ndarray] = np.asarray) -> list[Followed]:
     """Return what became of the hard negatives of each round that mined some.
 
     Args:
         scorings: the rounds in order.
-        within: increasing ids of the patches that count; None: all.
+        within: chooses which of increasing ids count; without it all do.
     """
     followed = []
     for at, scoring in enumerate(scorings):
-        mined = scoring.negatives if within is None else scoring.negatives[np.isin(scoring.negatives, within)]
+        mined = within(scoring.negatives)
         if not len(mined):
             continue
         called = [
             int((later.scores[mined] >= np.float32(later.threshold.value)).sum()) if later.calls else None
             for later in scorings[at:]
         ]
-        again = int(np.isin(mined, scorings[at + 1].negatives).sum()) if at + 1 < len(scorings) else None
+        again = int(np.isin(mined, within(scorings[at + 1].negatives)).sum()) if at + 1 < len(scorings) else None
         followed.append(Followed(scoring.name, len(mined), called, again))
     return followed
 

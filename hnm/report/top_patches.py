@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hnm.report.hardest import Scoring, evaluation_of_record, hardest, negatives_of, rounds_of_record
+from hnm.report.hardest import evaluation_of_record, hardest, negatives_of, rounds_of_record
 from hnm.report.record import RunRecord
 from shards.cohort.slides import slide_key
 from shards.files import whole_file
@@ -69,10 +69,8 @@ class TopPatches:
     """Makes the rows of a run's slides."""
 
     def __init__(self, record: RunRecord) -> None:
-        is_negative = record.study.mask_of(np.flatnonzero(record.study.labels == 0))
-        chosen = Scoring("chosen", record.by_patch, record.chosen_patch_threshold, is_negative)
         self._record, self._rounds = record, rounds_of_record(record)
-        self._last = evaluation_of_record(record) or chosen
+        self._last = evaluation_of_record(record) or self._rounds[record.chosen]
 
     def of_slide(self, slide: int, most: int) -> list[TopPatch]:
         """Return the `most` hardest negatives of a slide, and the `most` highest patches unless all are negative."""
@@ -98,7 +96,7 @@ class TopPatches:
             called=bool(last.calls and last.scores[patch] >= np.float32(last.threshold.value)),
             scores=[None if np.isnan(score) else score for score in scores],
             rank=int(last.ranks(at)[0]) if last.is_negative[patch] else None,
-            mined=[number for number, scoring in enumerate(self._rounds) if np.isin(at, scoring.negatives)[0]],
+            mined=[number for number, scoring in enumerate(self._rounds) if scoring.has_mined(patch)],
             truth=int(patches.truth[patch]),
         )
 

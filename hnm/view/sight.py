@@ -18,6 +18,7 @@ from hnm.report.hardest import (
     follow,
     hardest,
     negatives_of,
+    of_slide,
     rounds_of_record,
 )
 from hnm.report.page import name_of
@@ -77,8 +78,8 @@ class Sight:
     def first_slides(self, most: int) -> list[int]:
         """Return the `most` slides to look at first: wrong ones, up to half, then those of the cohort's hardest negatives."""
         wrong = [slide for slide in self.slides if _result(self.record, slide) == "wrong"][: most // 2]
-        of_slide = self.record.study.cohort.patches.slide
-        hard = [int(of_slide[patch]) for _, ids in reversed(self.hardest_of_cohort()) for patch in ids]
+        slide_of = self.record.study.cohort.patches.slide
+        hard = [int(slide_of[patch]) for _, ids in reversed(self.hardest_of_cohort()) for patch in ids]
         return list(dict.fromkeys([*wrong, *hard, *self.slides]))[:most]
 
     def name(self, slide: int) -> str:
@@ -136,8 +137,8 @@ def slide_values(sight: Sight, slide: int, ground: Ground, pictures: Sequence[in
                 "scores": _scores(scoring.scores[ids]),
                 "ranks": scoring.ranks(ids).tolist(),
                 "num_ranked": len(scoring.of_negatives),
-                "negatives": (scoring.negatives[np.isin(scoring.negatives, ids)] - first).tolist(),
-                "candidates": (scoring.candidates[np.isin(scoring.candidates, ids)] - first).tolist(),
+                "negatives": (of_slide(scoring.negatives, study, slide) - first).tolist(),
+                "candidates": (of_slide(scoring.candidates, study, slide) - first).tolist(),
                 "hard": (of_hard - first).tolist(),
                 "high": (of_high - first).tolist(),
             }
@@ -149,7 +150,7 @@ def slide_values(sight: Sight, slide: int, ground: Ground, pictures: Sequence[in
 def page_values(sight: Sight, slide: int, ground: Ground, shown: set[int]) -> dict[str, Any]:
     """Return the words above and beside a slide's picture; `shown` are the slides that have a page."""
     record, scorings = sight.record, sight.scorings_of(slide)
-    label, own = int(record.study.labels[slide]), np.arange(*record.study.cohort.patch_bounds[slide : slide + 2])
+    label = int(record.study.labels[slide])
     order = [each for each in sight.slides if each in shown]
     at = order.index(slide)
     neighbours = {"before": order[at - 1] if at else None, "after": order[at + 1] if at + 1 < len(order) else None}
@@ -163,7 +164,7 @@ def page_values(sight: Sight, slide: int, ground: Ground, shown: set[int]) -> di
         "threshold": record.threshold,
         "result": _result(record, slide),
         "ground": ground.words,
-        "followed": follow(scorings, own),
+        "followed": follow(scorings, lambda ids: of_slide(ids, record.study, slide)),
         "scorings": [scoring.name for scoring in scorings],
         "calls": any(scoring.calls for scoring in scorings),
         **{name: None if other is None else slide_key(sight.name(other)) for name, other in neighbours.items()},
@@ -179,7 +180,7 @@ def index_values(sight: Sight, shown: set[int], has_picture: Callable[[int], boo
         has_picture: tells of a patch id whether its picture is there.
     """
     record = sight.record
-    of_slide = record.study.cohort.patches.slide
+    slide_of = record.study.cohort.patches.slide
     return {
         "run": name_of(record.run),
         "table": _table(sight, shown),
@@ -196,8 +197,8 @@ def index_values(sight: Sight, shown: set[int], has_picture: Callable[[int], boo
                 "patches": [
                     {
                         "id": int(patch),
-                        "slide": sight.name(int(of_slide[patch])),
-                        "href": f"{sight.place(int(of_slide[patch]))}#p={patch}" if int(of_slide[patch]) in shown else None,
+                        "slide": sight.name(int(slide_of[patch])),
+                        "href": f"{sight.place(int(slide_of[patch]))}#p={patch}" if int(slide_of[patch]) in shown else None,
                         "has_picture": has_picture(int(patch)),
                         "course": [_step(later, int(patch)) for later in sight.rounds],
                     }
@@ -227,10 +228,10 @@ def _table(sight: Sight, shown: set[int]) -> SlideTable:
 def _row(sight: Sight, slide: int, is_shown: bool) -> SlideRow:
     record, study = sight.record, sight.record.study
     label, score, status = int(study.labels[slide]), float(record.by_slide[slide]), study.status_of(slide)
-    scorings, own = sight.scorings_of(slide), study.cohort.patch_bounds[slide : slide + 2]
+    scorings = sight.scorings_of(slide)
     negatives = negatives_of(study, slide)
     last = scorings[-1].scores[negatives] if scorings and len(negatives) else np.empty(0)
-    mined = [int(np.diff(np.searchsorted(scoring.negatives, own))[0]) for scoring in scorings]
+    mined = [len(of_slide(scoring.negatives, study, slide)) for scoring in scorings]
     calls = bool(scorings) and scorings[-1].calls
     cells = {
         "slide": sight.name(slide),
