@@ -35,7 +35,7 @@ from shards.tiling.unit import Unit, annotation_fields, unit_path, write_picture
 NO_PLACE = -1  # coordinate of a patch whose place is unknown
 OF_PICTURES = {name for name in TileConfig.model_fields if name not in (
     "truth_share", "positive_groups", "negative_groups", "skip_bad_outlines", "max_failed", "allow_unlabelled",
-    "validation_share", "test_share", "split_seed", "patch_px", "mpp", "assume_mpp",
+    "validation_share", "test_share", "split_by", "split_seed", "patch_px", "mpp", "assume_mpp",
 )}  # fmt: skip
 NO_USE = "its file of features does not tell both where the patches are and how large"
 
@@ -92,7 +92,7 @@ def import_features(
         settings = config.model_dump(mode="json") | _settings(given)
         about = asdict(given) | {"digest": digest.hexdigest()}
         summary = merge_cohort(slides, units, cohort, settings, config.max_failed, about)
-    return replace(summary, split_drawn=split_drawn, num_tiled=summary.num_done), given, warnings
+    return replace(summary, split_drawn=split_drawn, split_by=config.split_by, num_tiled=summary.num_done), given, warnings
 
 
 def _import_one(

@@ -21,7 +21,15 @@ from hnm.evidence.beside_baselines import baselines_part, baselines_path
 from hnm.evidence.context import context_part
 from hnm.evidence.detect import froc_part
 from hnm.evidence.gain import gain_of_finetuning
-from hnm.evidence.measure import count_patients, instance_part, require_scores, round_rows, slide_part, warnings_of
+from hnm.evidence.measure import (
+    count_patients,
+    instance_part,
+    interval_by,
+    require_scores,
+    round_rows,
+    slide_part,
+    warnings_of,
+)
 from hnm.evidence.patch_threshold import patch_threshold_part
 from hnm.evidence.without_patch import explain_without_patch, without_patch_part
 from hnm.mining.coordinator import read_decision
@@ -30,6 +38,7 @@ from hnm.run.broken import count_broken, explain_broken, read_broken
 from hnm.run.checksums import EVALUATED_FILES, MINED_FILES, note_files, read_json, read_state, require_whole, whole
 from hnm.run.phase import phase
 from hnm.run.session import Session
+from hnm.run.site_leaks import site_warnings
 from hnm.run.study import Study
 from hnm.run_rounds import choose_round, encoder_of_round, last_round, round_folder, rounds_of
 from hnm.statistics.zero_width import zero_width_warning
@@ -133,7 +142,7 @@ def measure(
     validation = decisions[chosen]["validation"]
     judged, threshold = study.judged, validation["threshold"]
     of_test = study.labels[judged], by_slide[judged], study.patients_of(judged), threshold
-    slide = slide_part(*of_test, seed)
+    slide = slide_part(of_test[0], of_test[1], study.drawn_by(judged), threshold, seed)
     without_patch = without_patch_part(study, by_slide, threshold)
     froc = froc_part(by_patch, study, seed)
     phases, broken = read_state(run)["phases"], read_broken(run)
@@ -143,6 +152,7 @@ def measure(
         "num_test_slides": len(judged),
         "patients": count_patients(study.labels[judged], study.patients_of(judged)),
         **slide,
+        **interval_by(study),
         **without_patch,
         "instance": instance_part(by_patch, study, seed),
         "froc": froc,
@@ -155,6 +165,7 @@ def measure(
         "patch_threshold": patch_threshold_part(by_patch, study, config.rounds.patch_false_positive_rate),
         "warnings": explain_without_patch({**slide, **without_patch})
         + warnings_of(study, froc)
+        + site_warnings(study)
         + explain_broken(broken, study, study.test, "test"),
         "interval_warnings": zero_width_warning(*of_test),
     }

@@ -96,7 +96,7 @@ class Model:
     def identity(self) -> str:
         """A hash of all that decides a prediction: another model, other thresholds or other patches give another."""
         decisive = [self.about.weights, self.about.slide_threshold, self.about.patch_threshold]
-        tile = self.config.tile.model_dump(mode="json", exclude=set(OF_ITS_SLIDES))
+        tile = self.config.tile.model_dump(mode="json", exclude={*OF_ITS_SLIDES, "split_by"})
         return hashlib.sha256(json.dumps([*decisive, tile], sort_keys=True).encode()).hexdigest()
 
 
@@ -150,7 +150,7 @@ def preprocessing_of(config: Config) -> dict[str, Any]:
         "annotation_frame",
         *OF_ITS_SLIDES,
     }
-    left_out |= {"max_failed", "allow_unlabelled", "validation_share", "test_share", "split_seed", "shard_mb"}
+    left_out |= {"max_failed", "allow_unlabelled", "validation_share", "test_share", "split_by", "split_seed", "shard_mb"}
     tile = config.tile.model_dump(mode="json", exclude=left_out)
     cut = "at points of a file" if config.tile.points_file is not None else "on a grid"
     return {**tile, "cut": cut, "pixels": "JPEG round trip, RGB, divided by 255, (3, patch_px, patch_px)"}

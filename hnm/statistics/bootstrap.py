@@ -1,4 +1,9 @@
-"""Bootstrap intervals: whole patients are drawn with replacement, for slides of one patient are no independent evidence."""
+"""Bootstrap intervals: whole patients are drawn with replacement, for slides of one patient are no independent evidence.
+
+Patients of one hospital are alike, too, so an interval for other hospitals is of resampled sites. Of few sites it is no better:
+with drawn scores (12 patients a site on average; shift and effect differ from site to site; 400 cohorts, 2026-11-28) an interval
+of 95 % by site covered COVERAGE.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -7,6 +12,13 @@ import numpy as np
 
 from hnm.statistics.metrics import Figures
 from shards.seeding import numpy_generator
+
+MANY_SITES = 20
+
+
+def can_draw_sites(sites: np.ndarray) -> bool:
+    """Return whether intervals can be by site: all are known, and there are many; `sites` (n,) str, "" is unknown."""
+    return bool((sites != "").all()) and len(np.unique(sites)) >= MANY_SITES
 
 
 class Interval(NamedTuple):

@@ -39,6 +39,7 @@ def counts_lines(summary: TileSummary, cohort: Path) -> list[str]:
     lines += [f"warning: {outlier}. Look at it in tiling.html" for outlier in summary.outliers]
     if summary.split_drawn:
         how = "by patient" if summary.patients_known else "slide by slide, for the table names no patients"
+        how = "by site, none of which is in two" if summary.split_by == "site" else how
         lines.append(f"the table has no split column: train, validation and test were drawn {how} (tile.split_seed)")
     lines += [*split_lines(summary.splits), *(f"warning: {text}" for text in split_warnings(summary.splits))]
     return lines + [f"  {slide_id}: {reason}" for slide_id, reason in (summary.failures | summary.empties).items()]

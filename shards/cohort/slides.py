@@ -1,9 +1,10 @@
 """The user's table of slides: read, checked, and turned into `Slide` values.
 
-    slides.csv   slide_id,path,label[,label_...][,patient_id][,split][,split_...][,mpp][,annotation]
+    slides.csv   slide_id,path,label[,label_...][,patient_id][,split][,split_...][,site][,mpp][,annotation]
 
 A label is 1, 0 or empty (unknown), a split is train, validation, test or empty, an annotation is a file of outlines
-(see `shards.cohort.annotations`). A table of several questions may have label_EGFR, label_TP53 ... and no column label.
+(see `shards.cohort.annotations`), a site is the hospital that the slide is from. A table of several questions may have
+label_EGFR, label_TP53 ... and no column label.
 """
 
 import difflib
@@ -22,7 +23,8 @@ from shards.errors import InputError
 SPLITS = ("train", "validation", "test")
 LABELS = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas writes 1.0 where the column has an empty cell
 REQUIRED_COLUMNS = ("slide_id", "path")
-OPTIONAL_COLUMNS = ("patient_id", "split", "mpp", "annotation")
+OPTIONAL_COLUMNS = ("patient_id", "split", "site", "mpp", "annotation")
+MISSPELT = ("patient_id", "split", "mpp", "annotation")  # of these a name that is nearly so is refused
 MAX_LISTED = 10  # complaints shown at once
 # An objective of 1x has 10 um/px. Below and above: a cell in millimetres or metres, in nanometres, an objective's power; or a
 # printer's dots in a header: 2400 dpi are 10.6, 1200 dpi 21.2, 72 dpi 353, 1/1 10,000 or 25,400.
@@ -43,6 +45,7 @@ class Slide:
         splits: by split column: train, validation, test or "".
         mpp: microns per pixel at level 0 as the table gives it, or None: ask the file.
         annotation: file of outlines, absolute, or None.
+        site: the hospital that it is from, "" where the table doesn't say.
     """
 
     slide_id: str
@@ -52,6 +55,7 @@ class Slide:
     splits: dict[str, str]
     mpp: float | None
     annotation: Path | None = None
+    site: str = ""
 
     @property
     def key(self) -> str:
@@ -151,7 +155,7 @@ def _refuse_misspelt_columns(path: Path, columns: Collection[str]) -> None:
     for column in columns:
         if _is_known(column):
             continue
-        close = difflib.get_close_matches(column.lower(), OPTIONAL_COLUMNS, n=1, cutoff=0.8)
+        close = difflib.get_close_matches(column.lower(), MISSPELT, n=1, cutoff=0.8)
         if close and close[0] not in columns:
             raise InputError(
                 f"{path}, row 1: unknown column {column!r}; did you mean {close[0]!r}? Rename or remove it"
@@ -208,6 +212,7 @@ def _slide(row: Row) -> Slide:
         splits={column: _split(row, column) for column in row.cells if column.startswith("split")},
         mpp=_mpp(row),
         annotation=_file(row, "annotation") if row.cells.get("annotation") else None,
+        site=row.cells.get("site", ""),
     )
 
 

@@ -23,6 +23,7 @@ from shards.errors import InputError
 from shards.exchange.coords import coords_files
 from shards.progress import Progress
 from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
+from shards.tiling.drawn_split import site_warnings, with_drawn_split
 from shards.tiling.masks import masks_of_slides
 from shards.tiling.merge import alone, finished_units, merge_cohort, splits_of
 from shards.tiling.mimics import write_mimics
@@ -43,6 +44,7 @@ NOT_OF_A_SLIDE = {
     "allow_unlabelled",
     "validation_share",
     "test_share",
+    "split_by",
     "split_seed",
     *OF_ITS_SLIDES,
 }
@@ -123,7 +125,9 @@ def slides_of_table(slides_csv: Path, config: TileConfig, needs_files: bool = Tr
     slides, warnings = table.slides, table.warnings + same_slide_warnings(table.slides)
     split_drawn = "split" not in slides[0].splits
     if split_drawn:
-        slides = _with_drawn_split(slides, config)
+        slides = with_drawn_split(slides, config)
+    elif config.split_by == "site":
+        warnings += site_warnings(slides)
     return slides, split_drawn, warnings + split_warnings(count_splits(slides))
 
 
@@ -235,6 +239,7 @@ def merge_plan(plan: Plan, cohort: Path, config: TileConfig, unsaved: Mapping[st
         num_points_unmatched=plan.num_points_unmatched,
         split_drawn=plan.split_drawn,
         patients_known=plan.patients_known,
+        split_by=config.split_by,
     )
 
 
@@ -270,16 +275,3 @@ def _outcomes(
 def owners(jobs: Sequence[SlideJob], cohort: Path) -> list[str]:
     """Return who is cutting slides of these jobs at present, for people to read."""
     return sorted({str(owner) for job in jobs if (owner := owner_of(lock_path(cohort, job))) is not None})
-
-
-def _with_drawn_split(slides: list[Slide], config: TileConfig) -> list[Slide]:
-    from shards.cohort.splits import split_patients  # imports torch for its seeds: 2 s that only this needs
-
-    splits = split_patients(
-        [slide.patient_id for slide in slides],
-        [first_label(slide) for slide in slides],
-        validation_share=config.validation_share,
-        test_share=config.test_share,
-        seed=config.split_seed,
-    )
-    return [replace(slide, splits={"split": split} | slide.splits) for slide, split in zip(slides, splits, strict=True)]
