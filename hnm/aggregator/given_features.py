@@ -8,6 +8,7 @@ files' own, bit for bit. Where a file has coordinates and says how large its pat
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,13 @@ class Given:
 
 
 def import_features(
-    slides_csv: Path, folder: Path, cohort: Path, name: str | None, config: TileConfig, progress: Progress
+    slides_csv: Path,
+    folder: Path,
+    cohort: Path,
+    name: str | None,
+    config: TileConfig,
+    progress: Progress,
+    positive: Sequence[str] = (),
 ) -> tuple[TileSummary, Given, list[str]]:
     """Write a cohort of the features in `folder`.
 
@@ -59,6 +66,7 @@ def import_features(
         slides_csv: the table of slides; the column path may be missing.
         name: which of several matrices, where files hold more than one.
         config: how splits are drawn, what annotations are taken as, how many slides may fail.
+        positive: words that are positive labels (data.positive).
 
     Returns:
         The summary, what the files have in common, and warnings.
@@ -66,7 +74,7 @@ def import_features(
     Raises:
         InputError: a table or file has a mistake, files differ, or too many slides have none.
     """
-    slides, split_drawn, warnings = slides_of_table(slides_csv, config, needs_files=False)
+    slides, split_drawn, warnings = slides_of_table(slides_csv, config, False, positive)
     if idle := sorted(config.model_fields_set & OF_PICTURES):
         warnings = [*warnings, f"without effect on features: {', '.join(f'tile.{name}' for name in idle)}"]
     files = files_of_slides(folder, slides, SUFFIXES)

@@ -18,6 +18,7 @@ from hnm.encoder.contrastive_model import load_model
 from hnm.encoder.embed import embed
 from hnm.engine.ranks import barrier, main_says
 from hnm.evidence.beside_baselines import baselines_part, baselines_path
+from hnm.evidence.calls import calls_part
 from hnm.evidence.context import context_part
 from hnm.evidence.detect import froc_part
 from hnm.evidence.gain import gain_of_finetuning
@@ -41,6 +42,7 @@ from hnm.run.session import Session
 from hnm.run.site_leaks import site_warnings
 from hnm.run.study import Study
 from hnm.run_rounds import choose_round, encoder_of_round, last_round, round_folder, rounds_of
+from hnm.statistics.thresholds import policy_warnings
 from hnm.statistics.zero_width import zero_width_warning
 from shards.cohort.cohort import FEATURES
 from shards.cohort.slides import SPLITS
@@ -143,6 +145,7 @@ def measure(
     judged, threshold = study.judged, validation["threshold"]
     of_test = study.labels[judged], by_slide[judged], study.patients_of(judged), threshold
     slide = slide_part(of_test[0], of_test[1], study.drawn_by(judged), threshold, seed)
+    calls = calls_part(by_slide, study, config.evaluate, threshold, seed)
     without_patch = without_patch_part(study, by_slide, threshold)
     froc = froc_part(by_patch, study, seed)
     phases, broken = read_state(run)["phases"], read_broken(run)
@@ -152,6 +155,7 @@ def measure(
         "num_test_slides": len(judged),
         "patients": count_patients(study.labels[judged], study.patients_of(judged)),
         **slide,
+        **calls,
         **interval_by(study),
         **without_patch,
         "instance": instance_part(by_patch, study, seed),
@@ -166,6 +170,7 @@ def measure(
         "warnings": explain_without_patch({**slide, **without_patch})
         + warnings_of(study, froc)
         + site_warnings(study)
+        + policy_warnings(config.evaluate.threshold, study.labels[study.validation], validation)
         + explain_broken(broken, study, study.test, "test"),
         "interval_warnings": zero_width_warning(*of_test),
     }

@@ -116,7 +116,7 @@ def describe_run(record: RunRecord) -> Description:
     if record.metrics is not None:
         kept = (
             *("num_test_slides", "patients", "slide", "slide_without_missed", "slide_auc_interval", "slide_intervals"),
-            *("without_patch", "instance", "froc", "patch_threshold"),
+            *("without_patch", "instance", "froc", "patch_threshold", "predictive_values", "interval_by"),
         )
         test = {name: record.metrics[name] for name in kept if record.metrics.get(name) is not None}
         # not the "warnings" of metrics.json: of unreadable patches they name slides, and an export goes to strangers

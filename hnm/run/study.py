@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hnm.statistics.bootstrap import can_draw_sites
 from shards.cohort.cohort import Cohort
+from shards.cohort.label_words import words_of_setting
 from shards.cohort.slides import SPLITS
 from shards.cohort.source_sites import SplitBy
 from shards.errors import InputError
@@ -23,6 +24,11 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     label_column: str = Field("label", description="column of the slide labels (0/1; slides without one take no part)")
+    positive: list[str] = Field(
+        [],
+        description="words of the label columns that are positive, such as malignant, read by hnm tile and hnm predict: other "
+        "words are negative, NA and the like unknown. [] = labels are 1 and 0",
+    )
     split_column: str = Field("split", description="column that says train, validation or test")
     encoder_splits: list[Literal["train", "validation"]] = Field(
         ["train"], description="splits whose patches train the encoder (the released code adds validation)"
@@ -39,6 +45,11 @@ class DataConfig(BaseModel):
         lt=1,
         description="experiments only, needs patch truth: thin out positive slides to this share of positive patches",
     )
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _are_words(cls, value: Any) -> Any:
+        return words_of_setting(value)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from hnm.config import RECORDED, read_config
 from hnm.engine.engine import EngineConfig
 from hnm.engine.numerics import numerics
 from hnm.engine.ranks import single_world
@@ -79,7 +80,7 @@ class PredictRequest:
 
 def predict(request: PredictRequest) -> int:
     """Score every slide; one that fails is named, the others are done. Exit code 1 if any failed."""
-    slides = read_inputs(request.slides)
+    slides = read_inputs(request.slides, positive_words(request.model))
     for warning in same_slide_warnings(slides, refuse=False):
         print(f"warning: {warning}")
     refuse_taken_names(request.out, slides, contents := contents_of([slide.path for slide in slides]))  # before the work
@@ -193,7 +194,12 @@ def with_thresholds(model: Model, slide: float | None, patch: float | None) -> M
     return replace(model, about=about)
 
 
-def read_inputs(paths: Sequence[Path]) -> list[Slide]:
+def positive_words(model: Path) -> list[str]:
+    """Return which words of labels are positive (data.positive), of a run or an exported model; none where there is neither."""
+    return read_config(model / RECORDED).data.positive if (model / RECORDED).is_file() else []
+
+
+def read_inputs(paths: Sequence[Path], positive: Sequence[str] = ()) -> list[Slide]:
     """Return the slides of the command line: image files, and tables (.csv) with slide_id, path and more.
 
     Raises:
@@ -202,7 +208,7 @@ def read_inputs(paths: Sequence[Path]) -> list[Slide]:
     slides: list[Slide] = []
     for path in paths:
         if path.suffix.lower() == ".csv":
-            slides += read_slides(path, allow_unlabelled=True)
+            slides += read_slides(path, True, positive)
         elif path.is_dir():
             raise InputError(f"{path}: a folder. Name its slides ({path}/*.svs), or give a table slides.csv")
         else:

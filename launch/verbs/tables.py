@@ -6,7 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hnm.statistics.zero_width import few_patients, warnings_told
+from hnm.evidence.calls import calls_told
+from hnm.statistics.thresholds import policy_in_words
+from hnm.statistics.zero_width import interval_remark, warnings_told
 from shards.cohort.split_counts import split_lines, split_warnings
 from shards.tiling.tile_summary import TileSummary
 
@@ -85,15 +87,20 @@ def _test_table(metrics: dict[str, Any]) -> Table:
     table.add_column("metric")
     table.add_column("value", justify="right")
     slide = metrics["slide"]
-    few = few_patients(metrics)
+    few = interval_remark(metrics)
     table.add_row("slide AUC", _figure(slide["auc"]))
     _add_interval(table, metrics["slide_auc_interval"], few)
     if (without := metrics.get("slide_without_missed")) is not None:
         missed = metrics["without_patch"]["missed"]
         table.add_row(f"  without the {missed} positive ones without tissue", _figure(without["auc"]))
     table.add_row("slide AUPRC", _figure(slide.get("auprc")))
+    if policy := metrics.get("threshold_policy"):
+        table.add_row(f"threshold, {policy_in_words(policy)} on validation", f"{metrics['threshold']:.3f}")
     for name in ("accuracy", "balanced accuracy", "f1", "sensitivity", "specificity"):
         table.add_row(f"slide {name} at {metrics['threshold']:.3f}", _figure(slide.get(name.replace(" ", "_"))))
+    for words, value, interval in calls_told(metrics):
+        table.add_row(words, _figure(value))
+        _add_interval(table, interval, few)
     table.add_row("slide Brier score", _figure(slide.get("brier")))
     if (froc := metrics.get("froc")) is not None:
         table.add_row(f"FROC of {froc['num_lesions']} lesions ({', '.join(froc['lesions_from'])})", _figure(froc["score"]))

@@ -2,8 +2,8 @@
 
     slides.csv   slide_id,path,label[,label_...][,patient_id][,split][,split_...][,site][,mpp][,annotation]
 
-A label is 1, 0 or empty (unknown), a split is train, validation, test or empty, an annotation is a file of outlines
-(see `shards.cohort.annotations`), a site is the hospital that the slide is from. A table of several questions may have
+A label is 1, 0 or empty (unknown), or a word (data.positive). A split is train, validation, test or empty, an annotation is a
+file of outlines (see `shards.cohort.annotations`), a site is the hospital that the slide is from. A table of several questions may have
 label_EGFR, label_TP53 ... and no column label.
 """
 
@@ -11,17 +11,17 @@ import difflib
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.cohort.cohort_table import Row, number_in, read_rows
 from shards.cohort.file_cell import file_of
+from shards.cohort.label_words import meaning_of_words, words_told
 from shards.cohort.patients import patient_warnings
 from shards.errors import InputError
 
 SPLITS = ("train", "validation", "test")
-LABELS = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas writes 1.0 where the column has an empty cell
 REQUIRED_COLUMNS = ("slide_id", "path")
 OPTIONAL_COLUMNS = ("patient_id", "split", "site", "mpp", "annotation")
 MISSPELT = ("patient_id", "split", "mpp", "annotation")  # of these a name that is nearly so is refused
@@ -82,13 +82,17 @@ def slide_key(slide_id: str) -> str:
     return f"{stem}-{hashlib.sha256(slide_id.encode()).hexdigest()[:12]}"
 
 
-def read_slides(slides_csv: Path, allow_unlabelled: bool = False) -> list[Slide]:
+def read_slides(slides_csv: Path, allow_unlabelled: bool = False, positive: Sequence[str] = ()) -> list[Slide]:
     """Return the slides of slides.csv; see `read_slide_table`. Without labels (for prediction) patients do not matter."""
-    return read_slide_table(slides_csv, allow_unlabelled, patients_matter=not allow_unlabelled).slides
+    return read_slide_table(slides_csv, allow_unlabelled, not allow_unlabelled, positive=positive).slides
 
 
 def read_slide_table(
-    slides_csv: Path, allow_unlabelled: bool = False, patients_matter: bool = True, needs_files: bool = True
+    slides_csv: Path,
+    allow_unlabelled: bool = False,
+    patients_matter: bool = True,
+    needs_files: bool = True,
+    positive: Sequence[str] = (),
 ) -> SlideTable:
     """Read and check slides.csv.
 
@@ -97,6 +101,7 @@ def read_slide_table(
         allow_unlabelled: accept a table without labels, or with labels of one kind: for prediction.
         patients_matter: refuse what would take one patient for two (see `shards.cohort.patients`).
         needs_files: the column path must be there; without it, a slide's file is one of its name, which may be missing.
+        positive: words that are positive labels (data.positive), see `shards.cohort.label_words`.
 
     Returns:
         The slides, all with the same label and split columns, and the warnings.
@@ -117,10 +122,14 @@ def read_slide_table(
         )
     _refuse_misspelt_columns(slides_csv, rows[0].cells)
     _refuse_duplicates(rows)
-    slides, problems = [], []
+    slides, problems, meanings, told = [], [], {}, []
+    for column in (name for name in rows[0].cells if name.startswith("label")):
+        cells, where = [row.cells[column] for row in rows], f"{slides_csv}, column {column}"
+        meanings[column] = meaning_of_words(cells, positive, where)
+        told += words_told(cells, meanings[column], where)
     for row in rows:
         try:
-            slides.append(_slide(row))
+            slides.append(_slide(row, meanings))
         except InputError as error:
             problems.append(str(error))
     if problems:
@@ -131,7 +140,7 @@ def read_slide_table(
     if not allow_unlabelled:
         _require_both_labels(slides_csv, slides)
     warnings = patient_warnings(rows, [slide.patient_id for slide in slides]) if patients_matter else []
-    return SlideTable(slides, warnings + _unused_columns(slides_csv, rows))
+    return SlideTable(slides, told + warnings + _unused_columns(slides_csv, rows))
 
 
 def label_column_warnings(slides: Sequence[Slide], column: str) -> list[str]:
@@ -198,7 +207,7 @@ def _refuse_duplicates(rows: list[Row]) -> None:
         )
 
 
-def _slide(row: Row) -> Slide:
+def _slide(row: Row, meanings: Mapping[str, Mapping[str, int | None]]) -> Slide:
     slide_id = row.cells["slide_id"]
     if not slide_id:
         raise row.error("slide_id", "a slide needs a name. Fill the cell in")
@@ -208,7 +217,7 @@ def _slide(row: Row) -> Slide:
         slide_id=slide_id,
         path=_file(row, "path"),
         patient_id=row.cells.get("patient_id") or slide_id,
-        labels={column: _label(row, column) for column in row.cells if column.startswith("label")},
+        labels={column: _label(row, column, meaning) for column, meaning in meanings.items()},
         splits={column: _split(row, column) for column in row.cells if column.startswith("split")},
         mpp=_mpp(row),
         annotation=_file(row, "annotation") if row.cells.get("annotation") else None,
@@ -222,10 +231,10 @@ def _file(row: Row, column: str) -> Path:
     return file_of(row, column)
 
 
-def _label(row: Row, column: str) -> int | None:
-    if row.cells[column] not in LABELS:
+def _label(row: Row, column: str, meaning: Mapping[str, int | None]) -> int | None:
+    if row.cells[column] not in meaning:
         raise row.error(column, "a label is 0 or 1, or empty for unknown. Correct the cell")
-    return LABELS[row.cells[column]]
+    return meaning[row.cells[column]]
 
 
 def _split(row: Row, column: str) -> str:

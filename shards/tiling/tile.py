@@ -74,13 +74,13 @@ class Plan:
         return any(job.slide.patient_id != job.slide.slide_id for job in self.jobs)
 
 
-def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
-    """Read the user's tables and make a job for each slide.
+def plan_cohort(slides_csv: Path, config: TileConfig, positive: Sequence[str] = ()) -> Plan:
+    """Read the user's tables and make a job for each slide; `positive` are label words, see `shards.cohort.label_words`.
 
     Raises:
         InputError: something is wrong with slides.csv, the points file, or a folder of masks or coordinates.
     """
-    plan = _plan_without_masks(slides_csv, config)
+    plan = _plan_without_masks(slides_csv, config, positive)
     if config.tissue_masks is None and config.artefact_masks is None:
         return plan
     masks, warnings = masks_of_slides(slides_csv.parent, [job.slide for job in plan.jobs], config)
@@ -89,8 +89,8 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     return replace(plan, jobs=jobs, background="; ".join([plan.background, *words]), warnings=plan.warnings + warnings)
 
 
-def _plan_without_masks(slides_csv: Path, config: TileConfig) -> Plan:
-    slides, split_drawn, warnings = slides_of_table(slides_csv, config)
+def _plan_without_masks(slides_csv: Path, config: TileConfig, positive: Sequence[str]) -> Plan:
+    slides, split_drawn, warnings = slides_of_table(slides_csv, config, positive=positive)
     settings = config.model_dump(mode="json", exclude=NOT_OF_A_SLIDE)
     if config.coords is not None:
         return _plan_at_coords(slides_csv, slides, config, settings, split_drawn, warnings)
@@ -112,16 +112,19 @@ def _plan_without_masks(slides_csv: Path, config: TileConfig) -> Plan:
     return Plan(jobs, num_unmatched, split_drawn, _background_in_words(config, len(slides), 0, True), warnings)
 
 
-def slides_of_table(slides_csv: Path, config: TileConfig, needs_files: bool = True) -> tuple[list[Slide], bool, list[str]]:
+def slides_of_table(
+    slides_csv: Path, config: TileConfig, needs_files: bool = True, positive: Sequence[str] = ()
+) -> tuple[list[Slide], bool, list[str]]:
     """Return the slides of a table, with splits; whether these were drawn; and warnings.
 
     Args:
         needs_files: whether the column path must be there.
+        positive: words that are positive labels.
 
     Raises:
         InputError: something is wrong with the table.
     """
-    table = read_slide_table(slides_csv, config.allow_unlabelled, needs_files=needs_files)
+    table = read_slide_table(slides_csv, config.allow_unlabelled, needs_files=needs_files, positive=positive)
     slides, warnings = table.slides, table.warnings + same_slide_warnings(table.slides)
     split_drawn = "split" not in slides[0].splits
     if split_drawn:

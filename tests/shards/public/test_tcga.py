@@ -76,7 +76,7 @@ def test_the_real_tables(tmp_path: Path) -> None:
 
 
 @needs_tcga
-@pytest.mark.parametrize(("num_folds", "largest"), [(5, (11, 77)), (10, (9, 73))])
+@pytest.mark.parametrize(("num_folds", "largest"), [(5, (12, 77)), (10, (9, 73))])
 def test_no_tissue_source_site_of_the_real_tables_is_in_two_folds(
     tmp_path: Path, num_folds: int, largest: tuple[int, int]
 ) -> None:
@@ -93,7 +93,8 @@ def test_no_tissue_source_site_of_the_real_tables_is_in_two_folds(
     ]  # fmt: skip
     sizes = [[len(its) for its in kind] for kind in tested]
     assert [sum(kind) for kind in sizes] == [55, 352]
-    assert tuple(max(kind) for kind in sizes) <= largest  # site 55 alone has 73 negative patients of 352, and 9 of 55 positive
+    # site 55 alone has 73 negative patients of 352, and 9 of 55 positive
+    assert all(max(kind) <= most for kind, most in zip(sizes, largest, strict=True))
     assert min(sizes[0]) >= 3
 
 
