@@ -21,15 +21,7 @@ from hnm.model.export import export as export_run
 from hnm.model.export import require_writable
 from hnm.model.hub import write_hub
 from hnm.model.labelled import labelled_lines
-from hnm.model.model import (
-    MODEL_FILE,
-    Model,
-    is_exported,
-    open_exported,
-    open_recorded,
-    read_description,
-    with_tile,
-)
+from hnm.model.model import MODEL_FILE, Model, is_exported, open_exported, open_recorded, read_description, with_tile
 from hnm.model.onnx import export_onnx
 from hnm.model.predict import predict_slide
 from hnm.model.predictions import (

@@ -15,7 +15,7 @@ from shards.errors import InputError
 NUMBERS = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas writes 1.0 where the column has an empty cell
 UNKNOWN = ("", "na", "n/a", "nan", "null", "unknown", "unk", "not available", "[not available]", "-", "--", "?", "missing")
 # Which word an error proposes, the first that is there; else the rarest.
-LIKELY = ("malignant", "positive", "pos", "yes", "true", "y", "tumor", "tumour", "cancer", "mutated", "mutant", "mut", "case", "2")
+LIKELY = ("malignant", "positive", "yes", "true", "y", "tumor", "tumour", "cancer", "mutated", "mutant", "mut", "case", "2")
 MAX_NAMED = 6
 YAML_WORDS = {True: ["yes", "true", "on"], False: ["no", "false", "off"]}  # what YAML reads as one value each
 

@@ -2,9 +2,9 @@
 
     slides.csv   slide_id,path,label[,label_...][,patient_id][,split][,split_...][,site][,mpp][,annotation]
 
-A label is 1, 0 or empty (unknown), or a word (data.positive). A split is train, validation, test or empty, an annotation is a
-file of outlines (see `shards.cohort.annotations`), a site is the hospital that the slide is from. A table of several questions may have
-label_EGFR, label_TP53 ... and no column label.
+A label is 1, 0 or empty (unknown), or a word (data.positive). A split is train, validation, test or empty, an annotation is
+a file of outlines (see `shards.cohort.annotations`), a site is the hospital that the slide is from. A table of several
+questions may have label_EGFR, label_TP53 ... and no column label.
 """
 
 import difflib
