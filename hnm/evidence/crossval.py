@@ -20,7 +20,7 @@ from hnm.statistics.zero_width import zero_width_warning
 from shards.files import whole_file
 
 PREDICTED = ["slide_id", "patient_id", "label", "score", "predicted"]  # runs of before 2026-11-28 have no other columns
-SECTIONS = ("slide", "instance", "froc", "context")
+SECTIONS = ("slide", "patient", "instance", "froc", "context")
 
 
 def figures_of_run(metrics: dict[str, Any]) -> dict[str, float]:

@@ -122,6 +122,10 @@ def _figures(about: Description) -> str:
             few = f" ({told})" if (told := few_patients(about.test)) else ""
             by = about.test.get("interval_by", "patient")
             lines += [f"{name}, 95 % bootstrap interval by {by}: {interval['low']:.3f} to {interval['high']:.3f}{few}."]
+    if figures := about.test.get("patient"):
+        told = f"{about.test['num_test_patients']} patients, {about.test['patient_score']} of their slides' scores"
+        lines += [f"The headline is the patient's: {told}; positive from {about.test['patient_threshold']:.4f} on."]
+        lines += ["", "| figure, patients | test |", "|---|---|", *_rows(figures)]
     lines += ["", "| figure, slides | test |", "|---|---|", *_rows(about.test["slide"])]
     if "slide_without_missed" in about.test:
         lines += ["", "| figure, slides with tissue only | test |", "|---|---|", *_rows(about.test["slide_without_missed"])]

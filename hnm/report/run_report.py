@@ -132,6 +132,7 @@ def _boxes(record: RunRecord) -> list[Box]:
     seconds = sum(phase["seconds"] for phase in record.state["phases"])
     policy = f"{policy_in_words(record.config.evaluate.threshold)}, validation"
     return [
+        *_patient_boxes(measured),
         (digits(figures["auc"]), [f"slide AUC, {split}", *interval]),
         (digits(figures["balanced_accuracy"]), ["balanced accuracy", f"at {record.threshold:.3f}", policy]),
         (f"{digits(figures['sensitivity'])} / {digits(figures['specificity'])}", ["sensitivity / specificity"]),
@@ -141,6 +142,15 @@ def _boxes(record: RunRecord) -> list[Box]:
         (f"{record.study.cohort.num_patches:,}", ["patches of", f"{record.study.cohort.num_slides:,} slides"]),
         (duration(seconds), ["computing"]),
     ]
+
+
+def _patient_boxes(metrics: Mapping[str, Any]) -> list[Box]:
+    """Return the headline of a cohort whose patients have several slides; nothing of others."""
+    if (figures := metrics.get("patient")) is None:
+        return []
+    interval = interval_lines(metrics["patient_intervals"]["auc"], interval_remark(metrics))
+    told = f"{metrics['num_test_patients']} patients, {metrics['patient_score']} of their slides"
+    return [(digits(figures["auc"]), ["patient AUC, test: the headline", told, *interval])]
 
 
 def _predictive_boxes(metrics: Mapping[str, Any]) -> list[Box]:

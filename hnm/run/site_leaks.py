@@ -1,6 +1,7 @@
 """Hospitals on both sides of a split, where that was not to be: `data.split_by` says so."""
 
 from hnm.run.study import Study
+from hnm.statistics.bootstrap import MANY_SITES
 from shards.cohort.source_sites import sites_in_several
 
 MAX_NAMED = 5
@@ -25,3 +26,14 @@ def site_warnings(study: Study) -> list[str]:
             "or hnm crossval)."
         )
     return lines
+
+
+def few_sites_warning(study: Study) -> list[str]:
+    """Return a sentence where splits are by site, and the test slides are of too few for intervals by site."""
+    if study.split_by == "patient" or study.is_drawn_by_site(study.judged):
+        return []
+    num = len(set(study.cohort.sites[study.judged].tolist()) - {""})
+    return [
+        f"the intervals are by patient, for the test slides are of {num} known site{'' if num == 1 else 's'} (by site from "
+        f"{MANY_SITES} on): for other hospitals they are too narrow."
+    ]

@@ -37,7 +37,7 @@ class DataConfig(BaseModel):
         "patient",
         description="what no two splits may share. patient; site: the hospital, too (column site of slides.csv, or TCGA's "
         "barcode), folds as even as can be; each_site: a fold for each site. hnm crossval and hnm study draw by it; hnm train "
-        "warns of a site in several splits, and intervals are over sites where 20 or more are tested",
+        "warns of a site in several splits, and intervals are over sites where 10 or more are tested",
     )
     witness_rate: float | None = Field(
         None,

@@ -5,13 +5,14 @@
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hnm.statistics.metrics import Figures, checked, share, youden_threshold
 
+PatientScore = Literal["mean", "max"]
 AIMS = ("sensitivity", "specificity")
 
 
@@ -31,6 +32,12 @@ class EvaluateConfig(BaseModel):
         lt=1,
         description="share of positive slides where the model is to be used: PPV and NPV are told for it, too; none: only for "
         "the test slides' own",
+    )
+
+    patient_score: PatientScore = Field(
+        "mean",
+        description="score of a patient of several slides: the mean of theirs, or the highest (a patient is positive who has one "
+        "positive slide)",
     )
 
     @field_validator("threshold", mode="before")

@@ -23,6 +23,7 @@ from hnm.model.hub import write_hub
 from hnm.model.labelled import labelled_lines
 from hnm.model.model import MODEL_FILE, Model, is_exported, open_exported, open_recorded, read_description, with_tile
 from hnm.model.onnx import export_onnx
+from hnm.model.patient_rows import write_patient_rows
 from hnm.model.predict import predict_slide
 from hnm.model.predictions import (
     NOT_USED,
@@ -100,7 +101,8 @@ def _predict_jobs(jobs: Sequence[SlideJob], contents: Sequence[str], model: Mode
     write_table(request.out, [*earlier, *rows])
     if earlier:
         journal.say(f"{len(earlier)} slides of earlier commands stay in the table")
-    return _summarise(rows, request.out, model.known is not None, journal)
+    of_patients = write_patient_rows(request.out, [*earlier, *rows], model)
+    return _summarise(rows, request.out, model.known is not None, of_patients, journal)
 
 
 def export(
@@ -276,7 +278,7 @@ def _in_words(row: Row) -> str:
     )
 
 
-def _summarise(rows: Sequence[Row], out: Path, is_known: bool, journal: Journal) -> int:
+def _summarise(rows: Sequence[Row], out: Path, is_known: bool, of_patients: Sequence[str], journal: Journal) -> int:
     scored = [row for row in rows if row.score is not None]
     failed = [row for row in rows if row.failed]
     called = sum(row.predicted == 1 for row in scored)
@@ -286,7 +288,7 @@ def _summarise(rows: Sequence[Row], out: Path, is_known: bool, journal: Journal)
     )
     if unused := [row.slide_id for row in rows if NOT_USED in row.remark]:
         journal.say(f"warning: annotations that do not say what is positive, not used: {len(unused)}, such as {unused[0]}'s")
-    for line in labelled_lines(rows, is_known):
+    for line in [*labelled_lines(rows, is_known), *of_patients]:
         journal.say(line)
     journal.say(f"look at {out / 'heatmaps'}; QuPath opens {out / 'geojson'}. For research, not for diagnosis")
     for row in failed:

@@ -102,6 +102,7 @@ def _test_table(metrics: dict[str, Any]) -> Table:
         table.add_row(words, _figure(value))
         _add_interval(table, interval, few)
     table.add_row("slide Brier score", _figure(slide.get("brier")))
+    _add_patients(table, metrics, few)
     if (froc := metrics.get("froc")) is not None:
         table.add_row(f"FROC of {froc['num_lesions']} lesions ({', '.join(froc['lesions_from'])})", _figure(froc["score"]))
         if isolated := froc.get("num_isolated_left_out"):
@@ -115,6 +116,17 @@ def _test_table(metrics: dict[str, Any]) -> Table:
                     _add_interval(table, instance.get("intervals", {}).get(name), few)
     _add_beside(table, metrics)
     return table
+
+
+def _add_patients(table: Table, metrics: dict[str, Any], few: str) -> None:
+    """Add the figures of patients, where some have several slides: then they are the headline."""
+    if (figures := metrics.get("patient")) is None:
+        return
+    table.add_row(f"patient AUC ({metrics['num_test_patients']} patients, {metrics['patient_score']} of their slides): headline",
+                  _figure(figures["auc"]))  # fmt: skip
+    _add_interval(table, metrics["patient_intervals"]["auc"], few)
+    for name in ("balanced accuracy", "sensitivity", "specificity"):
+        table.add_row(f"patient {name} at {metrics['patient_threshold']:.3f}", _figure(figures[name.replace(" ", "_")]))
 
 
 def _add_beside(table: Table, metrics: dict[str, Any]) -> None:
