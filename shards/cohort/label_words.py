@@ -46,7 +46,7 @@ def meaning_of_words(cells: Sequence[str], positive: Collection[str], where: str
     words = [word for word in counts if canonical(word) not in UNKNOWN]
     if any(canonical(word) in wanted for word in counts if word):
         return {word: _meaning(canonical(word), wanted) for word in counts}
-    if not words or any(word in NUMBERS for word in words):
+    if len(words) < 2 or any(word in NUMBERS for word in words):  # then odd cells are refused one by one
         return dict(NUMBERS)
     found = ", ".join(f"{word} ({count} slides)" for word, count in counts.most_common(MAX_NAMED) if word)
     more = " ..." if len(words) > MAX_NAMED else ""

@@ -233,7 +233,8 @@ def _file(row: Row, column: str) -> Path:
 
 def _label(row: Row, column: str, meaning: Mapping[str, int | None]) -> int | None:
     if row.cells[column] not in meaning:
-        raise row.error(column, "a label is 0 or 1, or empty for unknown. Correct the cell")
+        problem = "a label is 0 or 1, or empty for unknown. Correct the cell, or name the positive words: data.positive"
+        raise row.error(column, problem)
     return meaning[row.cells[column]]
 
 
