@@ -110,8 +110,7 @@ def write_tcga(
         num_folds: how many; each patient is in the test split of one of them.
         seed: of the folds.
         normal_tissue: slides of normal tissue too, with label 0.
-        split_by: what folds keep whole: patients, or tissue source sites; these are dealt out as evenly as can be in positive
-            and negative patients of every gene.
+        split_by: what folds keep whole: patients, or tissue source sites, as even as can be in patients of every gene.
 
     Raises:
         InputError: a file cannot be read, a name is no barcode or stands for two files, or a gene is in no row.
@@ -129,18 +128,9 @@ def write_tcga(
     labels = {patient: _labels(genes_of.get(patient), genes) for patient in patients}
     paths = [_path(slide.row, slides or manifest.parent) for slide in chosen]
     labels_of_slide = [(0,) * len(genes) if slide.sample in NORMAL else labels[slide.patient] for slide in chosen]
-    labels_of_patient = [labels[patient] for patient in patients]
-    if split_by == "site":
-        folds, sites = _fold_by_site(patients, labels_of_patient, genes, num_folds, seed)
-    else:
-        folds, sites = fold_patients(labels_of_patient, num_folds, seed), ""
-    words_of = {patient: fold_columns(fold, num_folds) for patient, fold in zip(patients, folds, strict=True)}
-    table = [
-        (_slide_id(slide.row), str(path), *its, slide.patient, *words_of[slide.patient])
-        for slide, path, its in zip(chosen, paths, labels_of_slide, strict=True)
-    ]
+    folds, sites = _draw_folds(split_by, patients, [labels[patient] for patient in patients], genes, num_folds, seed)
     return TcgaSummary(
-        slides_csv=write_csv(out / "slides.csv", _header(genes, num_folds), table),
+        slides_csv=_write_table(out, chosen, paths, labels_of_slide, dict(zip(patients, folds, strict=True)), genes, num_folds),
         num_slides=len(chosen),
         num_patients=len(patients),
         num_labelled_patients=sum(patient in genes_of for patient in patients),
@@ -156,10 +146,25 @@ def write_tcga(
     )
 
 
-def _fold_by_site(
-    patients: Sequence[str], labels: Sequence[tuple[int | None, ...]], genes: Sequence[str], num_folds: int, seed: int
+def _write_table(
+    out: Path, chosen: Sequence[_TcgaSlide], paths: Sequence[Path], labels: Sequence[tuple[int | None, ...]],
+    fold_of: Mapping[str, int], genes: Sequence[str], num_folds: int,
+) -> Path:  # fmt: skip
+    """Write slides.csv and return its path; `labels` are the slides', `fold_of` the patients'."""
+    words_of = {patient: fold_columns(fold, num_folds) for patient, fold in fold_of.items()}
+    table = [
+        (_slide_id(slide.row), str(path), *its, slide.patient, *words_of[slide.patient])
+        for slide, path, its in zip(chosen, paths, labels, strict=True)
+    ]
+    return write_csv(out / "slides.csv", _header(genes, num_folds), table)
+
+
+def _draw_folds(
+    split_by: str, patients: Sequence[str], labels: Sequence[tuple[int | None, ...]], genes: Sequence[str], num_folds: int, seed: int
 ) -> tuple[list[int], str]:
-    """Return the fold of each patient, and how even the folds are, in words."""
+    """Return the fold of each patient, and of folds by site how even they are, in words."""
+    if split_by == "patient":
+        return fold_patients(labels, num_folds, seed), ""
     sites, own = np.array([site_in_name(patient) for patient in patients]), np.array(patients)
     unlabelled = [its[0] is None for its in labels]
     kinds = np.array([[its[at] == word for at in range(len(genes)) for word in (1, 0)] for its in labels])
