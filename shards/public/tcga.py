@@ -160,7 +160,12 @@ def _write_table(
 
 
 def _draw_folds(
-    split_by: str, patients: Sequence[str], labels: Sequence[tuple[int | None, ...]], genes: Sequence[str], num_folds: int, seed: int
+    split_by: str,
+    patients: Sequence[str],
+    labels: Sequence[tuple[int | None, ...]],
+    genes: Sequence[str],
+    num_folds: int,
+    seed: int,
 ) -> tuple[list[int], str]:
     """Return the fold of each patient, and of folds by site how even they are, in words."""
     if split_by == "patient":
