@@ -14,13 +14,13 @@ from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.folds import over_folds
 from hnm.evidence.measure import count_patients
 from hnm.run.broken import named
-from hnm.statistics.bootstrap import bootstrap_intervals
+from hnm.statistics.bootstrap import bootstrap_intervals, can_draw_sites
 from hnm.statistics.metrics import Figures, auc
 from hnm.statistics.zero_width import zero_width_warning
 from shards.files import whole_file
 
 PREDICTED = ["slide_id", "patient_id", "label", "score", "predicted"]  # runs of before 2026-11-28 have no other columns
-SECTIONS = ("slide", "instance", "froc", "context")
+SECTIONS = ("slide", "patient", "instance", "froc", "context")
 
 
 def figures_of_run(metrics: dict[str, Any]) -> dict[str, float]:
@@ -33,13 +33,16 @@ def figures_of_run(metrics: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def summarise(runs: dict[tuple[int, int], Path], num_folds: int, seed: int) -> tuple[dict[str, Any], pa.Table]:
+def summarise(
+    runs: dict[tuple[int, int], Path], num_folds: int, seed: int, site_of: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], pa.Table]:
     """Return what metrics.json says of a whole cross-validation, and the out-of-fold predictions.
 
     Args:
         runs: the evaluated run of each (repeat, fold).
         num_folds: of one repeat.
         seed: of the bootstrap.
+        site_of: the hospital of each slide, where folds are by site; None: they are by patient.
     """
     metrics = {key: read_metrics(run) for key, run in runs.items()}
     figures = {key: figures_of_run(its) for key, its in metrics.items()}
@@ -60,10 +63,13 @@ def summarise(runs: dict[tuple[int, int], Path], num_folds: int, seed: int) -> t
     ]
     values = {name: [its[name] for its in figures.values() if name in its] for name in names}
     its = arrays_of(predictions)
+    sites = None if site_of is None else np.array([site_of[name] for name in its.slide_ids.tolist()])
+    by_site = sites is not None and can_draw_sites(sites)
     return {
         "num_folds": num_folds,
         "mean": {name: over_folds(of_folds, num_folds) for name, of_folds in values.items()},
-        "out_of_fold": pooled(predictions, seed),
+        "out_of_fold": pooled_of(its, seed, sites if by_site else None),
+        **({"interval_by": "site"} if by_site else {}),
         "patients": count_patients(its.labels, its.patients),
         "folds": rows,
         "interval_warnings": pooled_warning(its) + means_warning(values),
@@ -133,9 +139,10 @@ def pooled(predictions: pa.Table, seed: int) -> dict[str, Any]:
     return pooled_of(arrays_of(predictions), seed)
 
 
-def pooled_of(its: OutOfFold, seed: int) -> dict[str, Any]:
-    """Return what `pooled` does, of arrays."""
-    intervals = bootstrap_intervals(its.figures_of, its.labels, its.patients, seed=seed)
+def pooled_of(its: OutOfFold, seed: int, sites: np.ndarray | None = None) -> dict[str, Any]:
+    """Return what `pooled` does, of arrays; with `sites` (n,) of the slides intervals are by site."""
+    groups = its.patients if sites is None else sites
+    intervals = bootstrap_intervals(its.figures_of, its.labels, groups, seed=seed)
     values = its.figures_of(np.arange(len(its.labels)))
     return {name: {"value": value, **intervals[name]._asdict()} for name, value in values.items()}
 
