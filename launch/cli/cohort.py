@@ -26,7 +26,10 @@ def camelyon16(
     validation_share: Annotated[float, typer.Option(help="Share of the training slides drawn for validation.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
 ) -> None:
-    """Camelyon16: slides, outlines, test labels by name, and the official split."""
+    """Camelyon16: slides, outlines, test labels by name, and the official split.
+
+    Example: `hnm cohort camelyon16 CAMELYON16/ --out cohorts/`
+    """
     from launch.verbs import cohort as cohort_verbs
 
     finish(lambda: cohort_verbs.camelyon16(root, out, test_reference, annotations, validation_share, seed))
@@ -50,7 +53,10 @@ def tcga(
     folds: Annotated[int, typer.Option(min=3, help="Number of folds: columns split_fold0, split_fold1, ...")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds.")] = 0,
 ) -> None:
-    """TCGA: a label column per gene, patient from the barcode, stratified folds by patient."""
+    """TCGA: a label column per gene, patient from the barcode, stratified folds by patient.
+
+    Example: `hnm cohort tcga --manifest manifest.txt --mutations mutations.csv --gene EGFR --out cohorts/`
+    """
     from launch.verbs import cohort as cohort_verbs
 
     finish(lambda: cohort_verbs.tcga(manifest, mutations, gene, out, slides, all_slides, folds, seed, normal_tissue))
