@@ -1,8 +1,8 @@
 """The site: `python -m sphinx -W --keep-going -b html docs build/docs` (extra `docs`), then open build/docs/index.html.
 
 Four pages are made from the program while the site is built, so that they cannot be wrong: settings.md by
-hnm.settings_reference, commands.md by docs/command_reference.py, the table of encoders.md by docs/encoder_table.py, glossary.md by
-hnm/report/words.py. Each has a line `<!-- generated -->`, which they replace.
+hnm.settings_reference, commands.md by docs/command_reference.py, the table of encoders.md by docs/encoder_table.py,
+glossary.md by hnm/report/words.py. Each has a line `<!-- generated -->`, which they replace.
 """
 
 import re

@@ -214,10 +214,10 @@ def _opened(picture: Picture) -> np.ndarray | Tensor:
     if isinstance(picture, str | Path):
         try:
             with Image.open(picture) as image:
-                return np.asarray(image.convert("RGB"))
+                return np.array(image.convert("RGB"))
         except OSError as error:
             raise InputError(f"{picture}: no picture that can be read ({error})") from None
-    return np.asarray(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture
+    return np.array(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture
 
 
 def _as_floats(images: np.ndarray | Tensor, first: int) -> Tensor:

@@ -8,7 +8,7 @@ WORDS = {
     "calibration": "whether eight of ten slides that score 0.8 are positive; scores here are no probabilities of disease",
     "candidates": "patches of positive slides that score high: taken for positive when the encoder is fine-tuned",
     "cohort": "the slides of a study, cut into patches: the folder that hnm tile writes",
-    "context": "what tells a slide's label without any positive patch: surroundings, stain, scanner; a figure may rest on it alone",
+    "context": "what tells a slide's label without any positive patch: surroundings, stain, scanner; a figure may rest on it",
     "encoder": "the network that turns a patch into a feature vector",
     "fingerprint": "a hash of the patch table and the slide names: two cohorts with the same one are the same",
     "fold": "one part of the patients in a cross-validation; each part is tested once, by a model that has not seen it",

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from shards.cohort.cohort import Cohort
+from shards.cohort.corrections import Corrections, read_corrections
 from shards.cohort.slides import SPLITS
 from shards.errors import InputError
 from shards.reading.plan import id_type
@@ -43,6 +44,7 @@ class Study:
         train, validation, test: increasing slide numbers; every one has a label and at least one patch.
         encoder_slides: (S,) bool, the slides whose patches train the encoder.
         without_patch: by split the increasing numbers of the slides that have a label and gave no patch; they take no part.
+        corrections: patches that people have judged (hnm cohort correct).
     """
 
     cohort: Cohort
@@ -52,6 +54,7 @@ class Study:
     test: np.ndarray
     encoder_slides: np.ndarray
     without_patch: Mapping[str, np.ndarray] = field(default_factory=dict)
+    corrections: Corrections = field(default_factory=Corrections.none)
 
     @cached_property
     def missed(self) -> np.ndarray:
@@ -103,9 +106,19 @@ class Study:
 
     @property
     def kinds(self) -> np.ndarray:
-        """(N,) int8, made anew: 1 patch of a positive training slide, 0 of a negative one, -1 of one that does not train."""
+        """(N,) int8, made anew: 1 patch of a positive training slide, 0 of a negative one, -1 of one that does not train.
+
+        Of a training patch that people have judged it is their label, whatever its slide's is.
+        """
         of_slide = np.where(self.encoder_slides, self.labels, -1).astype(np.int8)
-        return np.repeat(of_slide, self.cohort.patches_per_slide)
+        kinds = np.repeat(of_slide, self.cohort.patches_per_slide)
+        kinds[self.known.ids] = self.known.labels
+        return kinds
+
+    @cached_property
+    def known(self) -> Corrections:
+        """The corrections of training slides; others are not looked at."""
+        return self.corrections.where(self.encoder_slides[self.cohort.patches.slide[self.corrections.ids]])
 
     @property
     def slide_groups(self) -> np.ndarray:
@@ -193,9 +206,11 @@ def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
         InputError: a column is missing, a split lacks positive or negative slides, or truth is needed and unknown.
     """
     labels, splits = cohort.labels(config.label_column), cohort.splits(config.split_column)
+    corrections = read_corrections(cohort.root, cohort.fingerprint)
     if config.witness_rate is not None:
         cohort.require_pictures("data.witness_rate")
-        cohort = cohort.restricted(thin_to_witness_rate(cohort, labels, config.witness_rate, seed))
+        keep = thin_to_witness_rate(cohort, labels, config.witness_rate, seed)
+        cohort, corrections = cohort.restricted(keep), corrections.restricted(keep)
     usable = (labels >= 0) & (np.diff(cohort.patch_bounds) > 0)
     train, validation, test = (np.flatnonzero(usable & (splits == name)) for name in SPLITS)
     for name, slides in (("train", train), ("validation", validation)):
@@ -208,7 +223,7 @@ def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
                 )
     encoder_slides = usable & np.isin(splits, config.encoder_splits)
     without = {name: np.flatnonzero((labels >= 0) & ~usable & (splits == name)) for name in SPLITS}
-    return Study(cohort, labels, train, validation, test, encoder_slides, without)
+    return Study(cohort, labels, train, validation, test, encoder_slides, without, corrections)
 
 
 def thin_to_witness_rate(cohort: Cohort, labels: np.ndarray, rate: float, seed: int) -> np.ndarray:

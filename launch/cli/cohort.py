@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from launch.cli.options import finish
+from launch.cli.options import CohortArgument, finish
 
-cohort_app = typer.Typer(no_args_is_help=True, help="Write slides.csv for a public cohort.")
+cohort_app = typer.Typer(no_args_is_help=True, help="Write slides.csv for a public cohort; correct a cohort's patches.")
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write slides.csv to.")]
 
 
@@ -60,3 +60,23 @@ def tcga(
     from launch.verbs import cohort as cohort_verbs
 
     finish(lambda: cohort_verbs.tcga(manifest, mutations, gene, out, slides, all_slides, folds, seed, normal_tissue))
+
+
+@cohort_app.command()
+def correct(
+    cohort: CohortArgument,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILES...", help="QuPath's GeoJSON, one a slide, named after it.")
+    ] = None,
+    negative: Annotated[list[str], typer.Option(help="Class of regions that are none; several times.")] = ["Normal"],  # noqa: B006
+    positive: Annotated[list[str], typer.Option(help="Class of regions that are positive; several times.")] = ["Tumor"],  # noqa: B006
+    clear: Annotated[bool, typer.Option("--clear", help="Forget all earlier corrections first.")] = False,
+) -> None:
+    """Take back what was set right in QuPath: patches in such regions become known negatives or positives.
+
+    Mining honours them in every round from then on: a known negative is a negative on any training slide, a known positive a
+    candidate. Patches, truth and figures stay. Example: `hnm cohort correct cohort/ corrections/*.geojson`
+    """
+    from launch.verbs import correct as verb
+
+    finish(lambda: verb.correct(cohort, files or [], positive, negative, clear))
