@@ -4,8 +4,8 @@
 
 The demo's drawn slides (with mimics), one pretrained encoder, then one round of fine-tuning for each seed. Round 0 is scored, and
 of the patches of positive training slides that are no tumour those with the highest scores are outlined as "Normal", a GeoJSON
-file a slide as QuPath writes it, and given to `hnm cohort correct`. The same command trains again on the corrected cohort. Told is
-the patch AUC of the validation slides in round 1, on which nobody has corrected anything; by seed, and mined minus not corrected.
+file a slide as QuPath writes it, and given to `hnm cohort correct`. The same command trains again on the corrected cohort. Told
+is the patch AUC of the validation slides in round 1, on which nobody has corrected anything, by seed, without and with.
 The last line is JSON.
 """
 
@@ -92,7 +92,8 @@ def measure(folder: Path, quick: bool, seeds: int, counts: list[int], settings: 
             ids = false_positives(opened, plain, seed, count)
             after = trained(corrected(opened, ids, place), place / "run", encoder, seed, settings)
             aucs = [one["validation_instance_auc"] for one in (first, before, after)]
-            row = {"seed": seed, "corrected": count, "round_0": aucs[0], "plain": aucs[1], "with": aucs[2], "gain": aucs[2] - aucs[1]}
+            row = {"seed": seed, "corrected": count, "round_0": aucs[0], "plain": aucs[1], "with": aucs[2]}
+            row["gain"] = aucs[2] - aucs[1]
             row["of_candidates"] = int(np.isin(ids, np.load(round_folder(plain, 0) / "candidates.npy")).sum())
             row["num_candidates"] = first["num_candidates"]
             rows.append({name: round(value, 4) for name, value in row.items()})
