@@ -80,7 +80,7 @@ def test_the_metadata_is_what_an_index_asks_for(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         told = email.message_from_bytes(archive.read(name))
-    assert (told["Name"], told["License-Expression"], told["Requires-Python"]) == ("hnm", "Apache-2.0", ">=3.11")
+    assert (told["Name"], told["License"], told["Requires-Python"]) == ("hnm", "Apache-2.0", ">=3.11")
     assert told["Description-Content-Type"] == "text/markdown"
     assert "Typing :: Typed" in told.get_all("Classifier", [])
     assert "Paper, https://arxiv.org/abs/2410.02212" in told.get_all("Project-URL", [])

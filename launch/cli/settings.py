@@ -29,14 +29,15 @@ def config(
 
 def suggest(
     slides_csv: Annotated[Path, typer.Argument(metavar="SLIDES.CSV", help="The table of `hnm tile`; labels may be missing.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write it here, not to the screen.")] = None,
 ) -> None:
     """Print a configuration to begin with, each value with its reason: from the table, some headers, and this machine.
 
-    It is a file for --config, and a start, not a result. Example: `hnm suggest slides.csv > first.yaml`
+    It is a file for --config, and a start, not a result. Example: `hnm suggest slides.csv --out first.yaml`
     """
     from launch.verbs.suggest import run
 
-    finish(lambda: run(slides_csv))
+    finish(lambda: run(slides_csv, out))
 
 
 def version(is_asked: bool) -> None:

@@ -9,14 +9,15 @@ from launch.process.cores import usable_cores
 from launch.verbs.suggestion import Facts, as_yaml, suggest
 from shards.cohort.slides import Slide, read_slides
 from shards.errors import InputError
+from shards.files import whole_file
 from shards.tiling.slide_reader import PlainImage, open_slide
 
 MOST_LOOKED_AT = 24  # slides; a plain image is read whole
 Look = tuple[int, int, float | None, bool]  # width, height, mpp, plain image
 
 
-def run(slides_csv: Path) -> int:
-    """Print the configuration as YAML.
+def run(slides_csv: Path, out: Path | None) -> int:
+    """Write the configuration as YAML, or print it.
 
     Raises:
         InputError: the table is wrong, or none of the slides looked at can be read.
@@ -29,13 +30,19 @@ def run(slides_csv: Path) -> int:
     head = [
         f"hnm suggest {slides_csv}: {facts.num_slides} slides, {facts.num_positive} positive and {facts.num_negative} negative; "
         f"{facts.width:,} x {facts.height:,} px (median of {len(looks)} looked at), {known}; {machine}, {facts.cores} cores.",
-        "A start, not a result. Write this to FILE (hnm suggest ... > FILE), change what you know better, then:",
+        "A start, not a result. With this as FILE (hnm suggest ... --out FILE), changed where you know better:",
         f"  hnm tile {slides_csv} cohort/ --config FILE --preview 5      and without --preview",
         "  hnm study cohort/ study/ --methods baselines,frozen,hnm --config FILE      which method earns its keep",
         "  hnm train cohort/ run/ --config FILE      hnm evaluate run/",
     ]
     head += [f"NOT READ: {reason}" for reason in failed]
-    print(as_yaml(suggest(facts), head), end="")
+    text = as_yaml(suggest(facts), head)
+    if out is None:
+        print(text, end="")
+        return 0
+    with whole_file(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"wrote {out}, with a reason for each value. Next: hnm tile {slides_csv} cohort/ --config {out} --preview 5")
     return 0
 
 

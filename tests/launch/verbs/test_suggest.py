@@ -80,7 +80,8 @@ def test_reasons_are_comments_and_sections_are_whole() -> None:
 def test_the_command_prints_a_file_for_config(tiny_slides: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["suggest", str(tiny_slides)])
     assert result.exit_code == 0, result.output
-    (tmp_path / "first.yaml").write_text(result.output, encoding="utf-8")
+    assert CliRunner().invoke(app, ["suggest", str(tiny_slides), "--out", str(tmp_path / "first.yaml")]).exit_code == 0
+    assert (tmp_path / "first.yaml").read_text(encoding="utf-8") == result.output
     assert load_config(str(tmp_path / "first.yaml")).tile.patch_px == 32
     assert "10 slides, 5 positive and 5 negative; 64 x 64 px (median of 10 looked at), microns per pixel unknown" in result.output
     lines = tiny_slides.read_text(encoding="utf-8").splitlines()
