@@ -32,7 +32,8 @@ def correct(*words: object, exit_code: int = 0) -> str:
     return result.output
 
 
-def test_the_round_trip(cohort: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_round_trip(cohort: Path, finished_run: Path, tmp_path: Path) -> None:
     opened = Cohort.open(cohort)
     train = opened.splits() == "train"
     slide = int(np.flatnonzero(train & (opened.labels() == 1))[0])
@@ -47,7 +48,8 @@ def test_the_round_trip(cohort: Path, tmp_path: Path) -> None:
     assert "16 of them are not of training slides and change nothing" in said
     assert Cohort.open(cohort).fingerprint == fingerprint  # runs of before are read as ever
     run = tmp_path / "run"
-    assert verbs.train(cohort, run, None, None, "hnm", [*TINY, "rounds.num_rounds=0", "pretrain.epochs=1"], ranks=1) == 0
+    encoder = finished_run / "encoder-start.safetensors"
+    assert verbs.train(cohort, run, encoder, None, "hnm", [*TINY, "rounds.num_rounds=0"], ranks=1) == 0
     known, mined = read_corrections(cohort, fingerprint), load_mined(run / "round-000")
     own = known.ids // 16 == slide
     assert set(known.ids[own & (known.labels == 0)]) <= set(mined.negatives)
