@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import fields
@@ -80,8 +81,13 @@ def test_the_code_of_the_page_runs(
     (tmp_path / "run").symlink_to(evaluated_run)
     (tmp_path / "cohort").symlink_to(tiny_cohort)
     monkeypatch.chdir(tmp_path)
-    cells = CELL.findall((ROOT / "docs" / "python.md").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    cells = CELL.findall(page)
     assert len(cells) >= 6
+    notebook = runpy.run_path(str(ROOT / "docs" / "notebook.py"))  # its code is what runs here
+    assert notebook["NOTEBOOK"].read_text(encoding="utf-8") == notebook["text_of"](page), "run: python docs/notebook.py"
+    code = ["".join(cell["source"]) for cell in notebook["notebook_of"](page)["cells"] if cell["cell_type"] == "code"]
+    assert code == cells
     names: dict[str, Any] = {}
     for number, cell in enumerate(cells):
         exec(compile(cell, f"docs/python.md, cell {number}", "exec"), names)  # the page's own code
