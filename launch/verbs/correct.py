@@ -32,7 +32,8 @@ def correct(folder: Path, files: Sequence[Path], positive: Sequence[str], negati
             raise InputError(f"{folder / CORRECTIONS}: another process is writing it. Run the same command again")
         known = Corrections.none() if clear else read_corrections(folder, cohort.fingerprint)
         for path, its in zip(files, marked, strict=True):
-            known = known.replaced(its.known, *cohort.patch_bounds[its.slide : its.slide + 2].tolist(), path.name)
+            first, stop = cohort.patch_bounds[its.slide : its.slide + 2].tolist()
+            known = known.replaced(its.known, first, stop, path.name)
         write_corrections(folder, known, cohort.fingerprint)
     for path, its in zip(files, marked, strict=True):
         tell_file(cohort, path, its)
