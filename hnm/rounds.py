@@ -35,6 +35,7 @@ from hnm.encoder.trained_file import base_of_rounds, save_trained
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, share_mined
+from hnm.mining.known import in_words
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
 from hnm.mining.rescore import is_full, rows_to_rescore, told_of_rescoring
@@ -287,5 +288,6 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
         + (f" ({mimics:.0%} known mimics, of all {decision['mimic_share_negatives']:.0%})" if mimics is not None else "")
         + f", {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+        + in_words(decision)
         + (f"; {rescore['share_rescored']:.0%} of the patches scored anew" if (rescore := decision.get("rescore")) else "")
     )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hnm.statistics.bootstrap import can_draw_sites
 from shards.cohort.cohort import Cohort
+from shards.cohort.corrections import Corrections, read_corrections
 from shards.cohort.label_words import words_of_setting
 from shards.cohort.slides import SPLITS
 from shards.cohort.source_sites import SplitBy
@@ -63,6 +64,7 @@ class Study:
         encoder_slides: (S,) bool, the slides whose patches train the encoder.
         without_patch: by split the increasing numbers of the slides that have a label and gave no patch; they take no part.
         split_by: what no two splits are to share.
+        corrections: patches that people have judged (hnm cohort correct).
     """
 
     cohort: Cohort
@@ -73,6 +75,7 @@ class Study:
     encoder_slides: np.ndarray
     without_patch: Mapping[str, np.ndarray] = field(default_factory=dict)
     split_by: SplitBy = "patient"
+    corrections: Corrections = field(default_factory=Corrections.none)
 
     @cached_property
     def missed(self) -> np.ndarray:
@@ -140,9 +143,19 @@ class Study:
 
     @property
     def kinds(self) -> np.ndarray:
-        """(N,) int8, made anew: 1 patch of a positive training slide, 0 of a negative one, -1 of one that does not train."""
+        """(N,) int8, made anew: 1 patch of a positive training slide, 0 of a negative one, -1 of one that does not train.
+
+        Of a training patch that people have judged it is their label, whatever its slide's is.
+        """
         of_slide = np.where(self.encoder_slides, self.labels, -1).astype(np.int8)
-        return np.repeat(of_slide, self.cohort.patches_per_slide)
+        kinds = np.repeat(of_slide, self.cohort.patches_per_slide)
+        kinds[self.known.ids] = self.known.labels
+        return kinds
+
+    @cached_property
+    def known(self) -> Corrections:
+        """The corrections of training slides; others are not looked at."""
+        return self.corrections.where(self.encoder_slides[self.cohort.patches.slide[self.corrections.ids]])
 
     @property
     def slide_groups(self) -> np.ndarray:
@@ -230,9 +243,11 @@ def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
         InputError: a column is missing, a split lacks positive or negative slides, or truth is needed and unknown.
     """
     labels, splits = cohort.labels(config.label_column), cohort.splits(config.split_column)
+    corrections = read_corrections(cohort.root, cohort.fingerprint)
     if config.witness_rate is not None:
         cohort.require_pictures("data.witness_rate")
-        cohort = cohort.restricted(thin_to_witness_rate(cohort, labels, config.witness_rate, seed))
+        keep = thin_to_witness_rate(cohort, labels, config.witness_rate, seed)
+        cohort, corrections = cohort.restricted(keep), corrections.restricted(keep)
     usable = (labels >= 0) & (np.diff(cohort.patch_bounds) > 0)
     train, validation, test = (np.flatnonzero(usable & (splits == name)) for name in SPLITS)
     for name, slides in (("train", train), ("validation", validation)):
@@ -245,7 +260,9 @@ def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
                 )
     encoder_slides = usable & np.isin(splits, config.encoder_splits)
     without = {name: np.flatnonzero((labels >= 0) & ~usable & (splits == name)) for name in SPLITS}
-    return Study(cohort, labels, train, validation, test, encoder_slides, without, config.split_by)
+    return Study(
+        cohort, labels, train, validation, test, encoder_slides, without, config.split_by, corrections
+    )
 
 
 def thin_to_witness_rate(cohort: Cohort, labels: np.ndarray, rate: float, seed: int) -> np.ndarray:

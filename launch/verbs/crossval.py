@@ -55,14 +55,10 @@ from launch.verbs.crossval_folder import (
     split_column,
 )
 from launch.verbs.crossval_folds import folds_told, site_of_slides
-from launch.verbs.crossval_page import report_crossval, write_fold_page
+from launch.verbs.crossval_page import SHOWN, report_crossval, write_fold_page
 from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import write_json
-
-SHOWN = ("slide auc", "slide auprc", "slide accuracy", "slide balanced_accuracy", "slide f1", "slide brier",
-         "patient auc", "patient balanced_accuracy",
-         "instance auc", "instance in_positive_auc", "froc score")  # fmt: skip
 
 
 def run(request: Request) -> int:
@@ -235,6 +231,8 @@ def finish(request: Request, config: Config) -> bool:
     missing = [key for key, folder in runs.items() if not (folder / "metrics.json").is_file()]
     if missing:
         print(f"{len(runs) - len(missing)} of {len(runs)} folds are done. The same command, without --fold, does the rest")
+        if len(missing) < len(runs):
+            print(f"What the folds say that are done: hnm report {request.out}")
         return False
     site_of = site_of_slides(Cohort.open(request.out / "cohort"), config)
     result, predictions = summarise(runs, request.num_folds, config.seed, site_of)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from launch.process.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, SUBFOL
 from launch.verbs.crossval_folds import drawn_by, folds_of
 from shards.claim import Waiting, claimed, touched
 from shards.cohort.cohort import FEATURES, Cohort
+from shards.cohort.corrections import CORRECTIONS
 from shards.errors import InputError
 from shards.files import whole_file, write_json
 
@@ -215,6 +217,9 @@ def write_cohort(request: Request, config: Config, cohort: Cohort) -> None:
     for name in ("shards" if cohort.has_pictures else FEATURES, "patches.parquet"):
         with suppress(FileExistsError):
             os.symlink((cohort.root / name).resolve(), folder / name)
+    if not is_crossval(request.out) and (cohort.root / CORRECTIONS).is_file():  # of the beginning: folds are to know the same
+        with whole_file(folder / CORRECTIONS) as temporary:
+            shutil.copyfile(cohort.root / CORRECTIONS, temporary)
     with whole_file(folder / "slides.parquet") as temporary:
         pq.write_table(table, temporary)
     write_json(folder / "cohort.json", cohort.info)
