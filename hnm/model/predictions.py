@@ -1,6 +1,7 @@
 """What `hnm predict` writes, slide by slide: a slide is done when its patches' file stands there; another run goes on.
 
 OUT/ predictions.parquet         a row per slide, failed ones with the reason
+     top_patches.csv             the highest patches of each slide: x, y, score, heatmap
      patches/<key>.parquet       x_level0, y_level0, score of each patch; written last
      heatmaps/<key>.png          scores over the thumbnail
      geojson/<key>.geojson       positive patches as polygons, for QuPath
@@ -19,6 +20,7 @@ from PIL import Image
 
 from hnm.model.model import Model
 from hnm.model.predict import PredictedSlide
+from hnm.model.top_patches import write_top_of_predictions
 from hnm.report.heatmap import draw_heatmap, geojson, overlap, positive_area
 from shards.cohort.annotations import Annotation
 from shards.cohort.content import content_of
@@ -267,7 +269,8 @@ def rows_of_others(out: Path, slide_ids: set[str]) -> list[Row]:
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> None:
-    """Write predictions.parquet."""
+    """Write predictions.parquet, and the highest patches of each slide."""
+    write_top_of_predictions(out, rows)
     columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
     with whole_file(out / "predictions.parquet") as temporary:
         pq.write_table(pa.table(columns, schema=SCHEMA), temporary)

@@ -100,6 +100,11 @@ class RunRecord:
         return names
 
     @cached_property
+    def knows_truth(self) -> bool:
+        """Is it known of any patch whether it is positive? Figures that need it are left away where it is not."""
+        return bool((self.study.cohort.patches.truth >= 0).any())
+
+    @cached_property
     def patients(self) -> np.ndarray:
         """(S,) the patient of each slide."""
         return np.asarray(self.study.cohort.slides["patient_id"].to_numpy())

@@ -20,10 +20,12 @@ def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
 
 def counts_lines(summary: TileSummary, cohort: Path) -> list[str]:
     """Return what became of the slides, line by line."""
+    known = f", {summary.num_positive_patches:,} of them known to be positive"
+    is_known = bool(summary.num_known_patches or summary.num_positive_patches)
     lines = [
         f"{cohort}: {summary.num_slides} slides: {summary.num_done} done, {summary.num_empty} empty, "
         f"{summary.num_failed} failed; {summary.num_tiled} tiled now, the others were there",
-        f"{summary.num_patches:,} patches, {summary.num_positive_patches:,} of them known to be positive",
+        f"{summary.num_patches:,} patches{known if is_known else ''}",
     ]
     if summary.num_mimics is not None:
         lines.append(f"{summary.num_mimics:,} patches known to look like a tumour and to be none (tile.mimic_groups)")
@@ -103,11 +105,11 @@ def _test_table(metrics: dict[str, Any]) -> Table:
         _add_interval(table, interval, few)
     table.add_row("slide Brier score", _figure(slide.get("brier")))
     _add_patients(table, metrics, few)
-    if (froc := metrics.get("froc")) is not None:
+    froc, instance = metrics.get("froc"), metrics["instance"]
+    if froc is not None and (froc["score"] is not None or instance is not None):  # without annotations nothing can be found
         table.add_row(f"FROC of {froc['num_lesions']} lesions ({', '.join(froc['lesions_from'])})", _figure(froc["score"]))
         if isolated := froc.get("num_isolated_left_out"):
             table.add_row("  isolated tumour cells left out", f"{isolated:,}")
-    instance = metrics["instance"]
     if instance is not None:
         for name, value in instance.items():
             if name.endswith(("auc", "auprc", "f1")):
@@ -147,9 +149,11 @@ def _add_interval(table: Table, interval: dict[str, Any] | None, few: str) -> No
 
 def _rounds_table(metrics: dict[str, Any]) -> Table:
     knows_mimics = any("mimic_share_hard_negatives" in row for row in metrics["rounds"])
-    title = "rounds, validation slides; witness rate: of the self-paced positives"
+    knows_auc = any(row["validation_instance_auc"] is not None for row in metrics["rounds"])
+    knows_rate = any(row["witness_rate_self_paced"] is not None for row in metrics["rounds"])
+    title = "rounds, validation slides" + "; witness rate: of the self-paced positives" * knows_rate
     table = Table(title=title + "; mimics: of the hard negatives" * knows_mimics)
-    headings = ["round", "slide AUC", "patch AUC", "hard negatives", "candidates", "witness rate"]
+    headings = ["round", "slide AUC", *["patch AUC"] * knows_auc, "hard negatives", "candidates", *["witness rate"] * knows_rate]
     for heading in headings + ["mimics"] * knows_mimics:
         table.add_column(heading, justify="right")
     for row in metrics["rounds"]:
@@ -157,10 +161,10 @@ def _rounds_table(metrics: dict[str, Any]) -> Table:
         table.add_row(
             f"{row['round']}{mark}",
             _figure(row["validation_auc"]),
-            _figure(row["validation_instance_auc"]),
+            *([_figure(row["validation_instance_auc"])] if knows_auc else []),
             f"{row['num_hard_negatives']:,}",
             f"{row['num_candidates']:,}",
-            _figure(row["witness_rate_self_paced"]),
+            *([_figure(row["witness_rate_self_paced"])] if knows_rate else []),
             *([_figure(row.get("mimic_share_hard_negatives"))] if knows_mimics else []),
         )
     return table

@@ -18,6 +18,7 @@ class TileSummary:
         num_failed: slides that could not be read.
         num_patches: in the cohort.
         num_positive_patches: with truth 1.
+        num_known_patches: with truth 1 or 0; none where nothing is annotated.
         num_mimics: known to look like a tumour and to be none; None where tile.mimic_groups is not given.
         num_points_outside: points without a patch of their own: it would not lie wholly inside, or is another point's.
         num_background: patches that the background filters left out.
@@ -59,6 +60,7 @@ class TileSummary:
     outliers: list[Outlier]
     mixed_mpp: bool
     num_tiled: int = 0
+    num_known_patches: int = 0
     num_mimics: int | None = None
     contradicted_mpp: dict[str, str] = field(default_factory=dict)
     num_in_qupath_frame: int = 0
