@@ -61,6 +61,8 @@ class Description:
             before 2026-11-28 does not say.
         gain: what fine-tuning gained over round 0 on the validation slides; empty: nothing was fine-tuned, or an export of
             before 2026-11-29.
+        reference: sorted scores and colours of the slides that it was made with (see `hnm.model.reference`), for drift; empty:
+            not exported, or by an hnm of before 2026-11-28.
         format_version: of this file.
     """
 
@@ -78,6 +80,7 @@ class Description:
     encoder: dict[str, Any] = field(default_factory=dict)
     known: dict[str, Any] = field(default_factory=dict)
     gain: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 

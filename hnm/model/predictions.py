@@ -19,7 +19,7 @@ from PIL import Image
 
 from hnm.model.model import Model
 from hnm.model.predict import PredictedSlide
-from hnm.report.heatmap import draw_heatmap, geojson, overlap, positive_area
+from hnm.report.heatmap import ScoredPatches, draw_heatmap, geojson, overlap, positive_area
 from shards.cohort.annotations import Annotation
 from shards.cohort.content import content_of
 from shards.cohort.frame import Frame
@@ -57,6 +57,7 @@ class Row:
         fingerprint: of slide, settings and model.
         seen: why this slide is no test of the model, as it was trained on it or chosen by it; else "".
         content: of its file, see `shards.cohort.content`; "" where it could not be read.
+        colours: of its patches by name, see `hnm.statistics.colour`; beside the patches, not in the table. None: unknown.
     """
 
     slide_id: str
@@ -76,6 +77,7 @@ class Row:
     fingerprint: str
     seen: str = ""
     content: str = ""
+    colours: dict[str, float] | None = None
 
     @property
     def failed(self) -> bool:
@@ -118,6 +120,7 @@ def row_of(slide: Slide, label: int | None, result: PredictedSlide, model: Model
             )
         ),
         fingerprint=fingerprint,
+        colours=result.colours.figures() or None,
     )
 
 
@@ -171,7 +174,11 @@ def write_slide(out: Path, slide: Slide, row: Row, result: PredictedSlide) -> No
     polygons = geojson(result.patches, threshold, frame=survey.frame)
     with whole_file(out / "geojson" / f"{slide.key}.geojson") as temporary:
         temporary.write_text(json.dumps(polygons, allow_nan=False) + "\n", encoding="utf-8")
-    patches = result.patches
+    write_patches(out, slide, row, result.patches)
+
+
+def write_patches(out: Path, slide: Slide, row: Row, patches: ScoredPatches) -> None:
+    """Write the patches of one slide with its row: it is done."""
     columns = {
         "x_level0": np.asarray(patches.x_level0, np.int32),
         "y_level0": np.asarray(patches.y_level0, np.int32),

@@ -12,6 +12,9 @@ import numpy as np
 from hnm.statistics.metrics import checked
 from shards.errors import InputError
 
+NEAR = 1e-7
+MAX_STEPS, TOLERANCE, NEAR_SINGULAR = 50, 1e-8, 1e-12
+
 
 def brier(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Return the mean squared difference of score and label, 0 best, 0.25 for 0.5 throughout; None without rows.
@@ -55,6 +58,43 @@ def calibration_curve(labels: np.ndarray, scores: np.ndarray, num_bins: int = 10
         for i in np.flatnonzero(num)
     ]
     return {"bins": bins, "expected_calibration_error": float(num @ gap / len(scores)) if len(scores) else None}
+
+
+def logits_of(scores: np.ndarray) -> np.ndarray:
+    """Return (n,) float64 logits of scores in [0, 1]; 0 and 1 count as 1e-7 away from themselves."""
+    kept = np.clip(np.asarray(scores, np.float64), NEAR, 1 - NEAR)
+    return np.asarray(np.log(kept / (1 - kept)))
+
+
+def slope_and_intercept(labels: np.ndarray, scores: np.ndarray) -> tuple[float | None, float | None]:
+    """Return slope and intercept of the logistic regression of the label on the score's logit; 1 and 0 are calibrated.
+
+    A slope below 1: scores are too extreme. An intercept below 0: too high (Cox, Biometrika 1958). None where no finite pair is
+    the likeliest: with one class, with equal scores, and where a score parts both classes.
+
+    Raises:
+        InputError: see `brier`.
+    """
+    positive, scores = _probabilities(labels, scores)
+    x = logits_of(scores)
+    if positive.all() or not positive.any():
+        return None, None
+    of_positive, of_negative = x[positive], x[~positive]
+    if of_positive.min() >= of_negative.max() or of_positive.max() <= of_negative.min():
+        return None, None
+    design, target = np.stack([x, np.ones_like(x)], axis=1), positive.astype(np.float64)
+    weights = np.zeros(2)
+    for _ in range(MAX_STEPS):  # Newton's method
+        probability = 1 / (1 + np.exp(-np.clip(design @ weights, -500, 500)))
+        curvature = design.T @ (design * (probability * (1 - probability))[:, None])
+        gradient = design.T @ (target - probability)
+        if np.linalg.det(curvature) < NEAR_SINGULAR:
+            return None, None
+        step = np.linalg.solve(curvature, gradient)
+        weights += step
+        if np.abs(step).max() < TOLERANCE:
+            return float(weights[0]), float(weights[1])
+    return None, None
 
 
 def _probabilities(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
