@@ -5,6 +5,7 @@ Pure functions of arrays; `hnm.evidence.validate` measures what they return.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -69,8 +70,10 @@ def groups_of(cells: np.ndarray, column: str) -> list[tuple[str, np.ndarray]]:
     known = ~np.isnan(numbers)
     edges = [-np.inf, *np.unique(np.quantile(numbers[known], QUARTERS)).tolist(), np.inf]
     groups = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        name = f"above {low:g}" if high == np.inf else f"to {high:g}" if low == -np.inf else f"above {low:g} to {high:g}"
+    for low, high in pairwise(edges):
+        name = (
+            f"above {low:g}" if high == np.inf else f"to {high:g}" if low == -np.inf else f"above {low:g} to {high:g}"
+        )
         groups.append((name, known & (numbers > low) & (numbers <= high)))
     groups.append((NO_VALUE, ~known))
     return [(name, rows) for name, rows in groups if rows.any()]
@@ -115,7 +118,10 @@ def choose_part(labels: np.ndarray, patients: np.ndarray, share: float, seed: in
         chosen[order[: round(share * len(its))]] = True
     part = chosen[number]
     for rows, where in ((part, "in the part"), (~part, "in what remains")):
-        counts = {word: len(np.unique(patients[rows & (labels == label)])) for label, word in ((1, "positive"), (0, "negative"))}
+        counts = {
+            word: len(np.unique(patients[rows & (labels == label)]))
+            for label, word in ((1, "positive"), (0, "negative"))
+        }
         for word, count in counts.items():
             if count < LEAST_PATIENTS:
                 raise InputError(

@@ -1,7 +1,7 @@
 """Drift: do the scores and colours of these slides come from where those came from that the export recorded?
 
-    reference   {"scores": {"negative": [...], "positive": [...], "patients": {...}},
-                 "colours": {"values": {"red_mean": [...], ...}, "slides": 200, "patients": 180, "why_not": ""}}
+reference   {"scores": {"negative": [...], "positive": [...], "patients": {...}},
+             "colours": {"values": {"red_mean": [...], ...}, "slides": 200, "patients": 180, "why_not": ""}}
 """
 
 from collections.abc import Mapping
@@ -65,11 +65,20 @@ def _colours(
         if shift is not None:
             found[name] = shift._replace(p=min(1.0, len(COLOURS) * shift.p))._asdict()  # Bonferroni
     unknown = len(cases) - int(np.isfinite(colours[COLOURS[0]]).sum()) - int(cases.missed.sum())
-    told = [f"the colours of {unknown} of {len(cases)} slides are not known: an older hnm predict has scored them"] if unknown else []
+    told = (
+        [f"the colours of {unknown} of {len(cases)} slides are not known: an older hnm predict has scored them"]
+        if unknown
+        else []
+    )
     moved = {name: Shift(**its) for name, its in found.items() if its["p"] < LEAST_P}
     if moved:
-        parts = "; ".join(f"{name.replace('_', ' ')} {its.median_then:.4g} then, {its.median_now:.4g} here" for name, its in moved.items())
-        told.append(f"the colours of the patches have moved ({len(moved)} of {len(found)} figures, medians over slides): {parts}")
+        parts = "; ".join(
+            f"{name.replace('_', ' ')} {its.median_then:.4g} then, {its.median_now:.4g} here"
+            for name, its in moved.items()
+        )
+        told.append(
+            f"the colours of the patches have moved ({len(moved)} of {len(found)} figures, medians over slides): {parts}"
+        )
     return found, told
 
 

@@ -1,8 +1,8 @@
 """What validation.json says: an exported model on slides of another place. Its threshold is frozen; what is chosen here is apart.
 
-    Cases ──frozen threshold──▶ figures, intervals by patient ──▶ is it off? ──re-chosen, named so──▶ figures
-      │ └──▶ subgroups, patients
-      └──against what the export recorded──▶ drift of scores and colours         a part ──▶ recalibration, "not sure"
+Cases ──frozen threshold──▶ figures, intervals by patient ──▶ is it off? ──re-chosen, named so──▶ figures
+  │ └──▶ subgroups, patients
+  └──against what the export recorded──▶ drift of scores and colours         a part ──▶ recalibration, "not sure"
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,9 @@ def check(cases: Cases, plan: Plan) -> list[str]:
     """
     if plan.part is None and (plan.recalibrate or plan.alpha is not None):
         asked = f"--recalibrate {plan.recalibrate}" if plan.recalibrate else f"--alpha {plan.alpha:g}"
-        raise InputError(f"{asked} is learned from slides that are not measured afterwards. Say of how many patients: --part 0.3")
+        raise InputError(
+            f"{asked} is learned from slides that are not measured afterwards. Say of how many patients: --part 0.3"
+        )
     for column in plan.by:
         if column not in cases.columns:
             known = ", ".join(sorted(cases.columns)) or "none"
@@ -141,7 +143,9 @@ def validate(
         "by_patient": _patients_part(cases, threshold, plan.seed),
         "subgroups": {column: _subgroups(cases, column, threshold, plan.seed) for column in plan.by},
         "drift": drift,
-        "without_missed": with_intervals(cases.where(~cases.missed), threshold, plan.seed) if cases.missed.any() else None,
+        "without_missed": with_intervals(cases.where(~cases.missed), threshold, plan.seed)
+        if cases.missed.any()
+        else None,
         "missed": int(cases.missed.sum()),
         "recalibration": None,
         "conformal": None,
@@ -199,11 +203,16 @@ def verdict_on(
     other one is better for sure, but sensitivity or specificity is not what it was.
     """
     if rechosen is None or rechosen["gain"]["low"] is None:
-        return {"word": "cannot be judged", "says": ["There are too few slides of both classes to judge the frozen threshold."]}
+        return {
+            "word": "cannot be judged",
+            "says": ["There are too few slides of both classes to judge the frozen threshold."],
+        }
     promised, says, differs = recorded.get("promised") or {}, [], False
     for name in ("sensitivity", "specificity"):
         here, its, then = frozen["figures"][name], frozen["intervals"][name], promised.get(name)
-        told = f"{name[0].upper()}{name[1:]} at {threshold:.4f} is {here:.3f} ({its['low']:.3f} to {its['high']:.3f}) here"
+        told = (
+            f"{name[0].upper()}{name[1:]} at {threshold:.4f} is {here:.3f} ({its['low']:.3f} to {its['high']:.3f}) here"
+        )
         if then is None:
             says.append(f"{told}; the export does not say what it was.")
             continue

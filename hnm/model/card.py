@@ -71,10 +71,11 @@ def _reference(reference: dict[str, Any]) -> str:
         return ""
     scores, colours = reference["scores"], reference["colours"]
     num_scores = len(scores["negative"]) + len(scores["positive"])
-    of_colours = f"the colours of {colours['slides']:,} slides" if colours["values"] else f"no colours ({colours['why_not']})"
+    no_colours = f"no colours ({colours['why_not']})"
+    of_colours = f"the colours of {colours['slides']:,} slides" if colours["values"] else no_colours
     return (
-        f"\n\nFor `hnm validate`, which measures this model on slides of another place, `model.json` records {num_scores:,} scores "
-        f"of validation slides and {of_colours}, sorted and without names."
+        f"\n\nFor `hnm validate`, which measures this model on slides of another place, `model.json` records {num_scores:,} "
+        f"scores of validation slides and {of_colours}, sorted and without names."
     )
 
 

@@ -1,6 +1,6 @@
 """One slide of a cohort that is cut already, from its patches to its score: what `predict_slide` does for a file.
 
-    cohort ──reader: JPEGs of one slide──▶ batches ──encoder──▶ features on disk ──aggregator──▶ scores
+cohort ──reader: JPEGs of one slide──▶ batches ──encoder──▶ features on disk ──aggregator──▶ scores
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,12 @@ from shards.errors import InputError
 from shards.reading.reader import PatchReader
 from shards.tiling.mpp import patch_level0_of
 
-TOLD_SETTINGS = ("stain", "background", "jpeg_quality", "min_tissue_share")  # they move scores, and are no reason to refuse
+TOLD_SETTINGS = (
+    "stain",
+    "background",
+    "jpeg_quality",
+    "min_tissue_share",
+)  # they move scores, and are no reason to refuse
 
 
 @torch.inference_mode()
@@ -85,26 +90,38 @@ def refuse_other_patches(cohort: Cohort, model: Model, reader: PatchReader) -> l
     again += f" tile.mpp={tile.mpp:g}" if tile.mpp else ""
     height, width = reader.image_shape
     if (height, width) != (tile.patch_px, tile.patch_px):
-        raise InputError(f"{cohort.root}: patches of {width} x {height} px, and the model saw {tile.patch_px} px. {again}")
+        raise InputError(
+            f"{cohort.root}: patches of {width} x {height} px, and the model saw {tile.patch_px} px. {again}"
+        )
     here, there = _range(settings.get("mpp"), _source_mpp(cohort)), _range(tile.mpp, model.about.data["source_mpp"])
     told = []
     if here is None or there is None:
         whose = "these patches" if here is None else "the model's patches"
-        told.append(f"microns per pixel of {whose} are unknown: whether tissue has the size that the model knows is not checked")
+        told.append(
+            f"microns per pixel of {whose} are unknown: whether tissue has the size that the model knows is not checked"
+        )
     elif here[1] < there[0] / MPP_SLACK or here[0] > there[1] * MPP_SLACK:
         raise InputError(
             f"{cohort.root}: patches of {_told(here)} microns per pixel, and the model saw {_told(there)}: the tissue looks "
             f"larger or smaller to it. {again}"
         )
     known = tile.model_dump(mode="json")
-    differs = [f"{name} {settings[name]} here, {known[name]} there" for name in TOLD_SETTINGS if settings.get(name, known[name]) != known[name]]
+    differs = [
+        f"{name} {settings[name]} here, {known[name]} there"
+        for name in TOLD_SETTINGS
+        if settings.get(name, known[name]) != known[name]
+    ]
     if bool(settings.get("points_file")) != (tile.points_file is not None):
         differs.append("patches cut at points on one side, on a grid on the other")
     return told + ([f"the slides were cut otherwise than the model's: {'; '.join(differs)}"] if differs else [])
 
 
 def _source_mpp(cohort: Cohort) -> list[float] | None:
-    known = [mpp for mpp in cohort.slides["source_mpp"].to_pylist() if mpp] if "source_mpp" in cohort.slides.column_names else []
+    known = (
+        [mpp for mpp in cohort.slides["source_mpp"].to_pylist() if mpp]
+        if "source_mpp" in cohort.slides.column_names
+        else []
+    )
     return [min(known), max(known)] if known else None
 
 

@@ -1,8 +1,8 @@
 """What an export records of the slides that its model was made with, so that drift can be seen elsewhere; no slide is named.
 
-    validation slides' scores, by class            ─┐
-    colours of training and validation slides       ├──▶ model.json, "reference" ──▶ hnm validate (hnm/evidence/drift.py)
-      (at most 150 slides, 32 patches of each)     ─┘
+validation slides' scores, by class            ─┐
+colours of training and validation slides       ├──▶ model.json, "reference" ──▶ hnm validate (hnm/evidence/drift.py)
+  (at most 150 slides, 32 patches of each)     ─┘
 """
 
 from typing import Any

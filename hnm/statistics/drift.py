@@ -22,7 +22,9 @@ class Shift(NamedTuple):
     p: float
 
 
-def shift_of(then: np.ndarray, now: np.ndarray, num_then: int | None = None, num_now: int | None = None) -> Shift | None:
+def shift_of(
+    then: np.ndarray, now: np.ndarray, num_then: int | None = None, num_now: int | None = None
+) -> Shift | None:
     """Compare two samples by the test of Kolmogorov and Smirnov; None where one is empty.
 
     Slides of one patient resemble each other. The p-value is that of so many independent values as there are patients:
