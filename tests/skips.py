@@ -17,10 +17,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked gpu on a machine without one: `python -m benchmarks.gpu` runs the same where there is one."""
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    if not left_out:
+        return
     import torch
 
     if not torch.cuda.is_available():
-        left_out = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 

@@ -69,6 +69,7 @@ def listening_on(port: int) -> set[str]:
     return {address for address, at in places if int(at, 16) == port}
 
 
+@pytest.mark.slow
 def test_the_page_is_served_on_loopback_and_knows_the_run(ui: tuple[Path, str]) -> None:
     run, page = ui
     address, fragment = page.split("/#/")
@@ -89,6 +90,7 @@ def test_the_page_is_served_on_loopback_and_knows_the_run(ui: tuple[Path, str]) 
         assert b"not for diagnosis" in answer.read()
 
 
+@pytest.mark.slow
 def test_a_server_tracks_by_uri_and_a_lost_id_is_found_by_tag(
     ui: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
