@@ -7,7 +7,7 @@ import numpy as np
 from hnm.evidence.cases import Cases
 from hnm.evidence.measure import count_patients
 from hnm.statistics.bootstrap import bootstrap_intervals
-from hnm.statistics.calibration import brier, calibration_curve, slope_and_intercept
+from hnm.statistics.calibration import brier, calibration_curve, calibration_intercept, calibration_slope
 from hnm.statistics.conformal import conformal_limits, conformal_sets, one_of_each_patient
 from hnm.statistics.metrics import Figures, auc, share
 from hnm.statistics.recalibrate import Kind, recalibration
@@ -46,11 +46,11 @@ def recalibration_part(fitted: Cases, rest: Cases, kind: Kind, seed: int) -> dic
 
 
 def _calibration(labels: np.ndarray, scores: np.ndarray) -> Figures:
-    slope, intercept = slope_and_intercept(labels, scores)
     error = calibration_curve(labels, scores)["expected_calibration_error"]
     return {
         "auc": auc(labels, scores), "brier": brier(labels, scores), "calibration_error": error,
-        "calibration_slope": slope, "calibration_intercept": intercept,
+        "calibration_slope": calibration_slope(labels, scores),
+        "calibration_intercept": calibration_intercept(labels, scores),
     }  # fmt: skip
 
 

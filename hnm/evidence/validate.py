@@ -16,7 +16,7 @@ from hnm.evidence.drift import drift_part
 from hnm.evidence.learned import conformal_part, recalibration_part
 from hnm.evidence.measure import count_patients, slide_figures
 from hnm.statistics.bootstrap import bootstrap_intervals, interval_of_draws, resampled_weights
-from hnm.statistics.calibration import calibration_curve, slope_and_intercept
+from hnm.statistics.calibration import calibration_curve, calibration_intercept, calibration_slope
 from hnm.statistics.conformal import least_slides
 from hnm.statistics.metrics import Figures, youden_threshold
 from hnm.statistics.recalibrate import Kind
@@ -88,12 +88,13 @@ def _require_enough(part: Cases, alpha: float) -> None:
 
 def figures_at(labels: np.ndarray, scores: np.ndarray, threshold: float) -> Figures:
     """Return the slides' figures (see `slide_figures`) and their calibration: error (ECE), slope and intercept."""
-    slope, intercept = slope_and_intercept(labels, scores)
     error = calibration_curve(labels, scores)["expected_calibration_error"]
     return {
         **slide_figures(labels, scores, threshold),
-        "calibration_error": error, "calibration_slope": slope, "calibration_intercept": intercept,
-    }  # fmt: skip
+        "calibration_error": error,
+        "calibration_slope": calibration_slope(labels, scores),
+        "calibration_intercept": calibration_intercept(labels, scores),
+    }
 
 
 def with_intervals(cases: Cases, threshold: float, seed: int) -> dict[str, Any]:
@@ -120,8 +121,8 @@ def validate(
     Args:
         cases: the slides.
         threshold: a slide at or above it is called positive; as exported.
-        recorded: what the export says of the slides that it was made with: `reference`, and `promised` figures at the threshold
-            with `promised_on`.
+        recorded: what the export says of the slides that it was made with: `reference`, and `promised` figures at the threshold,
+            on how many slides of each class (`promised_slides`), and what slides those were (`promised_on`).
         colours: by name of `hnm.statistics.colour.COLOURS` the (n,) values of the slides, NaN where unknown.
         plan: what is asked for.
 
@@ -216,9 +217,13 @@ def verdict_on(
         if then is None:
             says.append(f"{told}; the export does not say what it was.")
             continue
-        outside = not its["low"] <= then <= its["high"]
+        low, high = _exact_interval(
+            then, recorded["promised_slides"]["positive" if name == "sensitivity" else "negative"]
+        )
+        outside = not its["low"] <= then <= its["high"] and not low <= here <= high
         differs |= outside
-        says.append(f"{told}, and was {then:.3f} on {recorded['promised_on']}{': it has moved' if outside else ''}.")
+        was = f"and was {then:.3f} ({low:.3f} to {high:.3f}) on {recorded['promised_on']}"
+        says.append(f"{told}, {was}{': it has moved' if outside else ''}.")
     gain = rechosen["gain"]
     word = "off" if gain["low"] > 0 else "moved" if differs else "holds"
     on_others = f"{gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
@@ -227,6 +232,14 @@ def verdict_on(
         + (": the frozen one is off here." if word == "off" else ": no other one is better for sure.")
     )
     return {"word": word, "says": says}
+
+
+def _exact_interval(share: float, num: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `num` slides (Clopper and Pearson, Biometrika 1934)."""
+    from scipy.stats import binomtest  # here: it takes a second that most processes need not spend
+
+    interval = binomtest(round(share * num), num).proportion_ci(0.95, "exact")
+    return float(interval.low), float(interval.high)
 
 
 def _patients_part(cases: Cases, threshold: float, seed: int) -> dict[str, Any] | None:

@@ -169,7 +169,10 @@ def print_validation(result: Mapping[str, Any]) -> None:
     table.add_column("figure")
     table.add_column(f"frozen threshold {result['threshold']:.4f}", justify="right")
     if rechosen:
-        table.add_column(f"re-chosen {rechosen['threshold']:.4f} on {rechosen['chosen_on']}", justify="right")
+        measured_on = " (flatters)" if rechosen["flatters"] else "; remaining slides"
+        table.add_column(
+            f"re-chosen {rechosen['threshold']:.4f} on {rechosen['chosen_on']}{measured_on}", justify="right"
+        )
     for name, words in HEADINGS.items():
         parts = [frozen, *([rechosen] if rechosen else [])]
         table.add_row(

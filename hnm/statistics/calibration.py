@@ -14,6 +14,7 @@ from shards.errors import InputError
 
 NEAR = 1e-7
 MAX_STEPS, TOLERANCE, NEAR_SINGULAR = 50, 1e-8, 1e-12
+WIDEST, BISECTIONS = 40.0, 40  # logits: the widest interval, to 1e-10
 
 
 def brier(labels: np.ndarray, scores: np.ndarray) -> float | None:
@@ -66,11 +67,11 @@ def logits_of(scores: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(kept / (1 - kept)))
 
 
-def slope_and_intercept(labels: np.ndarray, scores: np.ndarray) -> tuple[float | None, float | None]:
-    """Return slope and intercept of the logistic regression of the label on the score's logit; 1 and 0 are calibrated.
+def calibration_slope(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Return the slope of the logistic regression of the label on the score's logit: 1 is calibrated, below it too extreme.
 
-    A slope below 1: scores are too extreme. An intercept below 0: too high (Cox, Biometrika 1958). None where no finite pair is
-    the likeliest: with one class, with equal scores, and where a score parts both classes.
+    Cox, Biometrika 1958. None where no finite slope is the likeliest: with one class, with equal scores, and where a score parts
+    both classes.
 
     Raises:
         InputError: see `brier`.
@@ -78,23 +79,44 @@ def slope_and_intercept(labels: np.ndarray, scores: np.ndarray) -> tuple[float |
     positive, scores = _probabilities(labels, scores)
     x = logits_of(scores)
     if positive.all() or not positive.any():
-        return None, None
+        return None
     of_positive, of_negative = x[positive], x[~positive]
     if of_positive.min() >= of_negative.max() or of_positive.max() <= of_negative.min():
-        return None, None
-    design, target = np.stack([x, np.ones_like(x)], axis=1), positive.astype(np.float64)
-    weights = np.zeros(2)
+        return None
+    design, weights = np.stack([x, np.ones_like(x)], axis=1), np.zeros(2)
     for _ in range(MAX_STEPS):  # Newton's method
-        probability = 1 / (1 + np.exp(-np.clip(design @ weights, -500, 500)))
+        probability = _sigmoid(design @ weights)
         curvature = design.T @ (design * (probability * (1 - probability))[:, None])
-        gradient = design.T @ (target - probability)
         if np.linalg.det(curvature) < NEAR_SINGULAR:
-            return None, None
-        step = np.linalg.solve(curvature, gradient)
+            return None
+        step = np.linalg.solve(curvature, design.T @ (positive - probability))
         weights += step
         if np.abs(step).max() < TOLERANCE:
-            return float(weights[0]), float(weights[1])
-    return None, None
+            return float(weights[0])
+    return None
+
+
+def calibration_intercept(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Return what must be added to all logits so that the mean score is the share of positive slides; below 0: scores too high.
+
+    Calibration in the large: the intercept of that regression with slope 1. None with one class.
+
+    Raises:
+        InputError: see `brier`.
+    """
+    positive, scores = _probabilities(labels, scores)
+    if positive.all() or not positive.any():
+        return None
+    x, share = logits_of(scores), float(positive.mean())
+    low, high = -WIDEST, WIDEST
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(_sigmoid(x + middle).mean()) < share else (low, middle)
+    return (low + high) / 2
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -500, 500))))
 
 
 def _probabilities(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

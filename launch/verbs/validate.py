@@ -125,7 +125,10 @@ def recorded_of(model: Model) -> dict[str, Any]:
     promised, where = (
         (test, "its own test slides") if test else (model.about.validation, "its own validation slides, which chose it")
     )
-    return {"reference": model.about.reference, "promised": promised, "promised_on": where}
+    split = model.about.data["splits"]["test" if test else "validation"]
+    missed = (model.about.test or {}).get("without_patch", {}).get("missed", 0) if test else 0
+    slides = {"positive": split["positive"] + missed, "negative": split["slides"] - split["positive"]}
+    return {"reference": model.about.reference, "promised": promised, "promised_on": where, "promised_slides": slides}
 
 
 def _validate_in(out: Path, inputs: Inputs, model: Model, asked: PredictRequest, plan: Plan, config: Config) -> int:
