@@ -9,7 +9,7 @@ Memory stays flat however large the slide is: a bounded cache of decoded tiles, 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from shards.cohort.frame import Bounds
 from shards.errors import InputError
 from shards.resample import resize
 from shards.tiling.mpp import ToldMpp, told_mpp
+from shards.tiling.tiff_tiles import TiffTiles, TileError, open_tiles
 
 # A row of 256-px tiles of a slide 100,000 px wide is 100 MB: neighbouring rows of patches share their tiles.
 CACHE_BYTES = 128 * 2**20
@@ -45,8 +46,8 @@ class Pyramid:
 
     needs_mpp = True  # without it nobody knows what a patch of a scan shows
 
-    def __init__(self, path: Path, slide: openslide.OpenSlide) -> None:
-        self.path, self._slide = path, slide
+    def __init__(self, path: Path, slide: openslide.OpenSlide, tiles: TiffTiles | None = None) -> None:
+        self.path, self._slide, self._tiles = path, slide, tiles
         self.width, self.height = slide.dimensions
         self.downsamples = tuple(float(downsample) for downsample in slide.level_downsamples)
 
@@ -106,6 +107,10 @@ class Pyramid:
         return thumbnail, factor * self.downsamples[level]
 
     def _read_level(self, x_level0: int, y_level0: int, level: int, width: int, height: int) -> np.ndarray:
+        if self._tiles is not None:
+            x, y = (at / self.downsamples[level] for at in (x_level0, y_level0))
+            with suppress(TileError):  # OpenSlide makes of it what it can, or says what is wrong
+                return self._tiles.read(level, x, y, width, height)
         try:
             rgba = np.asarray(self._slide.read_region((x_level0, y_level0), level, (width, height)))
         except openslide.OpenSlideError as error:
@@ -154,7 +159,8 @@ def open_pyramid(path: Path) -> Iterator[Pyramid]:
     with slide:
         _refuse_fluorescence(path, slide.properties)
         slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
-        yield Pyramid(path, slide)
+        with open_tiles(path, vendor_of(path), slide.level_dimensions, CACHE_BYTES) as tiles:
+            yield Pyramid(path, slide, tiles)
 
 
 def _refuse_fluorescence(path: Path, properties: Mapping[str, str]) -> None:
