@@ -182,7 +182,7 @@ def tile_cohort(
         cohort: the folder to write; made if absent.
         config: where and how to cut.
         progress: wraps the loop over slides.
-        num_workers: processes; 1 = this one.
+        num_workers: processes; 1 = this one. Where slides are fewer, several threads cut one.
 
     Returns:
         The numbers for the summary.
@@ -259,7 +259,8 @@ def share_of(jobs: Sequence[SlideJob], number: int, count: int) -> list[SlideJob
 def _outcomes(
     jobs: Sequence[SlideJob], cohort: Path, config: TileConfig, num_workers: int
 ) -> Iterator[tuple[SlideJob, Outcome]]:
-    work = partial(tile_slide, cohort=cohort, config=config)
+    num_threads = max(1, num_workers // max(1, len(jobs)))  # where slides are fewer than workers
+    work = partial(tile_slide, cohort=cohort, config=config, num_threads=num_threads)
     waiting = Waiting(f"{cohort}: slides that are left")
     while jobs:
         elsewhere: list[SlideJob] = []
