@@ -95,9 +95,7 @@ class RunRecord:
     @cached_property
     def split_of(self) -> np.ndarray:
         """(S,) str: train, validation, test, or "" for slides that take no part."""
-        names = np.full(self.study.cohort.num_slides, "", dtype="U10")
-        for name in ("train", "validation", "test"):
-            names[getattr(self.study, name)] = name
+        names = self.study.split_of.copy()
         names[self.study.missed] = "test"
         return names
 

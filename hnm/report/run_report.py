@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from hnm.config import flatten
+from hnm.evidence.calls import calls_told
 from hnm.report.page import (
     REPORT_FILE,
     Box,
@@ -30,7 +31,8 @@ from hnm.report.record import RunRecord
 from hnm.report.run_warnings import warnings_of
 from hnm.report.slides import slide_table
 from hnm.report.top_patches import NUM_IN_PAGE, TOP_FILE, VIEW_FOLDER, TopPatch, TopPatches, write_top_patches
-from hnm.statistics.zero_width import few_patients
+from hnm.statistics.thresholds import policy_in_words
+from hnm.statistics.zero_width import interval_remark
 from shards.cohort.slides import slide_key
 from shards.reading.reader import PatchReader
 
@@ -135,17 +137,35 @@ def _boxes(record: RunRecord) -> list[Box]:
     labels = record.study.labels[slides]
     measured = record.metrics or {}
     figures = measured.get("slide") or record.decisions[record.chosen]["validation"]
-    interval = interval_lines(measured.get("slide_auc_interval"), few_patients(measured))
+    interval = interval_lines(measured.get("slide_auc_interval"), interval_remark(measured))
     seconds = sum(phase["seconds"] for phase in record.state["phases"])
+    policy = f"{policy_in_words(record.config.evaluate.threshold)}, validation"
     return [
+        *_patient_boxes(measured),
         (digits(figures["auc"]), [f"slide AUC, {split}", *interval]),
-        (digits(figures["balanced_accuracy"]), ["balanced accuracy", f"at {record.threshold:.3f}"]),
+        (digits(figures["balanced_accuracy"]), ["balanced accuracy", f"at {record.threshold:.3f}", policy]),
         (f"{digits(figures['sensitivity'])} / {digits(figures['specificity'])}", ["sensitivity / specificity"]),
+        *_predictive_boxes(measured),
         (f"{record.chosen}", ["chosen round", f"of {record.num_rounds - 1}"]),
         (f"{len(slides)}", [f"{split} slides", f"{(labels == 1).sum()} positive, {(labels == 0).sum()} negative"]),
         (f"{record.study.cohort.num_patches:,}", ["patches of", f"{record.study.cohort.num_slides:,} slides"]),
         (duration(seconds), ["computing"]),
     ]
+
+
+def _patient_boxes(metrics: Mapping[str, Any]) -> list[Box]:
+    """Return the headline of a cohort whose patients have several slides; nothing of others."""
+    if (figures := metrics.get("patient")) is None:
+        return []
+    interval = interval_lines(metrics["patient_intervals"]["auc"], interval_remark(metrics))
+    told = f"{metrics['num_test_patients']} patients, {metrics['patient_score']} of their slides"
+    return [(digits(figures["auc"]), ["patient AUC, test: the headline", told, *interval])]
+
+
+def _predictive_boxes(metrics: Mapping[str, Any]) -> list[Box]:
+    """Return PPV and NPV at the stated prevalence, else at the test slides' own; nothing before the evaluation."""
+    told = calls_told(metrics)[-2:]
+    return [(" / ".join(digits(value) for _, value, _ in told), ["PPV / NPV", told[-1][0].removeprefix("NPV ")])] if told else []
 
 
 def _rounds(record: RunRecord) -> list[dict[str, Any]]:

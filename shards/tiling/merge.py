@@ -206,6 +206,8 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
         "path": pa.array([str(slide.path) for slide in slides], pa.string()),
         "patient_id": pa.array([slide.patient_id for slide in slides], pa.string()),
     }
+    if any(slide.site for slide in slides):
+        columns["site"] = pa.array([slide.site for slide in slides], pa.string())
     for name in slides[0].labels:
         columns[name] = pa.array([slide.labels[name] for slide in slides], pa.int8())
     for name in slides[0].splits:

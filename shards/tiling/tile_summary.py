@@ -38,6 +38,7 @@ class TileSummary:
         split_drawn: whether the split was drawn, as the table has no split column.
         annotations: what the annotations were taken as, and what contradicts them.
         patients_known: whether it was drawn by patient: the table says whose slides they are.
+        split_by: what was drawn whole: "patient" or "site".
         splits: what each split holds, of slides with patches.
         tissue: how tissue was found, in words.
     """
@@ -68,5 +69,6 @@ class TileSummary:
     split_drawn: bool = False
     annotations: AnnotationSummary = field(default_factory=AnnotationSummary)
     patients_known: bool = False
+    split_by: str = "patient"
     splits: list[SplitCount] = field(default_factory=list)
     tissue: list[str] = field(default_factory=list)
