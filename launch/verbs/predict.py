@@ -42,6 +42,7 @@ from hnm.model.predictions import (
     write_slide,
     write_table,
 )
+from hnm.model.several import read_several
 from hnm.report.record import RunRecord, read_record
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
@@ -107,7 +108,7 @@ def _predict_jobs(jobs: Sequence[SlideJob], contents: Sequence[str], model: Mode
     write_table(request.out, [*earlier, *rows])
     if earlier:
         journal.say(f"{len(earlier)} slides of earlier commands stay in the table")
-    return _summarise(rows, request.out, model.known is not None, journal)
+    return summarise(rows, request.out, model.known is not None, journal)
 
 
 def export(
@@ -149,7 +150,7 @@ def open_record(run: Path, cohort_folder: Path | None) -> RunRecord:
     config, recorded_folder = read_run(run)
     cohort = Cohort.open(cohort_folder or recorded_folder)
     check_cohort(run, cohort, config.data)
-    return read_record(run, config, open_study(cohort, config.data, config.seed))
+    return read_record(run, config, open_study(cohort, config.data, config.seed, "the model of a run"))
 
 
 def open_model(request: PredictRequest) -> Model:
@@ -176,7 +177,7 @@ def check_model(folder: Path) -> None:
     Raises:
         InputError: neither a run nor an exported folder.
     """
-    if is_exported(folder):
+    if is_exported(folder) or read_several(folder) is not None:
         return
     refuse_other(folder)
     if not (folder / "state.json").is_file():
@@ -278,7 +279,7 @@ def _in_words(row: Row) -> str:
     )
 
 
-def _summarise(rows: Sequence[Row], out: Path, is_known: bool, journal: Journal) -> int:
+def summarise(rows: Sequence[Row], out: Path, is_known: bool, journal: Journal) -> int:
     scored = [row for row in rows if row.score is not None]
     failed = [row for row in rows if row.failed]
     called = sum(row.predicted == 1 for row in scored)

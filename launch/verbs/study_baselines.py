@@ -72,7 +72,7 @@ def _study_of(request: StudyRequest, cohort: Path, key: Fold) -> tuple[Study, in
     asked = first_request(request, cohort)
     config = load_config(asked.config, None, [*asked.overrides, f"data.split_column={split_column(key)}"])
     seed = config.seed + key[0]
-    study = open_study(Cohort.open(asked.out / "cohort"), config.data, seed)
+    study = open_study(Cohort.open(asked.out / "cohort"), config.data, seed, "hnm study")
     if len(study.test) == 0:
         raise InputError(f"{asked.out / 'cohort'}: no test slide in repeat {key[0]}, fold {key[1]}")
     return study, seed
