@@ -21,7 +21,7 @@ from hnm.run.session import Session
 from hnm.run.study import open_study
 from hnm.run.targets import TARGETS_FOLDER
 from hnm.run.tracking_run import MODEL_FOLDER
-from hnm.run_rounds import START_ENCODER, round_folder
+from hnm.run_rounds import START_ENCODER, home_of, round_folder
 from hnm.target_rounds import target_folders
 from launch.process.distributed import join_world
 from launch.process.kinds import refuse_other
@@ -93,7 +93,7 @@ def _write_model(config: Config, run: Path, session: Session) -> None:
         return
     with only_writer(run / MODEL_FOLDER):
         export(read_record(run, config, session.study), run / MODEL_FOLDER)
-    session.journal.say(f"wrote {run / MODEL_FOLDER}: the model with its card, MODEL.md. Next: hnm predict {run} SLIDES")
+    session.journal.say(f"wrote {run / MODEL_FOLDER}: the model with its card, MODEL.md. Next: hnm predict {home_of(run)} SLIDES")
 
 
 def has_results(run: Path) -> bool:

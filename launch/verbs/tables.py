@@ -74,6 +74,9 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     if "targets" in metrics:
         console.print(_targets_table(metrics))
         _print_classes(metrics.get("classes"), console)
+        for name, its in metrics["targets"].items():
+            for warning in its.get("warnings", []):
+                console.print(f"warning: {name}: {warning}", markup=False, soft_wrap=True)
         return
     console.print(_test_table(metrics))
     console.print(_rounds_table(metrics))
