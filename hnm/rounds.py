@@ -35,6 +35,7 @@ from hnm.encoder.trained_file import base_of_rounds, save_trained
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort
+from hnm.mining.known import in_words
 from hnm.mining.mining import Mined, self_paced_ratio
 from hnm.mining.ranking import count_of_share
 from hnm.mining.rescore import is_full, rows_to_rescore, told_of_rescoring
@@ -46,7 +47,8 @@ from hnm.run.session import Session
 from hnm.run.slide_rows import Rows
 from hnm.run.study import Study
 from hnm.run_rounds import START_ENCODER, is_last, round_folder
-from hnm.statistics.metrics import scores_at, youden_threshold
+from hnm.statistics.metrics import scores_at
+from hnm.statistics.thresholds import choose_threshold
 from hnm.target_rounds import begin_targets, decide_targets, mined_of_round, refuse_of_one
 from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
@@ -119,7 +121,7 @@ def decide_round(bags: Bags, rows: Rows, config: Config, round_: int, run: Path,
             by_slide = np.full(study.cohort.num_slides, np.nan)
             by_slide[slides] = slide_scores(logits)
             write_array(folder / "slide_scores.npy", by_slide)
-            validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], session)
+            validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], config, session)
             ratio = _self_paced_ratio(config, round_)
             told = None
             if config.rounds.rescore == "adaptive":
@@ -194,7 +196,7 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
             weights, num_steps = finetune(model, mined, tuning, mining, round_, num_rounds, session, before, watch.is_over)
         else:
             settings = RoundSettings(config.finetune, config.mining, config.aggregate, num_rounds)
-            assert isinstance(mined, Mined)  # see `check_batches`
+            assert isinstance(mined, Mined)
             first = load_aggregator(folder / "aggregator.safetensors", model.encoder.feature_dim, session)
             weights, num_steps = finetune_on_slides(model, first, mined, settings, round_, session, before, watch.is_over)
         record.keep(steps=num_steps, epochs=watch.epochs)
@@ -203,16 +205,14 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
         barrier(session.world)
 
 
-def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> dict[str, Any]:
+def validation_metrics(by_slide: np.ndarray, logits: Any, config: Config, session: Session) -> dict[str, Any]:
     """Return how a round's aggregator does on the validation slides, at the threshold chosen there.
 
-    Args:
-        by_slide: (S,) slide scores.
-        logits: (2, v) logits of the validation slides.
+    `by_slide` are (S,) slide scores, `logits` (2, v) those of the validation slides.
     """
     study = session.study
     labels, scores = study.labels[study.validation], by_slide[study.validation]
-    threshold = youden_threshold(labels, scores)
+    threshold = choose_threshold(labels, scores, config.evaluate.threshold)
     return {**scores_at(labels, scores, threshold), "threshold": threshold, "loss": bag_loss(logits, labels)}
 
 
@@ -294,5 +294,6 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
         + (f" ({mimics:.0%} known mimics, of all {decision['mimic_share_negatives']:.0%})" if mimics is not None else "")
         + f", {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+        + in_words(decision)
         + (f"; {rescore['share_rescored']:.0%} of the patches scored anew" if (rescore := decision.get("rescore")) else "")
     )

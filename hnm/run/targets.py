@@ -6,7 +6,7 @@ A class is a target, too: it against all others. With a negative class (`normal`
 words one is left: that is one yes or no, as of a column of 1 and 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,6 +138,31 @@ def _told_of_classes(names: Sequence[str], negative: str, others: Sequence[str],
         num = sum(count_of[name] for name in others)
         told.append(f"{num} slides of other classes ({_named(others)}) take no part (data.classes)")
     return told
+
+
+def require_both(
+    labels: np.ndarray, slides_of: Mapping[str, np.ndarray], columns: tuple[str, str], key: str, cohort: Cohort
+) -> None:
+    """Refuse a target that a split has only positive or only negative slides of.
+
+    Args:
+        labels: (S,) of the target.
+        slides_of: by split the slide numbers.
+        columns: of labels and of splits.
+        key: of the setting that names the labels.
+        cohort: the slides.
+
+    Raises:
+        InputError: naming the split and the columns.
+    """
+    for name, slides in slides_of.items():
+        for label, word in ((1, "positive"), (0, "negative")):
+            if not np.any(labels[slides] == label):
+                raise InputError(
+                    f"{cohort.root / 'slides.parquet'}: the {name} split has no {word} slide with patches (columns "
+                    f"{columns[0]!r}, {columns[1]!r}). Training needs both: change the split in slides.csv and tile again, or "
+                    f"choose other columns with {key}, data.split_column"
+                )
 
 
 def _check_words(found: Sequence[str], wanted: Sequence[str], where: str) -> None:

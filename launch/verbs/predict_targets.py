@@ -17,6 +17,7 @@ from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.evaluate_targets import config_of_target
 from hnm.model.export import export as export_run
 from hnm.model.model import Model
+from hnm.model.patient_rows import write_patient_rows
 from hnm.model.predict import predict_targets_of_slide
 from hnm.model.predictions import (
     Row,
@@ -116,7 +117,7 @@ def predict_jobs(
     for its, rows in zip(outs, all_rows, strict=True):
         write_table(its, rows)
     write_joined(out / "predictions.parquet", several, all_rows)
-    return rows_of
+    return all_rows
 
 
 def predict(request: PredictRequest) -> int:
@@ -136,19 +137,22 @@ def predict_several(several: Several, request: PredictRequest) -> int:
         raise InputError(
             f"--threshold and --patch-threshold are of one model. Give that of a target: {request.model / TARGETS_FOLDER}/..."
         )
-    slides = of_one.read_inputs(request.slides)
+    requests = [
+        replace(request, model=folder, out=request.out / key)
+        for folder, key in zip(folders_to_open(request.model, several), several.keys, strict=True)
+    ]
+    slides = of_one.read_inputs(request.slides, of_one.positive_words(requests[0].model))
     contents = contents_of([slide.path for slide in slides])
-    folders = folders_to_open(request.model, several)
-    models = [of_one.open_model(replace(request, model=folder)) for folder in folders]
+    models = [of_one.open_model(its) for its in requests]
     jobs, journal = of_one.make_jobs(slides, models[0], request), Journal(None, single_world())
     journal.say(f"{len(jobs)} slides, {len(models)} targets of one encoder on {models[0].device}: {', '.join(several.names)}")
     with only_writer(request.out):
         size = (request.batch_size, request.workers)
         rows_of = predict_jobs(jobs, contents, models, several, request.out, *size, journal)
-    codes = [
-        of_one.summarise(rows, request.out / key, model.known is not None, journal.of_target(name))
-        for rows, key, model, name in zip(rows_of, several.keys, models, several.names, strict=True)
-    ]
+    codes = []
+    for rows, its, model, name in zip(rows_of, requests, models, several.names, strict=True):
+        of_patients = write_patient_rows(its.out, rows, model)
+        codes.append(of_one.summarise(rows[-len(jobs) :], its, model.known is not None, of_patients, journal.of_target(name)))
     journal.say(f"{request.out / 'predictions.parquet'}: all targets side by side")
     return max(codes)
 
