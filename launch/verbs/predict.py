@@ -167,13 +167,11 @@ def open_model(request: PredictRequest) -> Model:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse what is no model.
-
-    Raises:
-        InputError: neither a run nor an exported folder.
-    """
-    if is_exported(folder) or read_several(folder) is not None:
+    """Refuse what is neither a run nor an exported folder of one model."""
+    if is_exported(folder):
         return
+    if read_several(folder) is not None:
+        raise InputError(f"{folder}: models of several targets, of which one is taken here. Name it: {folder / 'targets'}/...")
     refuse_other(folder)
     if not (folder / "state.json").is_file():
         raise InputError(f"{folder}: neither a run nor an exported model. Give what hnm train or hnm export wrote")
