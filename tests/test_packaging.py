@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from hnm.view.fetch_viewer import MEMBERS, is_fetched
+
 ROOT = Path(__file__).parents[1]
-SOURCES = ("pyproject.toml", "setup.cfg", "LICENSE", "hnm", "shards", "launch", "configs")
+SOURCES = ("pyproject.toml", "setup.cfg", "setup.py", "LICENSE", "hnm", "shards", "launch", "configs")
 
 
 def run(*command: str, cwd: Path) -> str:
@@ -43,7 +45,10 @@ def test_it_holds_every_module_template_and_config(wheel: Path) -> None:
     assert {"hnm/engine/ranks.py", "launch/cli/main.py", "shards/reading/plan.py"} <= modules  # of sub-packages, too
     assert modules <= names
     templates = {str(path.relative_to(ROOT)) for path in ROOT.glob("*/*/templates/*")}
-    assert {"hnm/report/templates/run.html", "shards/tiling/templates/page.css"} <= templates
+    assert {"hnm/report/templates/run.html", "hnm/view/templates/view.js", "shards/tiling/templates/page.css"} <= templates
+    assert "hnm/view/package-lock.json" in names
+    viewer = {f"hnm/view/openseadragon/{name}" for name in MEMBERS.values()}  # with its licence
+    assert viewer <= names or not is_fetched()
     assert templates <= names
     configs = {f"hnm/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert len(configs) >= 8

@@ -201,7 +201,7 @@ def _boxes(record: CrossvalRecord) -> list[Box]:
         figure = mean.get(name)
         return digits(figure and figure["mean"]), [f"{words}, mean over folds", *interval_lines(figure)]
 
-    interval = [f"{line}, by patient" for line in interval_lines(pooled)]
+    interval = [f"{line}, by {record.metrics.get('interval_by', 'patient')}" for line in interval_lines(pooled)]
     interval += [few] if (few := few_patients(record.metrics)) else []
     return [
         box("slide auc", "slide AUC"),

@@ -1,7 +1,7 @@
 """`hnm cohort ...`: what these verbs accept; what they do is in launch/verbs/cohort.py."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -52,14 +52,18 @@ def tcga(
     ] = False,
     folds: Annotated[int, typer.Option(min=3, help="Number of folds: columns split_fold0, split_fold1, ...")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds.")] = 0,
+    split_by: Annotated[
+        Literal["patient", "site"],
+        typer.Option(help="What no two folds share: patients, or tissue source sites (the barcode's), the hospitals."),
+    ] = "patient",
 ) -> None:
-    """TCGA: a label column per gene, patient from the barcode, stratified folds by patient.
+    """TCGA: a label column per gene, patient from the barcode, stratified folds by patient or by site.
 
     Example: `hnm cohort tcga --manifest manifest.txt --mutations mutations.csv --gene EGFR --out cohorts/`
     """
     from launch.verbs import cohort as cohort_verbs
 
-    finish(lambda: cohort_verbs.tcga(manifest, mutations, gene, out, slides, all_slides, folds, seed, normal_tissue))
+    finish(lambda: cohort_verbs.tcga(manifest, mutations, gene, out, slides, all_slides, folds, seed, normal_tissue, split_by))
 
 
 @cohort_app.command()

@@ -23,6 +23,7 @@ from shards.errors import InputError
 
 # of a cross-validation, on the screen
 SHOWN = ("slide auc", "slide auprc", "slide accuracy", "slide balanced_accuracy", "slide f1", "slide brier",
+         "patient auc", "patient balanced_accuracy",
          "instance auc", "instance in_positive_auc", "froc score")  # fmt: skip
 
 
