@@ -202,14 +202,9 @@ class Study:
 
     @property
     def kinds(self) -> np.ndarray:
-        """(N,) int8, made anew: 1 patch of a positive training slide, 0 of a negative one, -1 of one that does not train.
-
-        Of a training patch that people have judged it is their label, whatever its slide's is.
-        """
+        """(N,) int8, made anew: 1 patch of a positive training slide, 0 of a negative one, -1 of one that does not train."""
         of_slide = np.where(self.encoder_slides, self.labels, -1).astype(np.int8)
-        kinds = np.repeat(of_slide, self.cohort.patches_per_slide)
-        kinds[self.known.ids] = self.known.labels
-        return kinds
+        return np.repeat(of_slide, self.cohort.patches_per_slide)
 
     @cached_property
     def known(self) -> Corrections:
