@@ -181,7 +181,7 @@ def with_thresholds(model: Model, slide: float | None, patch: float | None) -> M
     """Return the model with other thresholds, where given."""
     about = model.about
     if slide is not None:
-        about = replace(about, slide_threshold=slide)
+        about = replace(about, slide_threshold=slide, patient_threshold=None)  # one threshold for all that is called
     if patch is not None:
         about = replace(about, patch_threshold=patch, patch_threshold_from="--patch-threshold")
     return replace(model, about=about)

@@ -126,6 +126,7 @@ def _test_table(metrics: dict[str, Any]) -> Table:
     table.add_column("value", justify="right")
     slide = metrics["slide"]
     few = interval_remark(metrics)
+    _add_patients(table, metrics, few)
     table.add_row("slide AUC", _figure(slide["auc"]))
     _add_interval(table, metrics["slide_auc_interval"], few)
     if (without := metrics.get("slide_without_missed")) is not None:
@@ -140,7 +141,6 @@ def _test_table(metrics: dict[str, Any]) -> Table:
         table.add_row(words, _figure(value))
         _add_interval(table, interval, few)
     table.add_row("slide Brier score", _figure(slide.get("brier")))
-    _add_patients(table, metrics, few)
     froc, instance = metrics.get("froc"), metrics["instance"]
     if froc is not None and (froc["score"] is not None or instance is not None):  # without annotations nothing can be found
         table.add_row(f"FROC of {froc['num_lesions']} lesions ({', '.join(froc['lesions_from'])})", _figure(froc["score"]))
