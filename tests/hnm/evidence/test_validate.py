@@ -34,7 +34,8 @@ def colours_of(cases: Cases, eosin: float) -> dict[str, np.ndarray]:
 
 
 def reference_of(cases: Cases) -> dict[str, Any]:
-    scores = {word: evenly_chosen(cases.scores[cases.labels == label], 1000) for label, word in ((0, "negative"), (1, "positive"))}
+    words = {"negative": cases.labels == 0, "positive": cases.labels == 1}
+    scores = {word: evenly_chosen(cases.scores[rows], 1000) for word, rows in words.items()}
     patients = {word: len(values) for word, values in scores.items()}
     values = {name: sorted(its) for name, its in colours_of(cases, 0.3).items()}
     colours = {"values": values, "patients": len(cases), "why_not": ""}
