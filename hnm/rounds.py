@@ -35,6 +35,7 @@ from hnm.encoder.trained_file import base_of_rounds, save_trained
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.engine.state import load_weights, save_weights
 from hnm.mining.coordinator import decide, rank_cohort, share_mined
+from hnm.mining.known import in_words
 from hnm.mining.mining import self_paced_ratio
 from hnm.mining.ranking import count_of_share
 from hnm.mining.rescore import is_full, rows_to_rescore, told_of_rescoring
@@ -45,7 +46,8 @@ from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
 from hnm.run.study import Rows, Study
 from hnm.run_rounds import START_ENCODER, is_last, round_folder
-from hnm.statistics.metrics import scores_at, youden_threshold
+from hnm.statistics.metrics import scores_at
+from hnm.statistics.thresholds import choose_threshold
 from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import write_array
@@ -105,7 +107,7 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
             by_slide = np.full(study.cohort.num_slides, np.nan)
             by_slide[slides] = slide_scores(logits)
             write_array(folder / "slide_scores.npy", by_slide)
-            validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], session)
+            validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], config, session)
             ratio = _self_paced_ratio(config, round_)
             told = None
             if config.rounds.rescore == "adaptive":
@@ -193,7 +195,7 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
         barrier(session.world)
 
 
-def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> dict[str, Any]:
+def validation_metrics(by_slide: np.ndarray, logits: Any, config: Config, session: Session) -> dict[str, Any]:
     """Return how a round's aggregator does on the validation slides, at the threshold chosen there.
 
     Args:
@@ -202,7 +204,7 @@ def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> d
     """
     study = session.study
     labels, scores = study.labels[study.validation], by_slide[study.validation]
-    threshold = youden_threshold(labels, scores)
+    threshold = choose_threshold(labels, scores, config.evaluate.threshold)
     return {**scores_at(labels, scores, threshold), "threshold": threshold, "loss": bag_loss(logits, labels)}
 
 
@@ -286,5 +288,6 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
         + (f" ({mimics:.0%} known mimics, of all {decision['mimic_share_negatives']:.0%})" if mimics is not None else "")
         + f", {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+        + in_words(decision)
         + (f"; {rescore['share_rescored']:.0%} of the patches scored anew" if (rescore := decision.get("rescore")) else "")
     )

@@ -7,8 +7,9 @@ import pytest
 
 NEEDS_DATA = "needs ../shared/data"  # large files that are not in the repository
 NEEDS_ROOT = "needs root"  # to mount a small disk, to start SLURM; a container may take the rights from root, too
+NEEDS_VIEWER = "needs OpenSeadragon"  # of the npm registry, which the installation asks; a machine may not reach it
 HAS_GPU = "there is a GPU"
-ACCEPTED = (NEEDS_DATA, NEEDS_ROOT, HAS_GPU)
+ACCEPTED = (NEEDS_DATA, NEEDS_ROOT, NEEDS_VIEWER, HAS_GPU)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -18,11 +18,21 @@ from hnm.encoder.contrastive_model import load_model
 from hnm.encoder.embed import embed
 from hnm.engine.ranks import barrier, main_says
 from hnm.evidence.beside_baselines import baselines_part, baselines_path
+from hnm.evidence.calls import calls_part
 from hnm.evidence.context import context_part
 from hnm.evidence.detect import froc_part
 from hnm.evidence.gain import gain_of_finetuning
-from hnm.evidence.measure import count_patients, instance_part, require_scores, round_rows, slide_part, warnings_of
+from hnm.evidence.measure import (
+    count_patients,
+    instance_part,
+    interval_by,
+    require_scores,
+    round_rows,
+    slide_part,
+    warnings_of,
+)
 from hnm.evidence.patch_threshold import patch_threshold_part
+from hnm.evidence.patients import PATIENTS_FILE, patient_part, write_patients
 from hnm.evidence.without_patch import explain_without_patch, without_patch_part
 from hnm.mining.coordinator import read_decision
 from hnm.rounds import load_aggregator
@@ -30,8 +40,10 @@ from hnm.run.broken import count_broken, explain_broken, read_broken
 from hnm.run.checksums import EVALUATED_FILES, MINED_FILES, note_files, read_json, read_state, require_whole, whole
 from hnm.run.phase import phase
 from hnm.run.session import Session
+from hnm.run.site_leaks import few_sites_warning, site_warnings
 from hnm.run.study import Study
 from hnm.run_rounds import choose_round, encoder_of_round, last_round, round_folder, rounds_of
+from hnm.statistics.thresholds import policy_warnings
 from hnm.statistics.zero_width import zero_width_warning
 from shards.cohort.cohort import FEATURES
 from shards.cohort.slides import SPLITS
@@ -67,6 +79,9 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
     metrics = {**measure(config, run, chosen, slides_scores, patch_scores, session), **beside}
     write_array(run / "patch_scores.npy", patch_scores)
     write_predictions(run / "predictions.parquet", slides_scores, metrics["threshold"], session)
+    if "patient" in metrics:
+        how, threshold = config.evaluate.patient_score, metrics["patient_threshold"]
+        write_patients(run / PATIENTS_FILE, slides_scores, threshold, session.study, how)
     write_json(run / "metrics.json", metrics)
     note_files([run / name for name in EVALUATED_FILES], run)
     return metrics
@@ -133,7 +148,9 @@ def measure(
     validation = decisions[chosen]["validation"]
     judged, threshold = study.judged, validation["threshold"]
     of_test = study.labels[judged], by_slide[judged], study.patients_of(judged), threshold
-    slide = slide_part(*of_test, seed)
+    slide = slide_part(of_test[0], of_test[1], study.drawn_by(judged), threshold, seed)
+    calls = calls_part(by_slide, study, config.evaluate, threshold, seed)
+    calls |= patient_part(by_slide, study, config.evaluate, seed)
     without_patch = without_patch_part(study, by_slide, threshold)
     froc = froc_part(by_patch, study, seed)
     phases, broken = read_state(run)["phases"], read_broken(run)
@@ -143,6 +160,8 @@ def measure(
         "num_test_slides": len(judged),
         "patients": count_patients(study.labels[judged], study.patients_of(judged)),
         **slide,
+        **calls,
+        **interval_by(study),
         **without_patch,
         "instance": instance_part(by_patch, study, seed),
         "froc": froc,
@@ -155,8 +174,11 @@ def measure(
         "patch_threshold": patch_threshold_part(by_patch, study, config.rounds.patch_false_positive_rate),
         "warnings": explain_without_patch({**slide, **without_patch})
         + warnings_of(study, froc)
+        + site_warnings(study)
+        + calls.get("patient_warnings", [])
+        + policy_warnings(config.evaluate.threshold, study.labels[study.validation], validation)
         + explain_broken(broken, study, study.test, "test"),
-        "interval_warnings": zero_width_warning(*of_test),
+        "interval_warnings": zero_width_warning(*of_test) + few_sites_warning(study),
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from hnm.aggregator.score import Part, gather_scores
 from hnm.engine.ranks import World, map_array
+from hnm.mining.known import honour, known_figures
 from hnm.mining.mimics import mimic_figures
 from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
 from hnm.run.checksums import read_json
@@ -56,7 +57,8 @@ def rank_cohort(
     fresh = keep_old_scores(scores, folder, previous) if is_partial and previous else None
     write_array(folder / "scores.npy", scores)  # no memory map of the new file: on a full disk that is a bus error
     scores = read_scores(folder)  # in place of our own copy, 0.4 GB at 10^8
-    return choose(scores, study.kinds, study.cohort.patch_bounds, config, fresh)
+    chosen = choose(scores, study.kinds, study.cohort.patch_bounds, config, fresh)
+    return honour(chosen, scores, study.known) if len(study.known) else chosen
 
 
 def keep_old_scores(new: np.ndarray, folder: Path, previous: Path) -> np.ndarray:
@@ -99,10 +101,13 @@ def decide(
     """
     best_f1 = read_decision(previous)["best_validation_f1"] if previous else None
     kept = keep_old_labels(validation["f1"], best_f1, config.gate_on_validation)
+    scores = read_scores(folder)
     mined = load_mined(previous) if kept and previous else label(chosen, study.kinds, config.hard_share)
+    if kept and previous and len(study.known):  # what people have said since then holds, too
+        before = Chosen(mined.negatives, mined.candidates, mined.candidate_scores)
+        mined = label(honour(before, read_scores(previous), study.known), study.kinds, config.hard_share)
     for name in MINED_ARRAYS:
         write_array(folder / f"{name}.npy", getattr(mined, name))
-    scores = read_scores(folder)
     summary = {
         "validation": validation,
         "best_validation_f1": max(validation["f1"], best_f1 or 0.0),
@@ -113,6 +118,7 @@ def decide(
         **({"rescore": rescore} if rescore else {}),
         **summarise(mined, scores, study.cohort.patches.truth, config, self_paced_ratio),
         **mimic_figures(study, mined.negatives, scores),
+        **known_figures(study),
     }
     write_json(folder / "mining.json", summary)
     return summary

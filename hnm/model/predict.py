@@ -5,16 +5,14 @@
 Memory holds a few batches and the thumbnail, however large the slide: features go to a temporary file, 2 bytes a number.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
-import simplejpeg
 import torch
 
 from hnm.aggregator.bags import Bags, as_rows, file_of_rows, write_index
@@ -24,13 +22,13 @@ from hnm.model.model import Model
 from hnm.report.heatmap import ScoredPatches
 from hnm.statistics.colour import ColourCounts
 from shards.reading.decode import decode_into
+from shards.tiling.jpeg import PatchJpeg, in_order, jpeg_cutter
 from shards.tiling.slide_reader import SlideReader, open_slide
-from shards.tiling.survey import Survey, patch_cutter, survey_slide, why_empty
+from shards.tiling.survey import Survey, survey_slide, why_empty
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob
 
 T = TypeVar("T")
-R = TypeVar("R")
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 AHEAD_BATCHES = 3  # patches cut ahead of the encoder
 
@@ -105,9 +103,9 @@ def embed_candidates(
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(survey.candidates), model.encoder.feature_dim)}
         np.lib.format.write_array_header_1_0(file, header)
         with ThreadPoolExecutor(num_threads, "slide-reader") as pool:
-            cut = compressed(patch_cutter(slide, survey, model.config.tile), model.config.tile)
+            see = seen_by(jpeg_cutter(slide, survey, model.config.tile), model.config.tile)
             batches = in_batches(
-                in_order(cut, survey.candidates.tolist(), pool, AHEAD_BATCHES * batch_size), batch_size
+                in_order(see, survey.candidates.tolist(), pool, AHEAD_BATCHES * batch_size), batch_size
             )
             num_batches = -(-len(survey.candidates) // batch_size)
             for batch in progress(batches, job.slide.slide_id, num_batches):
@@ -141,35 +139,18 @@ def score_features(folder: Path, num_rows: int, model: Model) -> tuple[float, np
     return score, scores
 
 
-def compressed(
-    cut: Callable[[int], np.ndarray | None], config: TileConfig
-) -> Callable[[int], tuple[int, np.ndarray | None]]:
-    """Return a function from a site's number to (number, patch) as training saw it: after a JPEG of the same quality."""
+def seen_by(cut: Callable[[int], PatchJpeg], config: TileConfig) -> Callable[[int], tuple[int, np.ndarray | None]]:
+    """Return a function from a site's number to (number, patch) as training saw it: out of the JPEG that is stored."""
 
-    def cut_and_compress(number: int) -> tuple[int, np.ndarray | None]:
-        patch = cut(number)
-        if patch is None:
+    def see(number: int) -> tuple[int, np.ndarray | None]:
+        jpeg = cut(number).jpeg
+        if jpeg is None:
             return number, None
-        seen = np.empty_like(patch)
-        decode_into(simplejpeg.encode_jpeg(np.ascontiguousarray(patch), config.jpeg_quality, "RGB", "444"), seen)
+        seen = np.empty((config.patch_px, config.patch_px, 3), np.uint8)
+        decode_into(jpeg, seen)
         return number, seen
 
-    return cut_and_compress
-
-
-def in_order(work: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor, depth: int) -> Iterator[R]:
-    """Yield work(item) in the order of the items, at most `depth` of them begun ahead of the one that is taken."""
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
+    return see
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -95,11 +95,14 @@ class RunRecord:
     @cached_property
     def split_of(self) -> np.ndarray:
         """(S,) str: train, validation, test, or "" for slides that take no part."""
-        names = np.full(self.study.cohort.num_slides, "", dtype="U10")
-        for name in ("train", "validation", "test"):
-            names[getattr(self.study, name)] = name
+        names = self.study.split_of.copy()
         names[self.study.missed] = "test"
         return names
+
+    @cached_property
+    def knows_truth(self) -> bool:
+        """Is it known of any patch whether it is positive? Figures that need it are left away where it is not."""
+        return bool((self.study.cohort.patches.truth >= 0).any())
 
     @cached_property
     def patients(self) -> np.ndarray:

@@ -19,7 +19,7 @@ from shards.files import whole_file
 
 SEEN_FILE = "slides.parquet"
 MAX_NAMED = 3  # slides that a line names
-COLUMNS = ("patient_id", "label", "split")
+COLUMNS = ("patient_id", "label", "split", "site")
 
 
 def seen_of(cohort: Cohort, data: DataConfig) -> pa.Table:

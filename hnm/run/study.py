@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from hnm.statistics.bootstrap import can_draw_sites
 from shards.cohort.cohort import Cohort
+from shards.cohort.corrections import Corrections, read_corrections
+from shards.cohort.label_words import words_of_setting
 from shards.cohort.slides import SPLITS
+from shards.cohort.source_sites import SplitBy
 from shards.errors import InputError
 from shards.reading.plan import id_type
 from shards.seeding import numpy_generator
@@ -21,9 +25,20 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     label_column: str = Field("label", description="column of the slide labels (0/1; slides without one take no part)")
+    positive: list[str] = Field(
+        [],
+        description="words of the label columns that are positive, such as malignant, read by hnm tile and hnm predict: other "
+        "words are negative, NA and the like unknown. [] = labels are 1 and 0",
+    )
     split_column: str = Field("split", description="column that says train, validation or test")
     encoder_splits: list[Literal["train", "validation"]] = Field(
         ["train"], description="splits whose patches train the encoder (the released code adds validation)"
+    )
+    split_by: SplitBy = Field(
+        "patient",
+        description="what no two splits may share. patient; site: the hospital, too (column site of slides.csv, or TCGA's "
+        "barcode), folds as even as can be; each_site: a fold for each site. hnm crossval and hnm study draw by it; hnm train "
+        "warns of a site in several splits, and intervals are over sites where 10 or more are tested",
     )
     witness_rate: float | None = Field(
         None,
@@ -31,6 +46,11 @@ class DataConfig(BaseModel):
         lt=1,
         description="experiments only, needs patch truth: thin out positive slides to this share of positive patches",
     )
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _are_words(cls, value: Any) -> Any:
+        return words_of_setting(value)
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,8 @@ class Study:
         train, validation, test: increasing slide numbers; every one has a label and at least one patch.
         encoder_slides: (S,) bool, the slides whose patches train the encoder.
         without_patch: by split the increasing numbers of the slides that have a label and gave no patch; they take no part.
+        split_by: what no two splits are to share.
+        corrections: patches that people have judged (hnm cohort correct).
     """
 
     cohort: Cohort
@@ -52,6 +74,8 @@ class Study:
     test: np.ndarray
     encoder_slides: np.ndarray
     without_patch: Mapping[str, np.ndarray] = field(default_factory=dict)
+    split_by: SplitBy = "patient"
+    corrections: Corrections = field(default_factory=Corrections.none)
 
     @cached_property
     def missed(self) -> np.ndarray:
@@ -64,6 +88,14 @@ class Study:
     def judged(self) -> np.ndarray:
         """Increasing numbers of the slides that the test's figures are of: those tested, and those `missed`, with score 0."""
         return np.sort(np.concatenate([self.test, self.missed]))
+
+    @cached_property
+    def split_of(self) -> np.ndarray:
+        """(S,) str: train, validation, test, or "" for slides that take no part."""
+        names = np.full(self.cohort.num_slides, "", dtype="U10")
+        for name in SPLITS:
+            names[getattr(self, name)] = name
+        return names
 
     def status_of(self, slide: int) -> str:
         """Return what the tiling says of a slide: "done", "empty: reason" or "failed: reason"."""
@@ -101,11 +133,29 @@ class Study:
         patients: np.ndarray = self.cohort.slides["patient_id"].to_numpy()[slides]
         return patients
 
+    def drawn_by(self, slides: np.ndarray) -> np.ndarray:
+        """Return what intervals over `slides` draw whole, (s,): their patients, or sites, see `is_drawn_by_site`."""
+        return self.cohort.sites[slides] if self.is_drawn_by_site(slides) else self.patients_of(slides)
+
+    def is_drawn_by_site(self, slides: np.ndarray) -> bool:
+        """Return whether splits are by site, and `slides` of many."""
+        return self.split_by != "patient" and can_draw_sites(self.cohort.sites[slides])
+
     @property
     def kinds(self) -> np.ndarray:
-        """(N,) int8, made anew: 1 patch of a positive training slide, 0 of a negative one, -1 of one that does not train."""
+        """(N,) int8, made anew: 1 patch of a positive training slide, 0 of a negative one, -1 of one that does not train.
+
+        Of a training patch that people have judged it is their label, whatever its slide's is.
+        """
         of_slide = np.where(self.encoder_slides, self.labels, -1).astype(np.int8)
-        return np.repeat(of_slide, self.cohort.patches_per_slide)
+        kinds = np.repeat(of_slide, self.cohort.patches_per_slide)
+        kinds[self.known.ids] = self.known.labels
+        return kinds
+
+    @cached_property
+    def known(self) -> Corrections:
+        """The corrections of training slides; others are not looked at."""
+        return self.corrections.where(self.encoder_slides[self.cohort.patches.slide[self.corrections.ids]])
 
     @property
     def slide_groups(self) -> np.ndarray:
@@ -193,9 +243,11 @@ def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
         InputError: a column is missing, a split lacks positive or negative slides, or truth is needed and unknown.
     """
     labels, splits = cohort.labels(config.label_column), cohort.splits(config.split_column)
+    corrections = read_corrections(cohort.root, cohort.fingerprint)
     if config.witness_rate is not None:
         cohort.require_pictures("data.witness_rate")
-        cohort = cohort.restricted(thin_to_witness_rate(cohort, labels, config.witness_rate, seed))
+        keep = thin_to_witness_rate(cohort, labels, config.witness_rate, seed)
+        cohort, corrections = cohort.restricted(keep), corrections.restricted(keep)
     usable = (labels >= 0) & (np.diff(cohort.patch_bounds) > 0)
     train, validation, test = (np.flatnonzero(usable & (splits == name)) for name in SPLITS)
     for name, slides in (("train", train), ("validation", validation)):
@@ -208,7 +260,9 @@ def open_study(cohort: Cohort, config: DataConfig, seed: int) -> Study:
                 )
     encoder_slides = usable & np.isin(splits, config.encoder_splits)
     without = {name: np.flatnonzero((labels >= 0) & ~usable & (splits == name)) for name in SPLITS}
-    return Study(cohort, labels, train, validation, test, encoder_slides, without)
+    return Study(
+        cohort, labels, train, validation, test, encoder_slides, without, config.split_by, corrections
+    )
 
 
 def thin_to_witness_rate(cohort: Cohort, labels: np.ndarray, rate: float, seed: int) -> np.ndarray:

@@ -140,7 +140,7 @@ def tile_specs(slides_csv: Path, cohort: Path, command: list[str], config: Confi
     from shards.tiling.tile import plan_cohort, share_of
     from shards.tiling.unit import is_fresh
 
-    jobs = plan_cohort(slides_csv, config.tile).jobs
+    jobs = plan_cohort(slides_csv, config.tile, config.data.positive).jobs
     missing = {job.slide.slide_id for job in jobs if not is_fresh(job, cohort)}
     if not missing and (cohort / "cohort.json").is_file():
         return []
@@ -272,10 +272,10 @@ def _check_validate(params: Params, config: Config) -> None:
 
 
 def _check_predict(params: Params, config: Config) -> None:
-    from launch.verbs.predict import check_model, read_inputs
+    from launch.verbs.predict import check_model, positive_words, read_inputs
 
     check_model(params["model"])
-    read_inputs(params["slides"])
+    read_inputs(params["slides"], positive_words(params["model"]))
 
 
 VERBS = {

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from hnm.config import RECORDED, read_config
 from hnm.engine.engine import EngineConfig
 from hnm.engine.numerics import numerics
 from hnm.engine.ranks import single_world
@@ -20,16 +21,9 @@ from hnm.model.export import export as export_run
 from hnm.model.export import require_writable
 from hnm.model.hub import write_hub
 from hnm.model.labelled import labelled_lines
-from hnm.model.model import (
-    MODEL_FILE,
-    Model,
-    is_exported,
-    open_exported,
-    open_recorded,
-    read_description,
-    with_tile,
-)
+from hnm.model.model import MODEL_FILE, Model, is_exported, open_exported, open_recorded, read_description, with_tile
 from hnm.model.onnx import export_onnx
+from hnm.model.patient_rows import write_patient_rows
 from hnm.model.predict import predict_slide
 from hnm.model.predictions import (
     NOT_USED,
@@ -79,7 +73,7 @@ class PredictRequest:
 
 def predict(request: PredictRequest) -> int:
     """Score every slide; one that fails is named, the others are done. Exit code 1 if any failed."""
-    slides = read_inputs(request.slides)
+    slides = read_inputs(request.slides, positive_words(request.model))
     for warning in same_slide_warnings(slides, refuse=False):
         print(f"warning: {warning}")
     refuse_taken_names(request.out, slides, contents := contents_of([slide.path for slide in slides]))  # before the work
@@ -89,10 +83,12 @@ def predict(request: PredictRequest) -> int:
         refuse_taken_names(request.out, slides, contents)  # another process may have written meanwhile
         journal = Journal(None, single_world())
         rows = predict_jobs(jobs, contents, model, request, journal)
-        write_table(request.out, [*(earlier := rows_of_others(request.out, {row.slide_id for row in rows})), *rows])
+        earlier = rows_of_others(request.out, {row.slide_id for row in rows})
+        write_table(request.out, [*earlier, *rows])
         if earlier:
             journal.say(f"{len(earlier)} slides of earlier commands stay in the table")
-        return _summarise(rows, request, model.known is not None, journal)
+        of_patients = write_patient_rows(request.out, [*earlier, *rows], model)
+        return _summarise(rows, request, model.known is not None, of_patients, journal)
 
 
 def predict_jobs(
@@ -193,7 +189,12 @@ def with_thresholds(model: Model, slide: float | None, patch: float | None) -> M
     return replace(model, about=about)
 
 
-def read_inputs(paths: Sequence[Path]) -> list[Slide]:
+def positive_words(model: Path) -> list[str]:
+    """Return which words of labels are positive (data.positive), of a run or an exported model; none where there is neither."""
+    return read_config(model / RECORDED).data.positive if (model / RECORDED).is_file() else []
+
+
+def read_inputs(paths: Sequence[Path], positive: Sequence[str] = ()) -> list[Slide]:
     """Return the slides of the command line: image files, and tables (.csv) with slide_id, path and more.
 
     Raises:
@@ -202,7 +203,7 @@ def read_inputs(paths: Sequence[Path]) -> list[Slide]:
     slides: list[Slide] = []
     for path in paths:
         if path.suffix.lower() == ".csv":
-            slides += read_slides(path, allow_unlabelled=True)
+            slides += read_slides(path, True, positive)
         elif path.is_dir():
             raise InputError(f"{path}: a folder. Name its slides ({path}/*.svs), or give a table slides.csv")
         else:
@@ -278,7 +279,7 @@ def _in_words(row: Row) -> str:
     )
 
 
-def _summarise(rows: Sequence[Row], request: PredictRequest, is_known: bool, journal: Journal) -> int:
+def _summarise(rows: list[Row], request: PredictRequest, is_known: bool, of_patients: list[str], journal: Journal) -> int:
     out = request.out
     scored = [row for row in rows if row.score is not None]
     failed = [row for row in rows if row.failed]
@@ -290,7 +291,8 @@ def _summarise(rows: Sequence[Row], request: PredictRequest, is_known: bool, jou
     if unused := [row.slide_id for row in rows if NOT_USED in row.remark]:
         journal.say(f"warning: annotations that do not say what is positive, not used: {len(unused)}, such as {unused[0]}'s")
     table = next((path for path in request.slides if path.suffix.lower() == ".csv"), "slides.csv")
-    for line in labelled_lines(rows, is_known, f"hnm validate {request.model} {table} --out {out}"):
+    validate = f"hnm validate {request.model} {table} --out {out}"
+    for line in [*labelled_lines(rows, is_known, validate), *of_patients]:
         journal.say(line)
     journal.say(f"look at {out / 'heatmaps'}; QuPath opens {out / 'geojson'}. For research, not for diagnosis")
     for row in failed:

@@ -34,7 +34,7 @@ def make_cohort(request: StudyRequest) -> int:
     """Cut the slides, where a table was given; what is cut is not cut again. Return the exit code of the tiling."""
     if not request.has_table or (request.cohort / "cohort.json").is_file():
         return 0
-    overrides = [word for word in request.overrides if word.startswith(("tile.", "data.label_column"))]
+    overrides = [word for word in request.overrides if word.startswith(("tile.", "data.label_column", "data.positive"))]
     return tile(TileRequest(request.source, request.cohort, request.config, overrides))
 
 

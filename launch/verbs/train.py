@@ -24,6 +24,7 @@ from hnm.run.checksums import read_state
 from hnm.run.phase import phase
 from hnm.run.seen import MAX_NAMED, read_seen, seen_of, shown_to_encoder
 from hnm.run.session import Session
+from hnm.run.site_leaks import site_warnings
 from hnm.run.study import open_study
 from hnm.run_rounds import START_ENCODER, rounds_of
 from launch.process.distributed import is_rank, is_started_again, rank_of_process
@@ -120,6 +121,8 @@ def train(
         open_run(run, cohort, config)
 
     with session_of(Opening("train", config, cohort, run, prepare)) as session:
+        for warning in site_warnings(study):
+            session.journal.say(f"warning: {warning}")
         start = run / START_ENCODER
         if start_from is not None and start_from.path is not None and session.world.is_main:
             _tell_shown(start_from.path.parent, cohort, config, session)

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.cohort.patch_table import PATCH_SCHEMA, Names, Patches, open_patches, unreadable
+from shards.cohort.source_sites import site_of
 from shards.errors import InputError
 from shards.files import plain_name
 
@@ -151,6 +152,13 @@ class Cohort:
         """
         self._require(column, "data.split_column")
         return self.slides[column].cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False).astype(str)
+
+    @cached_property
+    def sites(self) -> np.ndarray:
+        """(S,) str: the hospital that each slide is from, of the table or of TCGA's barcode; "" where it is not known."""
+        names, patients = (self.slides[column].to_pylist() for column in ("slide_id", "patient_id"))
+        told = self.slides["site"].to_pylist() if "site" in self.slides.column_names else [None] * len(names)
+        return np.array([site_of(*its) for its in zip(told, patients, names, strict=True)])
 
     def shard_path(self, shard: int) -> Path:
         """Return the path of the tar with index `shard`."""
