@@ -87,7 +87,7 @@ def test_its_figures_are_of_the_slides_that_stand_beside(validated: Path, evalua
     assert len(found["drift"]["colours"]) == 8
     patients = pq.read_table(validated / "patients.parquet").to_pylist()
     assert found["by_patient"]["slides"] == len(patients) < len(rows)
-    assert sum(row["slides"] for row in patients) == len(rows)
+    assert sum(row["num_slides"] for row in patients) == len(rows)
     stamps = {path: path.stat().st_mtime_ns for path in (validated / "patches").iterdir()}
     again = hnm("validate", evaluated_run / "model", cohort, "--out", validated, *QUIET)
     assert again.exit_code == 0, again.output
