@@ -10,6 +10,8 @@ from typing import Self
 
 import numpy as np
 
+from hnm.evidence.patients import gather_patients
+from hnm.statistics.thresholds import PatientScore
 from shards.errors import InputError
 from shards.seeding import numpy_generator
 
@@ -87,18 +89,16 @@ def _numbers(cells: np.ndarray) -> np.ndarray | None:
         return None
 
 
-def by_patient(cases: Cases) -> tuple[Cases, int]:
-    """Return a row for each patient: the mean score of the slides, positive if a slide is; and how many have slides of both.
+def by_patient(cases: Cases, how: PatientScore) -> tuple[Cases, int]:
+    """Return a row for each patient, positive if a slide is, as `hnm evaluate` does; and how many have slides of both labels.
 
     Args:
         cases: the slides.
+        how: `EvaluateConfig.patient_score`.
     """
-    patients, number, counts = np.unique(cases.patients, return_inverse=True, return_counts=True)
-    num_positive = np.bincount(number, weights=cases.labels == 1)
-    scores = np.bincount(number, weights=cases.scores) / counts
-    missed = np.bincount(number, weights=cases.missed) == counts
-    rows = Cases(patients, patients, (num_positive > 0).astype(np.int8), scores, missed)
-    return rows, int(((num_positive > 0) & (num_positive < counts)).sum())
+    its = gather_patients(cases.patients, cases.labels, cases.scores, how)
+    missed = np.zeros(len(its.names), bool)
+    return Cases(its.names, its.names, its.labels, its.scores, missed), its.num_mixed
 
 
 def choose_part(labels: np.ndarray, patients: np.ndarray, share: float, seed: int) -> np.ndarray:

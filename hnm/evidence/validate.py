@@ -6,7 +6,7 @@ Cases ──frozen threshold──▶ figures, intervals by patient ──▶ is
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,13 @@ from hnm.evidence.measure import count_patients, slide_figures
 from hnm.statistics.bootstrap import bootstrap_intervals, interval_of_draws, resampled_weights
 from hnm.statistics.calibration import calibration_curve, calibration_intercept, calibration_slope
 from hnm.statistics.conformal import least_slides
-from hnm.statistics.metrics import Figures, youden_threshold
+from hnm.statistics.metrics import Figures
 from hnm.statistics.recalibrate import Kind
+from hnm.statistics.thresholds import EvaluateConfig, choose_threshold, policy_in_words, values_at
 from hnm.statistics.zero_width import few_patients, zero_width_warning
 from shards.errors import InputError
 
 NUM_REFITS = 500
-CALLED = ("sensitivity", "specificity", "balanced_accuracy", "precision", "accuracy", "f1")  # what a threshold decides
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Plan:
         part: share of the patients that recalibration, limits and the re-chosen threshold are learned from; None: nothing is.
         alpha: how often the true class may be missing from a slide's conformal set; None: no sets.
         seed: of the part and of the bootstrap.
+        evaluate: the policy of the re-chosen threshold, the score of patients, the prevalence of PPV and NPV.
+        patient_threshold: of patients; None: that of slides.
     """
 
     by: Sequence[str] = ()
@@ -44,6 +46,8 @@ class Plan:
     part: float | None = None
     alpha: float | None = None
     seed: int = 0
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    patient_threshold: float | None = None
 
 
 def check(cases: Cases, plan: Plan) -> list[str]:
@@ -86,24 +90,25 @@ def _require_enough(part: Cases, alpha: float) -> None:
             )
 
 
-def figures_at(labels: np.ndarray, scores: np.ndarray, threshold: float) -> Figures:
-    """Return the slides' figures (see `slide_figures`) and their calibration: error (ECE), slope and intercept."""
+def figures_at(labels: np.ndarray, scores: np.ndarray, threshold: float, prevalence: float | None) -> Figures:
+    """Return the slides' figures (see `slide_figures`), PPV and NPV (see `values_at`), calibration error, slope and intercept."""
     error = calibration_curve(labels, scores)["expected_calibration_error"]
     return {
         **slide_figures(labels, scores, threshold),
+        **values_at(labels, scores, threshold, prevalence),
         "calibration_error": error,
         "calibration_slope": calibration_slope(labels, scores),
         "calibration_intercept": calibration_intercept(labels, scores),
     }
 
 
-def with_intervals(cases: Cases, threshold: float, seed: int) -> dict[str, Any]:
+def with_intervals(cases: Cases, threshold: float, plan: Plan) -> dict[str, Any]:
     """Return the figures of some slides with their 95 % bootstrap intervals by patient, and whose slides they are."""
 
     def of(rows: np.ndarray) -> Figures:
-        return figures_at(cases.labels[rows], cases.scores[rows], threshold)
+        return figures_at(cases.labels[rows], cases.scores[rows], threshold, plan.evaluate.prevalence)
 
-    intervals = bootstrap_intervals(of, cases.labels, cases.patients, seed=seed)
+    intervals = bootstrap_intervals(of, cases.labels, cases.patients, seed=plan.seed)
     return {
         "slides": len(cases),
         "positive": int((cases.labels == 1).sum()),
@@ -130,9 +135,9 @@ def validate(
         InputError: see `check`, or a score is NaN or no probability.
     """
     warnings = check(cases, plan)
-    frozen = with_intervals(cases, threshold, plan.seed)
+    frozen = with_intervals(cases, threshold, plan)
     part = None if plan.part is None else choose_part(cases.labels, cases.patients, plan.part, plan.seed)
-    rechosen = _rechosen(cases, part, threshold, plan.seed)
+    rechosen = _rechosen(cases, part, threshold, plan)
     drift = drift_part(cases, colours, recorded.get("reference") or {})
     found: dict[str, Any] = {
         "threshold": threshold,
@@ -141,12 +146,10 @@ def validate(
         "verdict": verdict_on(threshold, frozen, rechosen, recorded),
         "promised": {"on": recorded.get("promised_on"), "figures": recorded.get("promised")},
         "calibration": calibration_curve(cases.labels, cases.scores),
-        "by_patient": _patients_part(cases, threshold, plan.seed),
-        "subgroups": {column: _subgroups(cases, column, threshold, plan.seed) for column in plan.by},
+        "by_patient": _patients_part(cases, threshold, plan),
+        "subgroups": {column: _subgroups(cases, column, threshold, plan) for column in plan.by},
         "drift": drift,
-        "without_missed": with_intervals(cases.where(~cases.missed), threshold, plan.seed)
-        if cases.missed.any()
-        else None,
+        "without_missed": with_intervals(cases.where(~cases.missed), threshold, plan) if cases.missed.any() else None,
         "missed": int(cases.missed.sum()),
         "recalibration": None,
         "conformal": None,
@@ -163,29 +166,30 @@ def validate(
     return found | {"warnings": warnings + drift["warnings"]}
 
 
-def _rechosen(cases: Cases, part: np.ndarray | None, frozen: float, seed: int) -> dict[str, Any] | None:
+def _rechosen(cases: Cases, part: np.ndarray | None, frozen: float, plan: Plan) -> dict[str, Any] | None:
     """Return what a threshold chosen here would do: on the remaining slides, where there is a part, else on the same ones."""
     if len(np.unique(cases.labels)) < 2:
         return None
     chosen_on, judged = (cases, cases) if part is None else (cases.where(part), cases.where(~part))
-    threshold = youden_threshold(chosen_on.labels, chosen_on.scores)
+    threshold = choose_threshold(chosen_on.labels, chosen_on.scores, plan.evaluate.threshold)
     return {
         "threshold": threshold,
         "chosen_on": "the same slides" if part is None else "the part",
+        "policy": policy_in_words(plan.evaluate.threshold),
         "flatters": part is None,
-        **with_intervals(judged, threshold, seed),
-        "frozen_on_the_same": figures_at(judged.labels, judged.scores, frozen),
-        "gain": _gain(cases, frozen, seed),
+        **with_intervals(judged, threshold, plan),
+        "frozen_on_the_same": figures_at(judged.labels, judged.scores, frozen, plan.evaluate.prevalence),
+        "gain": _gain(cases, frozen, plan),
     }
 
 
-def _gain(cases: Cases, frozen: float, seed: int) -> dict[str, Any]:
+def _gain(cases: Cases, frozen: float, plan: Plan) -> dict[str, Any]:
     """Return what re-choosing gains in balanced accuracy on patients that did not choose: those that a resample left out."""
     labels, scores, gains = cases.labels, cases.scores, []
-    for weights in resampled_weights(cases.patients, NUM_REFITS, seed=seed):
+    for weights in resampled_weights(cases.patients, NUM_REFITS, seed=plan.seed):
         drawn, left = np.repeat(np.arange(len(cases)), weights), weights == 0
         if len(np.unique(labels[drawn])) == 2 and len(np.unique(labels[left])) == 2:
-            threshold = youden_threshold(labels[drawn], scores[drawn])
+            threshold = choose_threshold(labels[drawn], scores[drawn], plan.evaluate.threshold)
             chosen, kept = (_balanced(labels[left], scores[left] >= its) for its in (threshold, frozen))
             gains.append(chosen - kept)
     return {"mean": float(np.mean(gains)) if gains else None, **interval_of_draws(gains, NUM_REFITS)._asdict()}
@@ -242,14 +246,20 @@ def _exact_interval(share: float, num: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def _patients_part(cases: Cases, threshold: float, seed: int) -> dict[str, Any] | None:
-    """Return the figures of patients, each with the mean score of its slides; None where each has one slide."""
-    patients, num_mixed = by_patient(cases)
+def _patients_part(cases: Cases, threshold: float, plan: Plan) -> dict[str, Any] | None:
+    """Return the figures of patients, by their own frozen threshold where the export has one; None where each has one slide."""
+    patients, num_mixed = by_patient(cases, plan.evaluate.patient_score)
     if len(patients) == len(cases):
         return None
-    return {**with_intervals(patients, threshold, seed), "score": "mean of the slides", "mixed": num_mixed}
+    own = threshold if plan.patient_threshold is None else plan.patient_threshold
+    return {
+        **with_intervals(patients, own, plan),
+        "threshold": own,
+        "score": plan.evaluate.patient_score,
+        "mixed": num_mixed,
+    }
 
 
-def _subgroups(cases: Cases, column: str, threshold: float, seed: int) -> list[dict[str, Any]]:
+def _subgroups(cases: Cases, column: str, threshold: float, plan: Plan) -> list[dict[str, Any]]:
     groups = groups_of(cases.columns[column], column)
-    return [{"value": name, **with_intervals(cases.where(rows), threshold, seed)} for name, rows in groups]
+    return [{"value": name, **with_intervals(cases.where(rows), threshold, plan)} for name, rows in groups]

@@ -50,9 +50,9 @@ def write_patient_rows(out: Path, rows: Sequence[Row], model: Model) -> list[str
     }
     with whole_file(out / PATIENTS_FILE) as temporary:
         pq.write_table(pa.table(columns), temporary)
-    source = "slides" if about.patient_threshold is None else "patients"
+    source = "that of slides" if about.patient_threshold is None else "chosen on validation patients"
     told = f"{len(its.names)} patients, the {how} of their slides' scores; {int(called[~unknown].sum())} positive"
-    line = f"{out / PATIENTS_FILE}: {told} from {threshold:.4f} on (chosen on validation {source})"
+    line = f"{out / PATIENTS_FILE}: {told} from {threshold:.4f} on ({source})"
     return [line, *_figures(its, called, seen)]
 
 

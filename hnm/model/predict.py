@@ -5,7 +5,7 @@
 Memory holds a few batches and the thumbnail, however large the slide: features go to a temporary file, 2 bytes a number.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,17 +69,24 @@ def predict_slide(
         InputError: the slide cannot be read, or its microns per pixel are unknown or do not fit.
         FloatingPointError: the model gives no finite features, or no finite score.
     """
-    config, colours = model.config.tile, ColourCounts()
+    return predict_targets_of_slide(job, [model], batch_size, num_threads, progress, scratch)[0]
+
+
+def predict_targets_of_slide(
+    job: SlideJob, models: Sequence[Model], batch_size: int, num_threads: int, progress: Progress, scratch: Path | None = None
+) -> list[PredictedSlide]:
+    """Score one slide by models of one encoder, which sees it once; see `predict_slide`."""
+    config, colours = models[0].config.tile, ColourCounts()
     with open_slide(job.slide.path) as slide, TemporaryDirectory(prefix="hnm-predict-", dir=scratch) as folder:
         survey = survey_slide(slide, job, config)
-        kept = embed_candidates(slide, survey, model, batch_size, num_threads, progress, job, Path(folder), colours)
-        if len(kept):
-            score, scores = score_features(Path(folder), len(kept), model)
-        else:
-            score, scores = None, np.empty(0, np.float32)
-        sites = survey.sites.take(kept)
-        patches = ScoredPatches(sites.x_level0, sites.y_level0, survey.patch_level0, scores)
-        return PredictedSlide(score, "" if len(kept) else why_empty(survey, slide), patches, survey, colours)
+        kept = embed_candidates(slide, survey, models[0], batch_size, num_threads, progress, job, Path(folder), colours)
+        sites, why = survey.sites.take(kept), "" if len(kept) else why_empty(survey, slide)
+        found = []
+        for model in models:
+            score, scores = score_features(Path(folder), len(kept), model) if len(kept) else (None, np.empty(0, np.float32))
+            patches = ScoredPatches(sites.x_level0, sites.y_level0, survey.patch_level0, scores)
+            found.append(PredictedSlide(score, why, patches, survey, colours))
+        return found
 
 
 @torch.inference_mode()

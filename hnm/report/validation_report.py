@@ -24,7 +24,10 @@ HEADINGS = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "balanced_accuracy": "balanced accuracy",
-    "precision": "positive predictive value",
+    "ppv": "positive predictive value (PPV)",
+    "npv": "negative predictive value (NPV)",
+    "ppv_at_prevalence": "PPV at the stated prevalence",
+    "npv_at_prevalence": "NPV at the stated prevalence",
     "brier": "Brier score (low is good)",
     "calibration_error": "calibration error, ECE (low is good)",
     "calibration_slope": "calibration slope (1 is good; below: too extreme)",
@@ -75,7 +78,7 @@ def make_validation_report(
         name=name_of(out),
         result=result,
         boxes=_boxes(result),
-        headings=HEADINGS,
+        headings=headings_of(result),
         of_learned=OF_LEARNED,
         conformal_headings=CONFORMAL,
         pictures=_draw(out / "figures", result, cases, colours, reference),
@@ -83,6 +86,11 @@ def make_validation_report(
         facts=_facts(result),
     )
     return out / PAGE_FILE
+
+
+def headings_of(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures that the result has, in words; PPV and NPV at a stated prevalence only where one is stated."""
+    return {name: words for name, words in HEADINGS.items() if name in result["frozen"]["figures"]}
 
 
 def _boxes(result: Mapping[str, Any]) -> list[Box]:
@@ -173,7 +181,7 @@ def print_validation(result: Mapping[str, Any]) -> None:
         table.add_column(
             f"re-chosen {rechosen['threshold']:.4f} on {rechosen['chosen_on']}{measured_on}", justify="right"
         )
-    for name, words in HEADINGS.items():
+    for name, words in headings_of(result).items():
         parts = [frozen, *([rechosen] if rechosen else [])]
         table.add_row(
             words.split(" (")[0], *(_with_interval(part["figures"][name], part["intervals"][name]) for part in parts)

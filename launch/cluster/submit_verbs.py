@@ -272,9 +272,11 @@ def _check_validate(params: Params, config: Config) -> None:
 
 
 def _check_predict(params: Params, config: Config) -> None:
+    from hnm.model.several import read_several
     from launch.verbs.predict import check_model, positive_words, read_inputs
 
-    check_model(params["model"])
+    if read_several(params["model"]) is None:
+        check_model(params["model"])
     read_inputs(params["slides"], positive_words(params["model"]))
 
 

@@ -36,6 +36,7 @@ from hnm.model.predictions import (
     write_slide,
     write_table,
 )
+from hnm.model.several import read_several
 from hnm.report.record import RunRecord, read_record
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
@@ -88,7 +89,7 @@ def predict(request: PredictRequest) -> int:
         if earlier:
             journal.say(f"{len(earlier)} slides of earlier commands stay in the table")
         of_patients = write_patient_rows(request.out, [*earlier, *rows], model)
-        return _summarise(rows, request, model.known is not None, of_patients, journal)
+        return summarise(rows, request, model.known is not None, of_patients, journal)
 
 
 def predict_jobs(
@@ -148,7 +149,7 @@ def open_record(run: Path, cohort_folder: Path | None) -> RunRecord:
     config, recorded_folder = read_run(run)
     cohort = Cohort.open(cohort_folder or recorded_folder)
     check_cohort(run, cohort, config.data)
-    return read_record(run, config, open_study(cohort, config.data, config.seed))
+    return read_record(run, config, open_study(cohort, config.data, config.seed, "the model of a run"))
 
 
 def open_model(request: PredictRequest) -> Model:
@@ -156,8 +157,7 @@ def open_model(request: PredictRequest) -> Model:
     folder = request.model
     check_model(folder)
     device = choose_device(request.device)
-    exported = is_exported(folder)
-    model = open_exported(folder, device) if exported else open_recorded(open_record(folder, request.cohort), device)
+    model = open_exported(folder, device) if is_exported(folder) else open_recorded(open_record(folder, request.cohort), device)
     changes: dict[str, Any] = {"points_file": None, "positive_class": None, **dict.fromkeys(OF_ITS_SLIDES)}
     changes |= {"allow_unlabelled": True, "skip_bad_outlines": True}
     if request.assume_mpp is not None:
@@ -167,13 +167,11 @@ def open_model(request: PredictRequest) -> Model:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse what is no model.
-
-    Raises:
-        InputError: neither a run nor an exported folder.
-    """
+    """Refuse what is neither a run nor an exported folder of one model."""
     if is_exported(folder):
         return
+    if read_several(folder) is not None:
+        raise InputError(f"{folder}: models of several targets, of which one is taken here. Name it: {folder / 'targets'}/...")
     refuse_other(folder)
     if not (folder / "state.json").is_file():
         raise InputError(f"{folder}: neither a run nor an exported model. Give what hnm train or hnm export wrote")
@@ -183,7 +181,7 @@ def with_thresholds(model: Model, slide: float | None, patch: float | None) -> M
     """Return the model with other thresholds, where given."""
     about = model.about
     if slide is not None:
-        about = replace(about, slide_threshold=slide)
+        about = replace(about, slide_threshold=slide, patient_threshold=None)  # one threshold for all that is called
     if patch is not None:
         about = replace(about, patch_threshold=patch, patch_threshold_from="--patch-threshold")
     return replace(model, about=about)
@@ -279,9 +277,9 @@ def _in_words(row: Row) -> str:
     )
 
 
-def _summarise(rows: list[Row], request: PredictRequest, is_known: bool, of_patients: list[str], journal: Journal) -> int:
-    out = request.out
-    scored = [row for row in rows if row.score is not None]
+def summarise(rows: list[Row], request: PredictRequest, is_known: bool, of_patients: list[str], journal: Journal) -> int:
+    """Say what came out of the slides; exit code 1 if one failed."""
+    out, scored = request.out, [row for row in rows if row.score is not None]
     failed = [row for row in rows if row.failed]
     called = sum(row.predicted == 1 for row in scored)
     journal.say(

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hnm.config import Config, ConfigError, load_config
 from hnm.engine.ranks import single_world
-from hnm.evidence.cases import Cases, by_patient
 from hnm.evidence.validate import Plan, check
 from hnm.evidence.validate import validate as measure
 from hnm.model.model import Model, is_exported
+from hnm.model.patient_rows import write_patient_rows
 from hnm.model.predict_tiled import refuse_other_patches
 from hnm.model.predictions import Row, refuse_taken_names, rows_of_others, write_table
 from hnm.model.reference import reference_of
@@ -32,11 +30,11 @@ from hnm.run.tracking_copy import DatabaseCopy
 from hnm.statistics.recalibrate import Kind
 from launch.process.disks import is_shared
 from launch.process.writer import only_writer
-from launch.verbs.predict import PredictRequest, make_jobs, open_model, open_record, predict_jobs
+from launch.verbs.predict import PredictRequest, make_jobs, open_model, open_record, positive_words, predict_jobs
 from launch.verbs.report import numbers_of
 from launch.verbs.validate_inputs import Inputs, measured, read_inputs, score_tiled
 from shards.errors import InputError
-from shards.files import whole_file, write_json
+from shards.files import write_json
 from shards.reading.reader import PatchReader
 
 RESULT_FILE = "validation.json"
@@ -75,8 +73,8 @@ def validate(request: ValidateRequest) -> int:
         request.workers, request.device, request.cohort,
     )  # fmt: skip
     model = with_labels_of(open_model(asked), request.label_column)
-    inputs = read_inputs(request.source, request.slides_csv, model.config.data.label_column, model)
-    plan = Plan(request.by, request.recalibrate, request.part, request.alpha, model.config.seed)
+    inputs = read_inputs(request.source, request.slides_csv, model, positive_words(request.model))
+    plan = plan_of(request, model, config)
     none = np.zeros(len(inputs.slides))
     check(inputs.as_cases(none, none.astype(bool)), plan)  # before hours of scoring
     if not is_exported(request.model):
@@ -86,6 +84,15 @@ def validate(request: ValidateRequest) -> int:
         return _validate_in(request.out, inputs, model, asked, plan, config)
 
 
+def plan_of(request: ValidateRequest, model: Model, config: Config) -> Plan:
+    """Return what is asked for: how slides and patients are called is the model's, the prevalence may be this place's."""
+    evaluate = model.config.evaluate
+    if any(override.startswith("evaluate.prevalence=") for override in request.overrides):
+        evaluate = evaluate.model_copy(update={"prevalence": config.evaluate.prevalence})
+    threshold = model.about.patient_threshold
+    return Plan(request.by, request.recalibrate, request.part, request.alpha, model.config.seed, evaluate, threshold)
+
+
 def settings_of_command(request: ValidateRequest) -> Config:
     """Return the sections that say how it is read and tracked; all else is the model's.
 
@@ -93,9 +100,10 @@ def settings_of_command(request: ValidateRequest) -> Config:
         ConfigError: the command line gives another section.
     """
     for override in request.overrides:
-        if override.split(".")[0] not in TAKEN:
+        if override.split(".")[0] not in TAKEN and not override.startswith("evaluate.prevalence="):
             raise ConfigError(
-                f"{override}: hnm validate takes the sections {', '.join(TAKEN)} only; all else is the model's own. Leave it out"
+                f"{override}: hnm validate takes the sections {', '.join(TAKEN)} and evaluate.prevalence only; all else is the "
+                "model's own. Leave it out"
             )
     return load_config(request.config, None, request.overrides)
 
@@ -134,14 +142,15 @@ def recorded_of(model: Model) -> dict[str, Any]:
 def _validate_in(out: Path, inputs: Inputs, model: Model, asked: PredictRequest, plan: Plan, config: Config) -> int:
     world = single_world()
     copy = DatabaseCopy(out) if config.tracking.uri is None and is_shared(out) else None
-    tracker = Tracker(out, config.tracking, {"validate": asdict(plan), "model": model.about.name}, copy)
+    tracker = Tracker(out, config.tracking, {"validate": asdict(plan) | {"evaluate": plan.evaluate.model_dump()}}, copy)
     journal = Journal(out, world, tracker.metrics_written)
     status = "FAILED"
     try:
         rows = _scored(inputs, model, asked, config, journal)
         result = result_of(inputs, rows, model, plan)
         cases, colours, _ = measured(inputs, rows)
-        write_patients(out, cases, model.about.slide_threshold)
+        for line in write_patient_rows(out, rows, model):
+            journal.say(line)
         write_json(out / RESULT_FILE, result)
         page = make_validation_report(out, result, cases, colours, model.about.reference)
         print_validation(result)
@@ -192,7 +201,7 @@ def result_of(inputs: Inputs, rows: list[Row], model: Model, plan: Plan) -> dict
             "label_column": inputs.label_column, "all": inputs.num_rows, "unlabelled": inputs.num_unlabelled, "seen": inputs.seen,
             **left_out, "measured": len(cases),
         },
-        "plan": asdict(plan),
+        "plan": {**asdict(plan), "evaluate": plan.evaluate.model_dump()},
         **found,
         "warnings": [*_told(inputs, rows, model, left_out), *found["warnings"]],
     }  # fmt: skip
@@ -222,19 +231,3 @@ def _told(inputs: Inputs, rows: list[Row], model: Model, left_out: dict[str, Any
             f"{num_missed} positive slides gave no patch: they count as missed, with score 0; figures without them stand beside"
         )
     return [*told, *inputs.warnings]
-
-
-def write_patients(out: Path, cases: Cases, threshold: float) -> None:
-    """Write patients.parquet: patient_id, slides, label (1 if a slide's is), score (the mean of the slides'), predicted."""
-    rows, _ = by_patient(cases)
-    counts = dict.fromkeys(rows.patients.tolist(), 0)
-    for name in cases.patients.tolist():
-        counts[name] += 1
-    table = pa.table(
-        {
-            "patient_id": rows.patients.tolist(), "slides": list(counts.values()), "label": rows.labels,
-            "score": rows.scores, "predicted": (rows.scores >= threshold).astype("int8"),
-        }
-    )  # fmt: skip
-    with whole_file(out / "patients.parquet") as temporary:
-        pq.write_table(table, temporary)

@@ -74,25 +74,25 @@ class Inputs:
         )
 
 
-def read_inputs(source: Path, table: Path | None, label_column: str, model: Model) -> Inputs:
+def read_inputs(source: Path, table: Path | None, model: Model, positive: Sequence[str] = ()) -> Inputs:
     """Read a cohort or a table, and leave out what is no test of the model.
 
     Args:
         source: a cohort's folder, or slides.csv.
         table: a slides.csv with more columns for the slides of a cohort, or None.
-        label_column: of the labels.
-        model: knows which slides it has seen.
+        model: knows which slides it has seen, and the column of the labels.
+        positive: words of labels that are positive (data.positive).
 
     Raises:
         InputError: there is no such column, no slide has a label, or the model has seen them all.
     """
-    cohort, warnings = None, []
+    cohort, warnings, label_column = None, [], model.config.data.label_column
     if source.suffix.lower() == ".csv":
         if table is not None:
             raise InputError(
                 f"--slides-csv {table}: is for a cohort; {source} is a table itself. Put the columns there"
             )
-        read = read_slide_table(source, allow_unlabelled=True)
+        read = read_slide_table(source, allow_unlabelled=True, positive=positive)
         slides, columns, warnings = (
             read.slides,
             _cells(source),

@@ -82,6 +82,15 @@ def tile_slide(job: SlideJob, cohort: Path, config: TileConfig, num_threads: int
             return _fail(job, cohort, _reason(error))
 
 
+def remove_leftovers(job: SlideJob, cohort: Path) -> None:
+    """Remove the claim and the folder of a process that was killed when its slide was done, but they were still there."""
+    path = lock_path(cohort, job)
+    if path.exists():
+        with claimed(path) as claim:
+            if claim is not None:
+                _remove_workbenches(cohort, job.slide.key)
+
+
 def fail_slide(job: SlideJob, cohort: Path, reason: str) -> Outcome | None:
     """Record that a slide failed; None: it is claimed by another."""
     with claimed(lock_path(cohort, job)) as claim:
@@ -155,8 +164,7 @@ def _noted(
 @contextmanager
 def _workbench(cohort: Path, key: str) -> Iterator[Path]:
     """Yield an empty folder for a claimed slide, and remove it afterwards; and those that a crash has left of it."""
-    for leftover in (cohort / "tmp").glob(f"{key}.*"):  # a key holds no dot: no other slide's
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_workbenches(cohort, key)
     owner = this_process()
     folder = cohort / "tmp" / f"{key}.{owner.host}.{owner.pid}"
     folder.mkdir(parents=True)
@@ -164,6 +172,11 @@ def _workbench(cohort: Path, key: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_workbenches(cohort: Path, key: str) -> None:
+    for leftover in (cohort / "tmp").glob(f"{key}.*"):  # a key holds no dot: no other slide's
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _land(folder: Path, cohort: Path, job: SlideJob, unit: Unit) -> None:

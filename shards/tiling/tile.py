@@ -22,7 +22,7 @@ from shards.cohort.split_counts import count_splits, split_warnings
 from shards.errors import InputError
 from shards.exchange.coords import coords_files
 from shards.progress import Progress
-from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
+from shards.tiling.cut import Outcome, fail_slide, lock_path, remove_leftovers, tile_slide
 from shards.tiling.drawn_split import site_warnings, with_drawn_split
 from shards.tiling.masks import masks_of_slides
 from shards.tiling.merge import alone, finished_units, merge_cohort, splits_of
@@ -216,7 +216,12 @@ def tile_jobs(
     Returns:
         By slide id, what became of the slides that were not done.
     """
-    stale = [job for job in jobs if not is_fresh(job, cohort)]
+    stale = []
+    for job in jobs:
+        if is_fresh(job, cohort):
+            remove_leftovers(job, cohort)
+        else:
+            stale.append(job)
     outcomes = _outcomes(stale, cohort, config, num_workers)
     return {job.slide.slide_id: outcome for job, outcome in progress(outcomes, "tiling", len(stale))}
 
