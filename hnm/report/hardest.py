@@ -114,23 +114,23 @@ def of_slide(increasing: np.ndarray, study: Study, slide: int) -> np.ndarray:
     return increasing[slice(*np.searchsorted(increasing, study.cohort.patch_bounds[slide : slide + 2]))]
 
 
-def follow(scorings: Sequence[Scoring], within: Callable[[np.ndarray], np.ndarray] = np.asarray) -> list[Followed]:
+def follow(scorings: Sequence[Scoring], within: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Followed]:
     """Return what became of the hard negatives of each round that mined some.
 
     Args:
         scorings: the rounds in order.
-        within: chooses which of increasing ids count; without it all do.
+        within: chooses which of increasing ids count; None: all do.
     """
     followed = []
-    for at, scoring in enumerate(scorings):
-        mined = within(scoring.negatives)
+    mined_of = [scoring.negatives if within is None else within(scoring.negatives) for scoring in scorings]
+    for at, (scoring, mined) in enumerate(zip(scorings, mined_of, strict=True)):
         if not len(mined):
             continue
         called = [
             int((later.scores[mined] >= np.float32(later.threshold.value)).sum()) if later.calls else None
             for later in scorings[at:]
         ]
-        again = int(np.isin(mined, within(scorings[at + 1].negatives)).sum()) if at + 1 < len(scorings) else None
+        again = int(np.isin(mined, mined_of[at + 1]).sum()) if at + 1 < len(scorings) else None
         followed.append(Followed(scoring.name, len(mined), called, again))
     return followed
 

@@ -38,13 +38,14 @@ def write_folder(sight: Sight, reader: PatchReader | None, slides: Iterable[int]
         shutil.copyfile(path, out / place)
     wanted = {slide: _pictured(sight, slide) for slide in slides}
     of_cohort = [ids for _, ids in sight.hardest_of_cohort()]
-    written = _write_pictures(reader, np.unique(np.concatenate([*wanted.values(), *of_cohort, np.empty(0, np.int64)])), out)
+    ids = np.unique(np.concatenate([*wanted.values(), *of_cohort, np.empty(0, np.int64)]))
+    written = _write_pictures(reader, ids, out)
     for slide in slides:
         pictures = wanted[slide][np.isin(wanted[slide], written)]
         _write_slide(sight, reader, slide, pictures, set(slides), out)
     known = set(written.tolist())
     _write_text(out / "index.html", index_page(sight, set(slides), known.__contains__))
-    return len(np.unique(np.concatenate([*wanted.values(), *of_cohort, np.empty(0, np.int64)]))) - len(written) if reader else 0
+    return len(ids) - len(written) if reader else 0
 
 
 def _make_empty(out: Path) -> None:

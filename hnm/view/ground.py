@@ -9,7 +9,7 @@ Level l of a Deep Zoom pyramid has the picture at 1 / 2^(last - l) of its size; 
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import ceil, log2
 from pathlib import Path
@@ -24,7 +24,7 @@ from shards.reading.reader import PatchReader
 from shards.resample import resize
 from shards.tiling.mpp import patch_level0_of
 from shards.tiling.pyramid import Pyramid
-from shards.tiling.slide_reader import open_slide
+from shards.tiling.slide_reader import SlideReader, open_slide
 
 TILE_PX, OVERLAP_PX = 254, 1
 JPEG_QUALITY = 85
@@ -134,22 +134,22 @@ def open_ground(record: RunRecord, reader: PatchReader | None, slide: int, is_bo
         is_bounded: a picture of `BOUNDED_PX` at most, all of whose tiles can be written.
     """
     row = record.study.cohort.slides.slice(slide, 1).to_pylist()[0]
-    try:
-        opening = open_slide(Path(row["path"]))
-        opened = opening.__enter__()
-    except InputError as error:
-        yield _without_slide(record, reader, slide, str(error))
-        return
-    try:
-        if isinstance(opened, Pyramid) and not is_bounded:
+    opened: SlideReader | None = None
+    reason = ""
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_slide(Path(row["path"])))
+        except InputError as error:
+            reason = str(error)
+        if opened is None:
+            yield _without_slide(record, reader, slide, reason)
+        elif isinstance(opened, Pyramid) and not is_bounded:
             yield Ground("", opened.width, opened.height, 1.0, SlideTiles(opened))
         else:
             picture, level0_per_px = opened.thumbnail(BOUNDED_PX if is_bounded else max(opened.width, opened.height))
             height, width = picture.shape[:2]
             coarse = f"1 pixel here is {level0_per_px:.3g} pixels of the slide, all of which hnm view without --out has"
             yield Ground(coarse if level0_per_px > 1 else "", width, height, level0_per_px, PictureTiles(picture))
-    finally:
-        opening.__exit__(None, None, None)
 
 
 def _without_slide(record: RunRecord, reader: PatchReader | None, slide: int, reason: str) -> Ground:

@@ -64,7 +64,7 @@ class Site:
         ground = self._ground(slide)
         if found.re is TILE:
             return ground.tiles.tile(*(int(number) for number in found.groups()[1:]))
-        pictures = None if self._reader is not None else []
+        pictures: list[int] | None = None if self._reader is not None else []
         return slide_page(self._sight, slide, ground, pictures, set(self._sight.slides)).encode()
 
     def _patch(self, patch: int) -> bytes | None:

@@ -3,7 +3,7 @@
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -69,7 +69,9 @@ def opened(run: Path, cohort_folder: Path | None) -> Iterator[tuple[RunRecord, P
     config, study = _of_target(run, config, open_study(cohort, config.data, config.seed))
     record = read_record(run, config, study)
     strict = config.reader.model_copy(update={"broken": "fail"})  # no other patch stands in for one that is looked at
-    with PatchReader(record.study.cohort, strict) if cohort.has_pictures else nullcontext() as reader:
+    reading: AbstractContextManager[PatchReader | None]
+    reading = PatchReader(record.study.cohort, strict) if cohort.has_pictures else nullcontext()
+    with reading as reader:
         yield record, reader
 
 
