@@ -8,6 +8,7 @@ Level l of a Deep Zoom pyramid has the picture at 1 / 2^(last - l) of its size; 
 """
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import openslide
 import simplejpeg
 
 from hnm.report.record import RunRecord
@@ -103,7 +105,7 @@ class SlideTiles:
     """The tiles of an opened slide, read when they are asked for."""
 
     def __init__(self, pyramid: Pyramid) -> None:
-        self._zoom = pyramid.deep_zoom(TILE_PX, OVERLAP_PX)
+        self._path, self._zoom = pyramid.path, pyramid.deep_zoom(TILE_PX, OVERLAP_PX)
 
     def tile(self, level: int, column: int, row: int) -> bytes | None:
         """Return a tile as JPEG, None: there is none."""
@@ -113,7 +115,12 @@ class SlideTiles:
         if not (0 <= column < columns and 0 <= row < rows):
             return None
         out = io.BytesIO()
-        self._zoom.get_tile(level, (column, row)).save(out, format="JPEG", quality=JPEG_QUALITY)
+        try:
+            tile = self._zoom.get_tile(level, (column, row))
+        except openslide.OpenSlideError as error:
+            print(f"warning: {self._path}: damaged at tile {column}, {row} of level {level} ({error})", file=sys.stderr)
+            return None
+        tile.save(out, format="JPEG", quality=JPEG_QUALITY)
         return out.getvalue()
 
 
