@@ -128,7 +128,7 @@ def compose(words: np.ndarray, pool: Pool, site: SiteStain, random: np.random.Ge
     own = SiteStain(random.uniform(0.9, 1.1, 2) * site.amounts, site.turn)
     for place in np.ndindex(words.shape):
         of_kind = pool.normal if words[place] == NORMAL else pool.tumour
-        patch = np.rot90(of_kind[random.integers(len(of_kind))], random.integers(4))
+        patch = np.rot90(of_kind[random.integers(len(of_kind))], int(random.integers(4)))
         patch = patch[:, ::-1] if random.random() < 0.5 else patch
         if words[place] == MIMIC:
             patch = np.asarray(Image.fromarray(np.ascontiguousarray(patch)).filter(ImageFilter.GaussianBlur(BLUR_PX)))

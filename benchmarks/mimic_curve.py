@@ -57,8 +57,7 @@ TUNING = (
     *("finetune.slide.aggregator_lr=2e-3", "finetune.slide.slides_per_step=4", "finetune.slide.patches_per_slide=64"),
     "finetune.slide.patience=0",
 )
-FULL = {"slides": (300, 100, 200), "pretrain_epochs": 3}
-QUICK = {"slides": (12, 8, 8), "pretrain_epochs": 1}
+FULL, QUICK = ((300, 100, 200), 3), ((12, 8, 8), 1)  # slides of train, validation and test, and epochs of pretraining
 
 
 def plan_of(args: argparse.Namespace) -> list[tuple[Path, float, int, str, tuple[str, ...]]]:
@@ -83,12 +82,12 @@ def run_cohort(task: tuple[Path, float, int, str, tuple[str, ...]], colon: Path,
 
     torch.set_num_threads(1)
     folder, rate, seed, control, arms = task
-    plan = QUICK if args.quick else FULL
+    sizes, pretrain_epochs = QUICK if args.quick else FULL
     if time.time() > end or all((folder / arm / "metrics.json").is_file() for arm in arms):
         return
-    cohort = make_cohort(folder, pools_of(Cohort.open(colon), seed), plan["slides"], rate, seed, control == "mixed")
+    cohort = make_cohort(folder, pools_of(Cohort.open(colon), seed), sizes, rate, seed, control == "mixed")
     column = "label_permuted" if control == "permuted" else "label"
-    common = [*COMMON, f"pretrain.epochs={plan['pretrain_epochs']}", f"data.label_column={column}", f"seed={seed}"]
+    common = [*COMMON, f"pretrain.epochs={pretrain_epochs}", f"data.label_column={column}", f"seed={seed}"]
     encoder = folder / "pretrained" / "encoder.safetensors"
     if control == "random_encoder":
         config = load_config(None, "frozen", common)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.tiling            20,000 and 40,000 px, half an hour on 2 busy cores
     python -m benchmarks.tiling --quick    2,048 and 4,096 px, a minute; its figures mean little
+    python -m benchmarks.tiling --peers hs2p/bin/python    against hs2p and a loop over OpenSlide (see benchmarks.tiling_peers)
 
 Prints one JSON line. The plain loop is what public tools do: one process, OpenSlide's DeepZoomGenerator over all tiles,
 PIL's FIND_EDGES as the background filter, and PIL saving each kept tile to a file. Ours cuts the same slide at the same
@@ -27,6 +28,7 @@ import openslide
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import ImageFilter
 
+from benchmarks.tiling_peers import measure_peers
 from shards.cohort.slides import Slide
 from shards.files import write_json
 from shards.tiling.cut import tile_slide
@@ -169,6 +171,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small slides, one round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="also write the figures here, with machine and versions")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="of an environment that has hs2p: only this comparison")
+    parser.add_argument("--slides", nargs="*", type=Path, default=[], help="with --peers: real slides beside the drawn one")
     parser.add_argument("--measure-memory", nargs=2, type=Path, metavar=("SLIDE", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--tile", nargs="+", type=Path, metavar=("FOLDER", "SLIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -183,11 +187,16 @@ def main() -> int:
         print(int(status["VmHWM"].split()[0]) / 1024)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.quick:
+        if arguments.peers:
+            side_px, num_rounds = (4096, 1) if arguments.quick else (20_000, arguments.rounds)
+            slides = [*arguments.slides, draw(Path(folder) / f"drawn-{side_px}.tiff", side_px)]
+            figures = measure_peers(slides, Path(folder), arguments.peers, num_rounds)
+        elif arguments.quick:
             figures = measure(Path(folder), side_px=2048, num_rounds=1, num_slides=4)
         else:
             figures = measure(Path(folder), side_px=20_000, num_rounds=arguments.rounds, num_slides=12)
-    figures["bars"] = BARS
+    figures |= {} if arguments.peers else {"bars": BARS}
+    figures["load_average"] = [round(load, 1) for load in os.getloadavg()]
     print(json.dumps(figures))
     if arguments.out:
         machine = {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.platform()}

@@ -4,6 +4,7 @@ chosen round (validation) ▶ embed test slides ▶ slide and patch scores ▶ m
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from hnm.run.phase import phase
 from hnm.run.session import Session
 from hnm.run.site_leaks import few_sites_warning, site_warnings
 from hnm.run.study import Study
-from hnm.run_rounds import choose_round, encoder_of_round, last_round, round_folder, rounds_of
+from hnm.run_rounds import choose_round, encoder_of_round, home_of, last_round, round_folder, rounds_of
 from hnm.statistics.thresholds import policy_warnings
 from hnm.statistics.zero_width import zero_width_warning
 from shards.cohort.cohort import FEATURES
@@ -50,6 +51,7 @@ from shards.cohort.slides import SPLITS
 from shards.errors import InputError
 from shards.files import whole_file, write_array, write_json
 
+Scored = tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]  # see `score_test_slides`
 TEST_FEATURES = "test-features-{}"  # by round; a stop leaves them, for the next evaluation
 
 
@@ -62,18 +64,35 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
     Raises:
         InputError: the run is not finished, or there is no test slide.
     """
-    study, world = session.study, session.world
-    if len(study.test) == 0:
-        raise InputError(_why_no_test_slide(config, study))
+    world = session.world
+    chosen = finished_choice(config, run, session)
+    with phase("evaluate", chosen, run, session):
+        scored = score_test_slides(run, chosen, session, lambda round_: test_bags(config, run, round_, session))
+        forget_test_bags(run, chosen, session)
+        barrier(world)
+    return write_evaluated(config, run, chosen, scored, session)
+
+
+def finished_choice(config: Config, run: Path, session: Session) -> int:
+    """Return the round whose model is the result, if the run can be evaluated. Every rank must call it.
+
+    Raises:
+        InputError: the run is not finished, a file is damaged, or there is no test slide.
+    """
+    if len(session.study.test) == 0:
+        raise InputError(_why_no_test_slide(config, session.study))
     if last_round(config, run) is None:
         final = round_folder(run, config.rounds.num_rounds).name
         raise InputError(f"{run}: training is not finished ({final} has no mining.json). Run the same hnm train again")
     chosen = choose_round(config, run)
     mined = [round_folder(run, round_) / "mining.json" for round_ in rounds_of(config, run)]
-    require_whole([*mined, *(round_folder(run, chosen) / name for name in MINED_FILES)], run, world)
-    with phase("evaluate", chosen, run, session):
-        slides_scores, patch_scores, beside = score_test_slides(config, run, chosen, session)
-        barrier(world)
+    require_whole([*mined, *(round_folder(run, chosen) / name for name in MINED_FILES)], run, session.world)
+    return chosen
+
+
+def write_evaluated(config: Config, run: Path, chosen: int, scored: Scored, session: Session) -> dict[str, Any] | None:
+    """Write what the test split says, metrics.json last, and return the metrics on rank 0; None elsewhere."""
+    slides_scores, patch_scores, beside = scored
     if slides_scores is None or patch_scores is None:
         return None
     metrics = {**measure(config, run, chosen, slides_scores, patch_scores, session), **beside}
@@ -87,23 +106,25 @@ def evaluate(config: Config, run: Path, session: Session) -> dict[str, Any] | No
     return metrics
 
 
-def score_test_slides(
-    config: Config, run: Path, chosen: int, session: Session
-) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, Any]]:
+def score_test_slides(run: Path, chosen: int, session: Session, bags_of: Callable[[int], Bags]) -> Scored:
     """Score the test slides with the chosen round's model; every rank must call it.
+
+    Args:
+        run: the run directory, or a target's folder in it.
+        bags_of: the test slides' features by the encoder of a round.
 
     Returns:
         On rank 0 the (S,) slide scores and (N,) patch scores of all embedded slides, NaN elsewhere, but for `Study.missed`
         slides, whose score is 0, and what is to stand beside the figures: context and baselines; None on other ranks.
     """
     study, world = session.study, session.world
-    bags = test_bags(config, run, chosen, session)
+    bags = bags_of(chosen)
     saved = whole(round_folder(run, chosen) / "aggregator.safetensors", run, world)
     aggregator = load_aggregator(saved, bags.dim, session)
     logits, part = score_slides(aggregator, bags, study.test, session)
     context = context_part(aggregator, bags, slide_scores(logits), study, world)
     has_baselines = main_says(baselines_path(run).is_file, world)
-    first = bags if not has_baselines or chosen == 0 else test_bags(config, run, 0, session)
+    first = bags if not has_baselines or chosen == 0 else bags_of(0)
     scores = np.empty(study.cohort.num_patches, np.float32) if world.is_main else None
     gather_scores(part, scores, world)
     if scores is None:
@@ -114,9 +135,14 @@ def score_test_slides(
     test_patches = study.patches_of(study.test)
     by_patch[test_patches] = scores[test_patches]
     baselines = baselines_part(run, first, by_slide, session) if has_baselines else None
-    for round_ in {chosen, 0}:
-        shutil.rmtree(run / TEST_FEATURES.format(round_), ignore_errors=True)
     return by_slide, by_patch, {"context": context, "baselines": baselines}
+
+
+def forget_test_bags(run: Path, chosen: int, session: Session) -> None:
+    """Remove the test slides' features that an evaluation has made (rank 0)."""
+    if session.world.is_main:
+        for round_ in {chosen, 0}:
+            shutil.rmtree(run / TEST_FEATURES.format(round_), ignore_errors=True)
 
 
 def test_bags(config: Config, run: Path, round_: int, session: Session) -> Bags:
@@ -153,7 +179,7 @@ def measure(
     calls |= patient_part(by_slide, study, config.evaluate, seed)
     without_patch = without_patch_part(study, by_slide, threshold)
     froc = froc_part(by_patch, study, seed)
-    phases, broken = read_state(run)["phases"], read_broken(run)
+    phases, broken = read_state(home_of(run))["phases"], read_broken(home_of(run))
     return {
         "chosen_round": chosen,
         "threshold": validation["threshold"],

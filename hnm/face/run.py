@@ -204,4 +204,4 @@ def open_run(path: Path | str, cohort: Path | str | None = None) -> OpenRun:
             f"{opened.root}: its fingerprint is {opened.fingerprint}, but the run was made with {state['fingerprint']} "
             f"({state['cohort']}). Give that cohort: open_run(path, cohort=...)"
         )
-    return OpenRun(read_record(run, config, open_study(opened, config.data, config.seed)))
+    return OpenRun(read_record(run, config, open_study(opened, config.data, config.seed, "hnm.open_run")))

@@ -13,7 +13,7 @@ import numpy as np
 
 from hnm.aggregator.score import Part, gather_scores
 from hnm.engine.ranks import World, map_array
-from hnm.mining.known import honour, known_figures
+from hnm.mining.known import honour, known_figures, not_known
 from hnm.mining.mimics import mimic_figures
 from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
 from hnm.run.checksums import read_json
@@ -57,8 +57,10 @@ def rank_cohort(
     fresh = keep_old_scores(scores, folder, previous) if is_partial and previous else None
     write_array(folder / "scores.npy", scores)  # no memory map of the new file: on a full disk that is a bus error
     scores = read_scores(folder)  # in place of our own copy, 0.4 GB at 10^8
-    chosen = choose(scores, study.kinds, study.cohort.patch_bounds, config, fresh)
-    return honour(chosen, scores, study.known) if len(study.known) else chosen
+    if not len(study.known):
+        return choose(scores, study.kinds, study.cohort.patch_bounds, config, fresh)
+    unknown = not_known(study, fresh)
+    return honour(choose(scores, study.kinds, study.cohort.patch_bounds, config, unknown), scores, study.known)
 
 
 def keep_old_scores(new: np.ndarray, folder: Path, previous: Path) -> np.ndarray:

@@ -10,6 +10,16 @@ from hnm.run.study import Study
 from shards.cohort.corrections import Corrections
 
 
+def not_known(study: Study, fresh: np.ndarray | None) -> np.ndarray:
+    """Return the patches (N,) bool that are ranked by score: those of `fresh` (None: all) of which nobody has said anything.
+
+    The place of a candidate that is a known negative is so taken by the next of its slide.
+    """
+    ranked = np.ones(study.cohort.num_patches, bool) if fresh is None else fresh.copy()
+    ranked[study.known.ids] = False
+    return ranked
+
+
 def honour(chosen: Chosen, scores: np.ndarray, corrections: Corrections) -> Chosen:
     """Return what was chosen with the known negatives among the negatives and the known positives among the candidates.
 

@@ -55,6 +55,7 @@ def _data(about: Description) -> str:
         "No patient is in two splits. Training slides taught the networks; validation slides chose the aggregator's epoch, "
         "the round and the thresholds; test slides were read once."
         + _known(about.known)
+        + _reference(about.reference)
     )
 
 
@@ -64,6 +65,19 @@ def _known(known: dict[str, Any]) -> str:
     return (
         f" `seen.parquet` holds hashes of the names and patients of the {known['slides']:,} training and validation slides, and "
         f"of {known['by_content']:,} of their files: `hnm predict` says so if it meets one again, and counts it in no figure."
+    )
+
+
+def _reference(reference: dict[str, Any]) -> str:
+    if not reference:
+        return ""
+    scores, colours = reference["scores"], reference["colours"]
+    num_scores = len(scores["negative"]) + len(scores["positive"])
+    no_colours = f"no colours ({colours['why_not']})"
+    of_colours = f"the colours of {colours['slides']:,} slides" if colours["values"] else no_colours
+    return (
+        f"\n\nFor `hnm validate`, which measures this model on slides of another place, `model.json` records {num_scores:,} "
+        f"scores of validation slides and {of_colours}, sorted and without names."
     )
 
 

@@ -63,6 +63,8 @@ class Description:
         gain: what fine-tuning gained over round 0 on the validation slides; empty: nothing was fine-tuned, or an export of
             before 2026-11-29.
         patient_threshold: of patients of several slides; None: as of slides, for each had one when it was chosen.
+        reference: sorted scores and colours of the slides that it was made with (see `hnm.model.reference`), for drift; empty:
+            not exported, or by an hnm of before 2026-11-28.
         format_version: of this file.
     """
 
@@ -81,6 +83,7 @@ class Description:
     known: dict[str, Any] = field(default_factory=dict)
     patient_threshold: float | None = None
     gain: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 

@@ -5,16 +5,14 @@
 Memory holds a few batches and the thumbnail, however large the slide: features go to a temporary file, 2 bytes a number.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
-import simplejpeg
 import torch
 
 from hnm.aggregator.bags import Bags, as_rows, file_of_rows, write_index
@@ -22,14 +20,15 @@ from hnm.aggregator.score import predict_bag, score_patches, slide_scores
 from hnm.encoder.augment import to_float
 from hnm.model.model import Model
 from hnm.report.heatmap import ScoredPatches
+from hnm.statistics.colour import ColourCounts
 from shards.reading.decode import decode_into
+from shards.tiling.jpeg import PatchJpeg, in_order, jpeg_cutter
 from shards.tiling.slide_reader import SlideReader, open_slide
-from shards.tiling.survey import Survey, patch_cutter, survey_slide, why_empty
+from shards.tiling.survey import Survey, survey_slide, why_empty
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob
 
 T = TypeVar("T")
-R = TypeVar("R")
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 AHEAD_BATCHES = 3  # patches cut ahead of the encoder
 
@@ -43,12 +42,14 @@ class PredictedSlide:
         why_empty: why it has none, else "".
         patches: with their scores.
         survey: thumbnail, microns per pixel, annotation.
+        colours: of its patches.
     """
 
     score: float | None
     why_empty: str
     patches: ScoredPatches
     survey: Survey
+    colours: ColourCounts
 
 
 def predict_slide(
@@ -68,17 +69,24 @@ def predict_slide(
         InputError: the slide cannot be read, or its microns per pixel are unknown or do not fit.
         FloatingPointError: the model gives no finite features, or no finite score.
     """
-    config = model.config.tile
+    return predict_targets_of_slide(job, [model], batch_size, num_threads, progress, scratch)[0]
+
+
+def predict_targets_of_slide(
+    job: SlideJob, models: Sequence[Model], batch_size: int, num_threads: int, progress: Progress, scratch: Path | None = None
+) -> list[PredictedSlide]:
+    """Score one slide by models of one encoder, which sees it once; see `predict_slide`."""
+    config, colours = models[0].config.tile, ColourCounts()
     with open_slide(job.slide.path) as slide, TemporaryDirectory(prefix="hnm-predict-", dir=scratch) as folder:
         survey = survey_slide(slide, job, config)
-        kept = embed_candidates(slide, survey, model, batch_size, num_threads, progress, job, Path(folder))
-        if len(kept):
-            score, scores = score_features(Path(folder), len(kept), model)
-        else:
-            score, scores = None, np.empty(0, np.float32)
-        sites = survey.sites.take(kept)
-        patches = ScoredPatches(sites.x_level0, sites.y_level0, survey.patch_level0, scores)
-        return PredictedSlide(score, "" if len(kept) else why_empty(survey, slide), patches, survey)
+        kept = embed_candidates(slide, survey, models[0], batch_size, num_threads, progress, job, Path(folder), colours)
+        sites, why = survey.sites.take(kept), "" if len(kept) else why_empty(survey, slide)
+        found = []
+        for model in models:
+            score, scores = score_features(Path(folder), len(kept), model) if len(kept) else (None, np.empty(0, np.float32))
+            patches = ScoredPatches(sites.x_level0, sites.y_level0, survey.patch_level0, scores)
+            found.append(PredictedSlide(score, why, patches, survey, colours))
+        return found
 
 
 @torch.inference_mode()
@@ -91,22 +99,28 @@ def embed_candidates(
     progress: Progress,
     job: SlideJob,
     folder: Path,
+    colours: ColourCounts,
 ) -> list[int]:
-    """Write the features of the slide's tissue patches to `folder` (see hnm/aggregator/bags.py); return their site numbers."""
+    """Write the features of the slide's tissue patches to `folder` (see hnm/aggregator/bags.py); return their site numbers.
+
+    Their pixels are counted in `colours`.
+    """
     kept: list[int] = []
     with open(folder / file_of_rows(0, len(survey.candidates)), "wb") as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(survey.candidates), model.encoder.feature_dim)}
         np.lib.format.write_array_header_1_0(file, header)
         with ThreadPoolExecutor(num_threads, "slide-reader") as pool:
-            cut = compressed(patch_cutter(slide, survey, model.config.tile), model.config.tile)
+            see = seen_by(jpeg_cutter(slide, survey, model.config.tile), model.config.tile)
             batches = in_batches(
-                in_order(cut, survey.candidates.tolist(), pool, AHEAD_BATCHES * batch_size), batch_size
+                in_order(see, survey.candidates.tolist(), pool, AHEAD_BATCHES * batch_size), batch_size
             )
             num_batches = -(-len(survey.candidates) // batch_size)
             for batch in progress(batches, job.slide.slide_id, num_batches):
                 numbers = [number for number, patch in batch if patch is not None]
                 if numbers:
-                    images = torch.from_numpy(np.stack([patch for _, patch in batch if patch is not None]))
+                    patches = np.stack([patch for _, patch in batch if patch is not None])
+                    colours.add(patches)
+                    images = torch.from_numpy(patches)
                     features = model.encoder(to_float(images.permute(0, 3, 1, 2).to(model.device)))
                     names = [f"site {number}" for number in numbers]
                     file.write(as_rows(features, names.__getitem__).astype("<f2").tobytes())
@@ -132,35 +146,18 @@ def score_features(folder: Path, num_rows: int, model: Model) -> tuple[float, np
     return score, scores
 
 
-def compressed(
-    cut: Callable[[int], np.ndarray | None], config: TileConfig
-) -> Callable[[int], tuple[int, np.ndarray | None]]:
-    """Return a function from a site's number to (number, patch) as training saw it: after a JPEG of the same quality."""
+def seen_by(cut: Callable[[int], PatchJpeg], config: TileConfig) -> Callable[[int], tuple[int, np.ndarray | None]]:
+    """Return a function from a site's number to (number, patch) as training saw it: out of the JPEG that is stored."""
 
-    def cut_and_compress(number: int) -> tuple[int, np.ndarray | None]:
-        patch = cut(number)
-        if patch is None:
+    def see(number: int) -> tuple[int, np.ndarray | None]:
+        jpeg = cut(number).jpeg
+        if jpeg is None:
             return number, None
-        seen = np.empty_like(patch)
-        decode_into(simplejpeg.encode_jpeg(np.ascontiguousarray(patch), config.jpeg_quality, "RGB", "444"), seen)
+        seen = np.empty((config.patch_px, config.patch_px, 3), np.uint8)
+        decode_into(jpeg, seen)
         return number, seen
 
-    return cut_and_compress
-
-
-def in_order(work: Callable[[T], R], items: Iterable[T], pool: ThreadPoolExecutor, depth: int) -> Iterator[R]:
-    """Yield work(item) in the order of the items, at most `depth` of them begun ahead of the one that is taken."""
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
+    return see
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -21,7 +21,7 @@ from PIL import Image
 from hnm.model.model import Model
 from hnm.model.predict import PredictedSlide
 from hnm.model.top_patches import write_top_of_predictions
-from hnm.report.heatmap import draw_heatmap, geojson, overlap, positive_area
+from hnm.report.heatmap import ScoredPatches, draw_heatmap, geojson, overlap, positive_area
 from shards.cohort.annotations import Annotation
 from shards.cohort.content import content_of
 from shards.cohort.frame import Frame
@@ -60,6 +60,7 @@ class Row:
         seen: why this slide is no test of the model, as it was trained on it or chosen by it; else "".
         content: of its file, see `shards.cohort.content`; "" where it could not be read.
         patient_id: whose slide it is; "" in a table of before 2026-11-28.
+        colours: of its patches by name, see `hnm.statistics.colour`; beside the patches, not in the table. None: unknown.
     """
 
     slide_id: str
@@ -80,6 +81,7 @@ class Row:
     seen: str = ""
     content: str = ""
     patient_id: str = ""
+    colours: dict[str, float] | None = None
 
     @property
     def failed(self) -> bool:
@@ -123,6 +125,7 @@ def row_of(slide: Slide, label: int | None, result: PredictedSlide, model: Model
         ),
         fingerprint=fingerprint,
         patient_id=slide.patient_id,
+        colours=result.colours.figures() or None,
     )
 
 
@@ -176,7 +179,11 @@ def write_slide(out: Path, slide: Slide, row: Row, result: PredictedSlide) -> No
     polygons = geojson(result.patches, threshold, frame=survey.frame)
     with whole_file(out / "geojson" / f"{slide.key}.geojson") as temporary:
         temporary.write_text(json.dumps(polygons, allow_nan=False) + "\n", encoding="utf-8")
-    patches = result.patches
+    write_patches(out, slide, row, result.patches)
+
+
+def write_patches(out: Path, slide: Slide, row: Row, patches: ScoredPatches) -> None:
+    """Write the patches of one slide with its row: it is done."""
     columns = {
         "x_level0": np.asarray(patches.x_level0, np.int32),
         "y_level0": np.asarray(patches.y_level0, np.int32),

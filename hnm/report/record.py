@@ -23,7 +23,7 @@ from hnm.mining.coordinator import read_decision, read_scores
 from hnm.run.broken import read_broken
 from hnm.run.checksums import EVALUATED_FILES, read_state, require_whole
 from hnm.run.study import Study
-from hnm.run_rounds import choose_round, last_round, round_folder
+from hnm.run_rounds import choose_round, home_of, last_round, round_folder
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.tiling.tile_config import TileConfig
@@ -109,9 +109,15 @@ class RunRecord:
         """(S,) the patient of each slide."""
         return np.asarray(self.study.cohort.slides["patient_id"].to_numpy())
 
+    @property
+    def home(self) -> Path:
+        """The run directory; `run` may be the folder of one of its targets."""
+        return home_of(self.run)
+
     @cached_property
     def state(self) -> dict[str, Any]:
-        return read_state(self.run)
+        """state.json; of a target's folder that of the run, whose phases are all."""
+        return read_state(self.home)
 
     @cached_property
     def gain(self) -> dict[str, Any] | None:
@@ -121,16 +127,18 @@ class RunRecord:
     @cached_property
     def broken(self) -> np.ndarray:
         """(b,) int64 ids of the patches that could not be read, in training or in `hnm evaluate`."""
-        return read_broken(self.run)
+        return read_broken(self.home)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        path = self.run / "environment.json"
+        path = self.home / "environment.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
-        return read_events(self.run / "events.jsonl")
+        events = read_events(self.home / "events.jsonl")
+        of = read_state(self.run)["target"] if self.home != self.run else None
+        return [event for event in events if event.get("target", of) == of]
 
     def slide_scores_of(self, round_: int) -> np.ndarray:
         """Return a round's (S,) slide scores, NaN for slides that were not embedded then."""

@@ -38,6 +38,7 @@ from launch.cli.settings import config as config_command
 from launch.cli.settings import suggest, top
 from launch.cli.study import study
 from launch.cli.submit import cancel, logs, submit_app
+from launch.cli.validate import validate
 from launch.process.distributed import is_of_torchrun
 from shards.secrets import scrub
 
@@ -246,9 +247,12 @@ def doctor(
 PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "The way": {"tile": tile, "check": check, "pretrain": pretrain, "train": train, "evaluate": evaluate},
     "Look": {"status": status, "report": report, "view": view, "compare": compare, "ui": ui},
-    "More": {"study": study, "crossval": crossval, "predict": predict, "export": export, "embed": embed},
+    "More": {
+        "study": study, "crossval": crossval, "predict": predict, "export": export, "validate": validate, "embed": embed
+    },
     "On a cluster": {
-        "submit": submit_app(tile, pretrain, train, evaluate, predict, study, crossval, embed), "logs": logs, "cancel": cancel
+        "submit": submit_app(tile, pretrain, train, evaluate, predict, validate, study, crossval, embed),
+        "logs": logs, "cancel": cancel,
     },
     "Tools": {
         "demo": demo, "suggest": suggest, "doctor": doctor, "encoder": encoder_app, "cohort": cohort_app, "import": import_app,

@@ -65,9 +65,10 @@ def tcga(
         print(f"{summary.num_normal_mutations} rows of {mutations} left out: of a normal sample or a control, not of the tumour")
     if summary.num_missing_files:
         print(f"{summary.num_missing_files} slides are not downloaded yet: gdc-client download -m {manifest}")
+    together = f" (together: 'data.targets=[{', '.join(f'label_{gene}' for gene in genes)}]')" if len(genes) > 1 else ""
     print(
         f"Next: hnm tile {summary.slides_csv} cohort/ --config tcga_luad --preview 5; "
-        f"to train: data.label_column=label_{genes[0]} data.split_column=split_fold0"
+        f"to train: data.label_column=label_{genes[0]} data.split_column=split_fold0{together}"
     )
     return 0
 

@@ -168,7 +168,7 @@ def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: 
     overrides = [*request.overrides, *fold_overrides(request, config, key, parent_run)]
     fold_config = load_config(request.config, request.preset, overrides)
     cohort = Cohort.open(view)
-    study = open_study(cohort, fold_config.data, fold_config.seed)
+    study = open_study(cohort, fold_config.data, fold_config.seed, "hnm crossval")
     by_site = fold_config.data.split_by != "patient"
     require_no_leak(study, cohort.slides["patient_id"].to_numpy(), cohort.sites if by_site else None)
     encoder = request.encoder

@@ -228,7 +228,7 @@ def write_cohort(request: Request, config: Config, cohort: Cohort) -> None:
 def count_without_patch(request: Request, config: Config) -> dict[str, int]:
     """Return how many slides have a label and gave no patch, and how many of them are positive: they are in no fold."""
     cohort = Cohort.open(request.out / "cohort")
-    labels = cohort.labels(config.data.label_column)[cohort.patches_per_slide == 0]
+    labels = cohort.labels(config.data.one_column("hnm crossval"))[cohort.patches_per_slide == 0]
     return {"slides": int((labels >= 0).sum()), "positive": int((labels == 1).sum())}
 
 

@@ -44,5 +44,5 @@ def site_of_slides(cohort: Cohort, config: Config) -> dict[str, str] | None:
 
 
 def _drawn(cohort: Cohort, config: Config) -> Drawn:
-    labels = np.where(cohort.patches_per_slide > 0, cohort.labels(config.data.label_column), -1)
+    labels = np.where(cohort.patches_per_slide > 0, cohort.labels(config.data.one_column("hnm crossval")), -1)
     return Drawn(cohort.slide_ids, cohort.slides["patient_id"].to_numpy(), labels, cohort.sites)

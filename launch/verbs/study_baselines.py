@@ -74,7 +74,7 @@ def _study_of(request: StudyRequest, cohort: Path, key: Fold) -> tuple[Study, Co
     asked = first_request(request, cohort)
     config = load_config(asked.config, None, [*asked.overrides, f"data.split_column={split_column(key)}"])
     config = config.model_copy(update={"seed": config.seed + key[0]})
-    study = open_study(Cohort.open(asked.out / "cohort"), config.data, config.seed)
+    study = open_study(Cohort.open(asked.out / "cohort"), config.data, config.seed, "hnm study")
     if len(study.test) == 0:
         raise InputError(f"{asked.out / 'cohort'}: no test slide in repeat {key[0]}, fold {key[1]}")
     return study, config

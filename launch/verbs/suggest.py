@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from launch.process.cores import usable_cores
-from launch.verbs.suggestion import Facts, as_yaml, suggest
+from launch.verbs.suggestion import Facts, as_yaml, preset_of, suggest
 from shards.cohort.slides import Slide, read_slides
 from shards.errors import InputError
 from shards.files import whole_file
@@ -33,7 +33,7 @@ def run(slides_csv: Path, out: Path | None) -> int:
         "A start, not a result. With this as FILE (hnm suggest ... --out FILE), changed where you know better:",
         f"  hnm tile {slides_csv} cohort/ --config FILE --preview 5      and without --preview",
         "  hnm study cohort/ study/ --methods baselines,frozen,hnm --config FILE      which method earns its keep",
-        "  hnm train cohort/ run/ --config FILE      hnm evaluate run/",
+        f"  hnm train cohort/ run/ --config FILE --preset {preset_of(facts)}      hnm evaluate run/",
     ]
     head += [f"NOT READ: {reason}" for reason in failed]
     text = as_yaml(suggest(facts), head)

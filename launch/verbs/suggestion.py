@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from launch.process.status import in_words
+
 PATCH_SIDES = (224, 128, 96, 64, 48, 32)  # pixels
 LEAST_PER_SIDE = 6  # patches along the shorter side of a small image: 36 to a bag
 TISSUE_OF_WHOLE_SLIDES = 0.25  # assumed; hnm tile --preview measures it
@@ -78,8 +80,14 @@ class Advice:
 def suggest(facts: Facts) -> list[Advice]:
     """Return settings in the order of the configuration, and remarks."""
     patch, scale, num_patches = of_tiling(facts)
-    return [of_method(facts), *scale, patch, *of_encoder(facts, patch.value), *of_training(facts, num_patches),
-            *remarks(facts, patch.value, num_patches)]  # fmt: skip
+    texts = [f"Method: --preset {method_of(facts)}", *remarks(facts, patch.value, num_patches)]
+    settings = [*scale, patch, *of_encoder(facts, patch.value), *of_training(facts, num_patches)]
+    return [*settings, *(Advice("", None, text) for text in texts)]
+
+
+def preset_of(facts: Facts) -> str:
+    """Return the preset to begin with; a file that named it would mix with another one that is tried later."""
+    return "frozen" if facts.num_labelled < FEW_SLIDES else "hnm"
 
 
 def of_tiling(facts: Facts) -> tuple[Advice, list[Advice], int]:
@@ -129,16 +137,14 @@ def _num_patches(facts: Facts, mpp: float) -> int:
     return int(facts.width * facts.height / factor**2 / 224**2 * share * facts.num_slides)
 
 
-def of_method(facts: Facts) -> Advice:
-    """Return the preset to begin with."""
+def method_of(facts: Facts) -> str:
+    """Return the preset to begin with, and why."""
     if facts.num_labelled < FEW_SLIDES:
-        why = (
-            f"{facts.num_labelled} slides with a label: with 99, no method that fine-tunes was shown to beat a frozen encoder "
-            "(docs/results.md). It takes minutes; then hnm, and see whether validation slides like it better"
+        return (
+            f"{preset_of(facts)}. With 99 labelled slides, and here are {facts.num_labelled}, no method that fine-tunes was "
+            "shown to beat a frozen encoder (docs/results.md). It takes minutes; then --preset hnm: does validation gain by it?"
         )
-        return Advice("preset", "frozen", why)
-    why = f"{facts.num_labelled} slides with a label: hard negative mining; hnm study tells whether it beats frozen on yours"
-    return Advice("preset", "hnm", why)
+    return f"{preset_of(facts)}. {facts.num_labelled} slides have a label; hnm study tells whether it beats frozen on yours"
 
 
 def of_encoder(facts: Facts, side: int) -> list[Advice]:
@@ -162,19 +168,18 @@ def of_training(facts: Facts, num_patches: int) -> list[Advice]:
     batch, tuned = power_below(min(most, train / 4)), power_below(min(most, 0.2 * negatives))
     seen = f"about {train:,} training patches (three fifths of {num_patches:,})"
     memory = "no GPU" if facts.device == "cpu" else f"{facts.gpu_gib:.0f} GiB a GPU"
-    rounds = 2 if facts.device == "cpu" else 5
-    few = facts.num_labelled < FEW_SLIDES
+    rounds, epochs_of_slides = 2 if facts.device == "cpu" else 5, 50 if facts.num_labelled < FEW_SLIDES else 100
     return [
         Advice("pretrain.epochs", epochs, f"{seen}: some {epochs * train:,} views in all; not used where --encoder is given"),
         Advice("pretrain.batch_size", batch, f"{memory}; several batches an epoch"),
-        Advice("aggregate.epochs", 50 if few else 100, f"{facts.num_labelled} slides are an epoch; the best one is chosen"),
+        Advice("aggregate.epochs", epochs_of_slides, f"{facts.num_labelled} slides are an epoch; the best one is chosen"),
         Advice("aggregate.select", "validation", "and it is chosen on validation slides"),
         Advice("finetune.batch_size", tuned, f"mined negatives must fill it: a fifth of about {negatives:,.0f}"),
-        *([] if few else [Advice("rounds.num_rounds", rounds, "then look at the report: does validation still gain?")]),
+        Advice("rounds.num_rounds", rounds, "then look at the report: does validation still gain? (none with --preset frozen)"),
     ]
 
 
-def remarks(facts: Facts, side: int, num_patches: int) -> list[Advice]:
+def remarks(facts: Facts, side: int, num_patches: int) -> list[str]:
     """Return what no setting can mend."""
     told = []
     disk_gb = num_patches * KB_OF_224_PX * (side / 224) ** 2 / 1e6
@@ -182,8 +187,8 @@ def remarks(facts: Facts, side: int, num_patches: int) -> list[Advice]:
     told.append(f"Disk: about {max(disk_gb, 0.01):.2g} GB for {num_patches:,} patches" + (
         f"; ONLY {facts.free_gb:.0f} GB ARE FREE HERE" if disk_gb > facts.free_gb else ""))  # fmt: skip
     if facts.device == "cpu":
-        told.append(f"Time: a training pass of a full-width ResNet-18 over all patches would take {hours:.1f} h on {facts.cores} "
-                    "cores (18 patches of 96 px a second and core, measured elsewhere)")  # fmt: skip
+        told.append(f"Time: a training pass of a full-width ResNet-18 over all patches would take {in_words(3600 * hours)} on "
+                    f"{facts.cores} cores (18 patches of 96 px a second and core, measured elsewhere)")  # fmt: skip
     else:
         told.append("Time: a GPU's rate was not measured; hnm status run/ tells patches per second after a minute")
     for count, word in ((facts.num_positive, "positive"), (facts.num_negative, "negative")):
@@ -192,12 +197,12 @@ def remarks(facts: Facts, side: int, num_patches: int) -> list[Advice]:
     if facts.num_labelled < FEW_SLIDES and not facts.has_split and facts.smallest_class >= 3:
         folds = min(5, facts.smallest_class)
         told.append(f"A test split of a fifth would hold {max(1, facts.smallest_class // 5)} patients of the rarer class: "
-                    f"hnm crossval cohort/ cv/ --folds {folds} --config FILE tests every slide")  # fmt: skip
+                    f"hnm crossval cohort/ cv/ --folds {folds} --config FILE --preset frozen tests every slide")  # fmt: skip
     elif 0 < facts.smallest_class < 3:
         told.append(f"Only {facts.smallest_class} patients of the rarer class: too few to train, choose and test on others")
     if not facts.is_plain:
         told.append(f"Assumed: {TISSUE_OF_WHOLE_SLIDES:.0%} of a slide is tissue; hnm tile --preview 5 shows what is kept")
-    return [Advice("", None, text) for text in told]
+    return told
 
 
 def power_below(number: float) -> int:
@@ -212,11 +217,9 @@ def as_yaml(advice: Sequence[Advice], head: Sequence[str]) -> str:
     """Return a file for --config: the remarks and the reasons as comments."""
     lines = [f"# {line}" for line in [*head, *(each.why for each in advice if not each.key)]]
     section = ""
-    for each in sorted((each for each in advice if each.key), key=lambda each: each.key != "preset"):
+    for each in (each for each in advice if each.key):
         name, _, key = each.key.rpartition(".")
         value = yaml.safe_dump(each.value, default_flow_style=True).split("\n")[0]
-        if name and name != section:
-            lines.append(f"{name}:")
+        lines += [f"{name}:"] * (name != section) + [f"  # {each.why}", f"  {key}: {value}"]
         section = name
-        lines += [f"  # {each.why}", f"  {key}: {value}"] if name else [f"# {each.why}", f"{key}: {value}"]
     return "\n".join(lines) + "\n"

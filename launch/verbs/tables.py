@@ -12,6 +12,8 @@ from hnm.statistics.zero_width import interval_remark, warnings_told
 from shards.cohort.split_counts import split_lines, split_warnings
 from shards.tiling.tile_summary import TileSummary
 
+CLASS_FIGURES = ("macro_auc", "balanced_accuracy", "accuracy", "kappa", "brier")
+
 
 def tile_lines(summary: TileSummary, cohort: Path) -> list[str]:
     """Return the summary of a tiling, line by line; everything that was left out is in it."""
@@ -74,12 +76,46 @@ def _left_out(summary: TileSummary) -> list[tuple[int, str]]:
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print the test metrics and the course of the rounds."""
     console = Console(highlight=False)
+    if "targets" in metrics:
+        console.print(_targets_table(metrics))
+        _print_classes(metrics.get("classes"), console)
+        for name, its in metrics["targets"].items():
+            for warning in its.get("warnings", []):
+                console.print(f"warning: {name}: {warning}", markup=False, soft_wrap=True)
+        return
     console.print(_test_table(metrics))
     console.print(_rounds_table(metrics))
     if (gain := metrics.get("gain")) is not None:
         console.print(gain["says"], markup=False, soft_wrap=True)
     for warning in warnings_told(metrics):
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+
+
+def _targets_table(metrics: dict[str, Any]) -> Table:
+    round_ = metrics["chosen_round"]
+    table = Table(title=f"test split, {metrics['num_test_slides']} slides, round {round_} (chosen on validation)")
+    for heading in ("target", "slides", "slide AUC", "95 % interval", "AUPRC", "balanced accuracy", "threshold"):
+        table.add_column(heading, justify="left" if heading == "target" else "right")
+    for name, its in metrics["targets"].items():
+        interval, slide = its["slide_auc_interval"], its["slide"]
+        ends = "unknown" if interval["low"] is None else f"{_figure(interval['low'])} to {_figure(interval['high'])}"
+        figures = (_figure(slide["auprc"]), _figure(slide["balanced_accuracy"]), _figure(its["threshold"]))
+        table.add_row(name, str(its["num_test_slides"]), _figure(slide["auc"]), ends, *figures)
+    return table
+
+
+def _print_classes(classes: dict[str, Any] | None, console: Console) -> None:
+    if classes is None:
+        return
+    table = Table(title=f"classes, called by {classes['called_by']} (chosen on validation)")
+    table.add_column("slides of")
+    for name in ("AUC", *(f"called {name}" for name in classes["names"])):
+        table.add_column(name, justify="right")
+    for name, row in zip(classes["names"], classes["confusion"], strict=True):
+        table.add_row(name, _figure(classes["auc"][name]), *map(str, row))
+    console.print(table)
+    figures = ", ".join(f"{name.replace('_', ' ')} {_figure(classes[name])}" for name in CLASS_FIGURES)
+    console.print(figures, markup=False, soft_wrap=True)
 
 
 def _test_table(metrics: dict[str, Any]) -> Table:

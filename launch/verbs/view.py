@@ -62,7 +62,7 @@ def opened(run: Path, cohort_folder: Path | None) -> Iterator[tuple[RunRecord, P
     check_cohort(run, cohort, config.data)
     if not cohort.has_places:
         raise InputError(f"{cohort.root}: it is not known where its patches lie (features of another tool). See hnm report {run}")
-    record = read_record(run, config, open_study(cohort, config.data, config.seed))
+    record = read_record(run, config, open_study(cohort, config.data, config.seed, "hnm view"))
     strict = config.reader.model_copy(update={"broken": "fail"})  # no other patch stands in for one that is looked at
     with PatchReader(record.study.cohort, strict) if cohort.has_pictures else nullcontext() as reader:
         yield record, reader

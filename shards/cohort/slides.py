@@ -12,7 +12,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.cohort.cohort_table import Row, number_in, read_rows
@@ -46,6 +46,7 @@ class Slide:
         mpp: microns per pixel at level 0 as the table gives it, or None: ask the file.
         annotation: file of outlines, absolute, or None.
         site: the hospital that it is from, "" where the table doesn't say.
+        others: by the name of any other column: what stands there; a column of words may be that of the classes.
     """
 
     slide_id: str
@@ -56,6 +57,7 @@ class Slide:
     mpp: float | None
     annotation: Path | None = None
     site: str = ""
+    others: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -118,7 +120,8 @@ def read_slide_table(
     if not allow_unlabelled and not any(column.startswith("label") for column in rows[0].cells):
         raise InputError(
             f"{slides_csv}, row 1: there is no column 'label' (or label_...); the columns are: "
-            f"{', '.join(rows[0].cells)}. Add one, or set tile.allow_unlabelled=true to tile slides for prediction"
+            f"{', '.join(rows[0].cells)}. Add one, or set tile.allow_unlabelled=true to tile slides for prediction, or "
+            "with classes as words in another column (then: hnm train with data.label_column=COLUMN)"
         )
     _refuse_misspelt_columns(slides_csv, rows[0].cells)
     _refuse_duplicates(rows)
@@ -152,11 +155,12 @@ def label_column_warnings(slides: Sequence[Slide], column: str) -> list[str]:
         InputError: it is a list of columns.
     """
     known = list(slides[0].labels)
-    if column in known or not known:
+    if column in (*known, *slides[0].others) or not known:
         return []
     if re.search(r"[,;\s]", column):
         raise InputError(
-            f"data.label_column={column} names several columns; a run learns one. Set it to one of: {', '.join(known)}"
+            f"data.label_column={column} names several columns. One is named so, of: {', '.join(known)}; one run learns several "
+            "with data.targets=[...]"
         )
     return [f"data.label_column={column} is no column of the table. Training will need one of: {', '.join(known)}"]
 
@@ -224,6 +228,7 @@ def _slide(row: Row, meanings: Mapping[str, Mapping[str, int | None]]) -> Slide:
         mpp=_mpp(row),
         annotation=_file(row, "annotation") if row.cells.get("annotation") else None,
         site=row.cells.get("site", ""),
+        others={column: cell for column, cell in row.cells.items() if column and not _is_known(column)},
     )
 
 

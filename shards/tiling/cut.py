@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from shards.claim import Claim, claimed, this_process
 from shards.errors import InputError
 from shards.files import fsync_folder
 from shards.tiling.given_tiles import pack_tiles
+from shards.tiling.jpeg import PatchJpeg, kept_jpegs
 from shards.tiling.picture import draw_survey
 from shards.tiling.sites import UNKNOWN, Sites
-from shards.tiling.slide_reader import SlideReader, open_slide
-from shards.tiling.survey import Survey, kept_patches, survey_slide, told_frame, told_tissue, why_empty
+from shards.tiling.slide_reader import open_slide
+from shards.tiling.survey import Survey, survey_slide, told_frame, told_tissue, why_empty
 from shards.tiling.tar import remove_tars, write_tars
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import SlideJob, Unit, annotation_fields, is_fresh, read_unit, unit_path, write_unit
@@ -50,7 +52,7 @@ def picture_path(cohort: Path, key: str) -> Path:
     return cohort / "thumbnails" / f"{key}.jpg"
 
 
-def tile_slide(job: SlideJob, cohort: Path, config: TileConfig) -> Outcome | None:
+def tile_slide(job: SlideJob, cohort: Path, config: TileConfig, num_threads: int = 1) -> Outcome | None:
     """Cut one slide, if it isn't done and no other process is at it.
 
     It needs no other slide, so slides can be cut on any machine, in any order.
@@ -59,6 +61,7 @@ def tile_slide(job: SlideJob, cohort: Path, config: TileConfig) -> Outcome | Non
         job: what to cut.
         cohort: the cohort's folder. The cohort there is no more, until the next merge.
         config: how to cut.
+        num_threads: that cut its patches; the result is the same with any number.
 
     Returns:
         What became of the slide; one that cannot be read is a failed unit with the reason. None: claimed by another.
@@ -71,11 +74,21 @@ def tile_slide(job: SlideJob, cohort: Path, config: TileConfig) -> Outcome | Non
         (cohort / "cohort.json").unlink(missing_ok=True)
         try:
             with _workbench(cohort, job.slide.key) as folder:
-                unit = _cut(job, folder, config, claim) if job.tiles is None else pack_tiles(job, folder, config, claim)
+                cut = pack_tiles if job.tiles is not None else partial(_cut, num_threads=num_threads)
+                unit = cut(job, folder, config, claim)
                 _land(folder, cohort, job, unit)
                 return Outcome(unit, is_new=True)
         except (InputError, OSError) as error:
             return _fail(job, cohort, _reason(error))
+
+
+def remove_leftovers(job: SlideJob, cohort: Path) -> None:
+    """Remove the claim and the folder of a process that was killed when its slide was done, but they were still there."""
+    path = lock_path(cohort, job)
+    if path.exists():
+        with claimed(path) as claim:
+            if claim is not None:
+                _remove_workbenches(cohort, job.slide.key)
 
 
 def fail_slide(job: SlideJob, cohort: Path, reason: str) -> Outcome | None:
@@ -103,11 +116,13 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _cut(job: SlideJob, folder: Path, config: TileConfig, claim: Claim) -> Unit:
+def _cut(job: SlideJob, folder: Path, config: TileConfig, claim: Claim, num_threads: int) -> Unit:
     with open_slide(job.slide.path) as slide:
         survey = survey_slide(slide, job, config)
         kept: list[int] = []
-        jpegs = _jpegs(slide, survey, config, kept, claim)
+        own: list[int] = []
+        patches = kept_jpegs(slide, survey, config, num_threads)
+        jpegs = _noted(patches, survey, kept, own, claim)
         entries = write_tars(folder, job.slide.key, jpegs, config.shard_mb * 10**6)
         picture = draw_survey(survey, np.array(kept, np.int64))
         unit = Unit(
@@ -124,6 +139,8 @@ def _cut(job: SlideJob, folder: Path, config: TileConfig, claim: Claim) -> Unit:
             **told_frame(job, survey),
             **told_tissue(survey),
             patch_level0=survey.patch_level0 if job.coords is not None else None,
+            **slide.told_reader,
+            num_kept_jpegs=len(own),
             tars={name: (folder / name).stat().st_size for name in dict.fromkeys(e.tar_name for e in entries)},
         )
     (folder / "picture.jpg").write_bytes(simplejpeg.encode_jpeg(picture, PICTURE_QUALITY, "RGB", "420"))
@@ -131,22 +148,23 @@ def _cut(job: SlideJob, folder: Path, config: TileConfig, claim: Claim) -> Unit:
     return unit
 
 
-def _jpegs(
-    slide: SlideReader, survey: Survey, config: TileConfig, kept: list[int], claim: Claim
+def _noted(
+    patches: Iterator[PatchJpeg], survey: Survey, kept: list[int], own: list[int], claim: Claim
 ) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (x, y, JPEG) of the patches that are kept, and note their numbers in `kept`."""
-    for number, patch in kept_patches(slide, survey, config):
+    """Yield (x, y, JPEG) of patches, and note their numbers in `kept`, of those with the slide's own bytes also in `own`."""
+    for patch in patches:
         claim.beat()
-        kept.append(number)
-        jpeg = simplejpeg.encode_jpeg(patch, config.jpeg_quality, "RGB", "444")
-        yield int(survey.sites.x_level0[number]), int(survey.sites.y_level0[number]), jpeg
+        kept.append(patch.number)
+        if patch.is_kept:
+            own.append(patch.number)
+        assert patch.jpeg is not None
+        yield int(survey.sites.x_level0[patch.number]), int(survey.sites.y_level0[patch.number]), patch.jpeg
 
 
 @contextmanager
 def _workbench(cohort: Path, key: str) -> Iterator[Path]:
     """Yield an empty folder for a claimed slide, and remove it afterwards; and those that a crash has left of it."""
-    for leftover in (cohort / "tmp").glob(f"{key}.*"):  # a key holds no dot: no other slide's
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_workbenches(cohort, key)
     owner = this_process()
     folder = cohort / "tmp" / f"{key}.{owner.host}.{owner.pid}"
     folder.mkdir(parents=True)
@@ -154,6 +172,11 @@ def _workbench(cohort: Path, key: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_workbenches(cohort: Path, key: str) -> None:
+    for leftover in (cohort / "tmp").glob(f"{key}.*"):  # a key holds no dot: no other slide's
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _land(folder: Path, cohort: Path, job: SlideJob, unit: Unit) -> None:

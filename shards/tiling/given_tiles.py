@@ -18,6 +18,7 @@ from shards.claim import Claim
 from shards.cohort.slides import Slide
 from shards.errors import InputError
 from shards.exchange.tiles import GivenTiles, first_side, is_parquet, read_picture, tiles_of_folder, tiles_of_parquet
+from shards.tiling.jpeg import encode
 from shards.tiling.mpp import level0_px
 from shards.tiling.sites import Sites
 from shards.tiling.tar import write_tars
@@ -45,7 +46,8 @@ def settings_of(given: dict[str, GivenTiles], config: TileConfig) -> TileConfig:
 
 def jobs_of(slides: list[Slide], given: dict[str, GivenTiles], config: TileConfig) -> list[SlideJob]:
     """Return the job of each slide; one without a patch fails and says so."""
-    settings = {"patch_px": config.patch_px, "jpeg_quality": config.jpeg_quality, "shard_mb": config.shard_mb}
+    names = ("patch_px", "jpeg_quality", "jpeg_subsampling", "shard_mb")
+    settings = {name: getattr(config, name) for name in names}
     jobs = []
     for slide in slides:
         job, tiles = slide_job(slide, None, settings), given.get(slide.slide_id)
@@ -99,7 +101,7 @@ def _jpeg(data: bytes, name: str, config: TileConfig) -> bytes:
         raise InputError(
             f"{name}: {pixels.shape[1]} x {pixels.shape[0]} pixels, the first patch has {side} x {side}. All are of one size"
         )
-    return bytes(simplejpeg.encode_jpeg(pixels, config.jpeg_quality, "RGB", "444"))
+    return encode(pixels, config)
 
 
 def _is_jpeg_of(data: bytes, side: int) -> bool:

@@ -233,6 +233,9 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
         columns["frame_y_level0"] = pa.array([unit.frame_y_level0 for unit in units], pa.int32())
     if any(unit.patch_level0 for unit in units):
         columns["patch_level0"] = pa.array([unit.patch_level0 for unit in units], pa.int32())
+    for name in slides[0].others:  # words, such as a class or a site; a column of ours stays ours
+        if name not in columns:
+            columns[name] = pa.array([slide.others[name] or None for slide in slides], pa.string())
     return pa.table(columns)
 
 

@@ -124,6 +124,8 @@ def _remarks(units: Sequence[Unit]) -> list[str]:
         (sum(unit.num_outlines_repaired for unit in units), "annotated outlines crossed themselves and were repaired"),
         (sum(unit.num_outlines_left_out for unit in units), "annotated outlines without an area were left out"),
         (sum(unit.num_points_outside for unit in units), "points without a patch of their own"),
+        (sum(unit.num_kept_jpegs for unit in units), "patches are the slide's own JPEG (tile.keep_jpeg)"),
+        (sum(unit.num_openslide_reads > 0 for unit in units), "slides with tiles that only OpenSlide could decode"),
         *((sum(unit.annotation_frame == frame for unit in units), words) for frame, words in FRAMES.items()),
     ]
     return [f"{number:,} {text}" for number, text in remarks if number]

@@ -9,8 +9,9 @@ Memory stays flat however large the slide is: a bounded cache of decoded tiles, 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
@@ -20,6 +21,7 @@ from shards.cohort.frame import Bounds
 from shards.errors import InputError
 from shards.resample import resize
 from shards.tiling.mpp import ToldMpp, told_mpp
+from shards.tiling.tiff_tiles import TiffTiles, TileError, open_tiles
 
 # A row of 256-px tiles of a slide 100,000 px wide is 100 MB: neighbouring rows of patches share their tiles.
 CACHE_BYTES = 128 * 2**20
@@ -46,10 +48,17 @@ class Pyramid:
 
     needs_mpp = True  # without it nobody knows what a patch of a scan shows
 
-    def __init__(self, path: Path, slide: openslide.OpenSlide) -> None:
-        self.path, self._slide = path, slide
+    def __init__(self, path: Path, slide: openslide.OpenSlide, tiles: TiffTiles | None = None) -> None:
+        self.path, self._slide, self._tiles, self._num_openslide_reads = path, slide, tiles, 0
         self.width, self.height = slide.dimensions
         self.downsamples = tuple(float(downsample) for downsample in slide.level_downsamples)
+
+    @property
+    def told_reader(self) -> dict[str, Any]:
+        """What a `Unit` says of who has read the pixels."""
+        if self._tiles is None:
+            return {"read_by": "openslide"}
+        return {"read_by": "tiles", "num_openslide_reads": self._num_openslide_reads}
 
     @property
     def bounds(self) -> Bounds | None:
@@ -85,6 +94,20 @@ class Pyramid:
         size_level = max(1, round(size_level0 / self.downsamples[level]))
         return resize(self._read_level(x_level0, y_level0, level, size_level, size_level), size_px, size_px)
 
+    def jpeg_at(self, x_level0: int, y_level0: int, size_level0: int, size_px: int) -> bytes | None:
+        """Return the slide's own JPEG of a square, as a file; None: it is not exactly one of its JPEG tiles.
+
+        Args:
+            as those of `read`.
+        """
+        level = choose_level(self.downsamples, size_level0 / size_px)
+        downsample = self.downsamples[level]
+        if self._tiles is None or round(size_level0 / downsample) != size_px:
+            return None
+        with suppress(TileError):
+            return self._tiles.jpeg_at(level, x_level0 / downsample, y_level0 / downsample, size_px, size_px)
+        return None
+
     def thumbnail(self, max_px: int) -> tuple[np.ndarray, float]:
         """Return the whole slide at `max_px` pixels at most.
 
@@ -111,6 +134,11 @@ class Pyramid:
         return DeepZoomGenerator(self._slide, tile_px, overlap_px, limit_bounds=False)
 
     def _read_level(self, x_level0: int, y_level0: int, level: int, width: int, height: int) -> np.ndarray:
+        if self._tiles is not None:
+            x, y = (at / self.downsamples[level] for at in (x_level0, y_level0))
+            with suppress(TileError):  # OpenSlide makes of it what it can, or says what is wrong
+                return self._tiles.read(level, x, y, width, height)
+            self._num_openslide_reads += 1
         try:
             rgba = np.asarray(self._slide.read_region((x_level0, y_level0), level, (width, height)))
         except openslide.OpenSlideError as error:
@@ -159,7 +187,8 @@ def open_pyramid(path: Path) -> Iterator[Pyramid]:
     with slide:
         _refuse_fluorescence(path, slide.properties)
         slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
-        yield Pyramid(path, slide)
+        with open_tiles(path, vendor_of(path), slide.level_dimensions, CACHE_BYTES) as tiles:
+            yield Pyramid(path, slide, tiles)
 
 
 def _refuse_fluorescence(path: Path, properties: Mapping[str, str]) -> None:

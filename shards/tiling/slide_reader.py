@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -38,6 +39,11 @@ class PlainImage:
     needs_mpp = False
     bounds = None  # the image is the scan
     downsamples = (1.0,)
+
+    @property
+    def told_reader(self) -> dict[str, Any]:
+        """What a `Unit` says of who has read the pixels."""
+        return {}
 
     @property
     def told(self) -> ToldMpp:

@@ -6,7 +6,6 @@
 A JPEG is then read by opening the tar at `offset` and reading `nbytes`; no index beside the patch table is needed.
 """
 
-import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -47,10 +46,8 @@ def write_tars(folder: Path, slide_key: str, jpegs: Iterable[tuple[int, int, byt
                 name = tar_name(slide_key, num_tars)
                 tar = stack.enter_context(_new_tar(folder / name))
                 num_tars += 1
-            member = _member(f"{slide_key}_{x_level0}_{y_level0}.jpg", len(jpeg))
             entries.append(Entry(name, tar.offset + tarfile.BLOCKSIZE, len(jpeg)))
-            tar.addfile(member, io.BytesIO(jpeg))
-            tar.getmembers().clear()  # tarfile keeps every header: 1 kB a patch
+            _add(tar, f"{slide_key}_{x_level0}_{y_level0}.jpg", jpeg)
     return entries
 
 
@@ -83,8 +80,34 @@ def _new_tar(path: Path) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
+def _add(tar: tarfile.TarFile, name: str, jpeg: bytes) -> None:
+    """Do what `tar.addfile` does, which makes every header anew and keeps it: a tenth of the time of a patch, and 1 kB."""
+    padding = -len(jpeg) % tarfile.BLOCKSIZE
+    block = _header(name, len(jpeg)) + jpeg + bytes(padding)
+    assert tar.fileobj is not None
+    tar.fileobj.write(block)
+    tar.offset += len(block)
+
+
+def _header(name: str, nbytes: int) -> bytes:
+    """Return a member's header block (POSIX ustar): name in bytes 0 to 99, size 124 to 135, checksum 148 to 155."""
+    encoded = name.encode()
+    if len(encoded) > NAME_BYTES:
+        return _member(name, nbytes).tobuf(tarfile.USTAR_FORMAT)
+    header = bytearray(_TEMPLATE)
+    header[:NAME_BYTES] = encoded.ljust(NAME_BYTES, b"\0")
+    header[124:136] = b"%011o\0" % nbytes
+    header[148:156] = b" " * 8  # that is what the checksum counts of itself
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
 def _member(name: str, nbytes: int) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)  # uid, gid and mtime are 0 and the owner's name is empty
     member.size = nbytes
     member.mode = 0o644
     return member
+
+
+NAME_BYTES = 100
+_TEMPLATE = _member("", 0).tobuf(tarfile.USTAR_FORMAT)

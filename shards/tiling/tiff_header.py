@@ -40,7 +40,7 @@ def refuse_wrong_colours(path: Path, vendor: str | None = None, size: tuple[int,
     """
     problem = None
     # tifffile raises whatever a strange header makes it raise: what OpenSlide or Pillow can read then stands
-    with suppress(Exception), _opened(path, vendor) as tiff:
+    with suppress(Exception), opened_tiff(path, vendor) as tiff:
         pages = [page for page in islice(tiff.pages, MAX_PAGES) if isinstance(page, tifffile.TiffPage)]
         problem = _bits(pages[0])
         if vendor in (None, "generic-tiff"):
@@ -52,7 +52,7 @@ def refuse_wrong_colours(path: Path, vendor: str | None = None, size: tuple[int,
 def is_cut_short(path: Path) -> bool:
     """Does a TIFF's header not hold, or point beyond the file's end?"""
     try:
-        with _opened(path, None) as tiff:
+        with opened_tiff(path, None) as tiff:
             page = tiff.pages.first
             ends = [begin + size for begin, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
     except Exception:  # tifffile raises whatever a strange header makes it raise
@@ -62,13 +62,13 @@ def is_cut_short(path: Path) -> bool:
 
 def compression_of(path: Path) -> str | None:
     """Return the name of a TIFF's compression; None: no TIFF, or its header is damaged."""
-    with suppress(Exception), _opened(path, None) as tiff:
+    with suppress(Exception), opened_tiff(path, None) as tiff:
         return str(tifffile.COMPRESSION(tiff.pages.first.compression).name)
     return None
 
 
 @contextmanager
-def _opened(path: Path, vendor: str | None) -> Iterator[tifffile.TiffFile]:
+def opened_tiff(path: Path, vendor: str | None) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF; tifffile takes each file named .ndpi for a Hamamatsu's, whose offsets are longer: it gets another name."""
     name = path.name if vendor == "hamamatsu" else "tiff"
     with open(path, "rb") as file, tifffile.TiffFile(file, name=name) as tiff:

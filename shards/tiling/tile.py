@@ -22,7 +22,7 @@ from shards.cohort.split_counts import count_splits, split_warnings
 from shards.errors import InputError
 from shards.exchange.coords import coords_files
 from shards.progress import Progress
-from shards.tiling.cut import Outcome, fail_slide, lock_path, tile_slide
+from shards.tiling.cut import Outcome, fail_slide, lock_path, remove_leftovers, tile_slide
 from shards.tiling.drawn_split import site_warnings, with_drawn_split
 from shards.tiling.masks import masks_of_slides
 from shards.tiling.merge import alone, finished_units, merge_cohort, splits_of
@@ -182,7 +182,7 @@ def tile_cohort(
         cohort: the folder to write; made if absent.
         config: where and how to cut.
         progress: wraps the loop over slides.
-        num_workers: processes; 1 = this one.
+        num_workers: processes; 1 = this one. Where slides are fewer, several threads cut one.
 
     Returns:
         The numbers for the summary.
@@ -216,7 +216,12 @@ def tile_jobs(
     Returns:
         By slide id, what became of the slides that were not done.
     """
-    stale = [job for job in jobs if not is_fresh(job, cohort)]
+    stale = []
+    for job in jobs:
+        if is_fresh(job, cohort):
+            remove_leftovers(job, cohort)
+        else:
+            stale.append(job)
     outcomes = _outcomes(stale, cohort, config, num_workers)
     return {job.slide.slide_id: outcome for job, outcome in progress(outcomes, "tiling", len(stale))}
 
@@ -259,7 +264,8 @@ def share_of(jobs: Sequence[SlideJob], number: int, count: int) -> list[SlideJob
 def _outcomes(
     jobs: Sequence[SlideJob], cohort: Path, config: TileConfig, num_workers: int
 ) -> Iterator[tuple[SlideJob, Outcome]]:
-    work = partial(tile_slide, cohort=cohort, config=config)
+    num_threads = max(1, num_workers // max(1, len(jobs)))  # where slides are fewer than workers
+    work = partial(tile_slide, cohort=cohort, config=config, num_threads=num_threads)
     waiting = Waiting(f"{cohort}: slides that are left")
     while jobs:
         elsewhere: list[SlideJob] = []

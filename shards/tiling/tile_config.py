@@ -35,6 +35,16 @@ class TileConfig(BaseModel):
         None, gt=0, description="Microns per pixel at level 0 of slides of which neither table nor file tells it."
     )
     jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality, 1 to 100; higher: larger files.")
+    jpeg_subsampling: Literal[444, 420] = Field(
+        444,
+        description="444 stores colour at every pixel, 420 at every fourth: a third smaller and faster to cut and to read, "
+        "finest colour is blurred.",
+    )
+    keep_jpeg: bool = Field(
+        False,
+        description="Where a patch is exactly a JPEG tile of its slide (same size, place and scale, no stain normalisation), "
+        "store the slide's own bytes: no second loss. jpeg_quality and jpeg_subsampling are then the scanner's.",
+    )
     shard_mb: int = Field(
         256, ge=1, description="Largest size of a tar, MB (10^6 bytes); a slide's next patches go to a new one."
     )

@@ -138,8 +138,7 @@ def shares(
         (n,) float64 in [0, 1]; a square smaller than a pixel of the mask gets that pixel's value.
     """
     height, width = mask.shape
-    sums = np.zeros((height + 1, width + 1), np.int64)
-    sums[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    sums = cv2.integral(mask.view(np.uint8), sdepth=cv2.CV_64F)  # (h + 1, w + 1), whole numbers
     left, top = (np.floor(at / level0_per_px).astype(np.int64) for at in (x_level0, y_level0))
     right, bottom = (np.ceil((at + size_level0) / level0_per_px).astype(np.int64) for at in (x_level0, y_level0))
     left, right = np.clip(left, 0, width - 1), np.clip(right, 1, width)

@@ -36,7 +36,8 @@ READING = b"annotation 2"
 # Likewise of slides whose tissue otsu_saturation finds: since "2" its threshold has limits.
 TISSUE = b"tissue 2"
 # Settings that are younger than units on disks: they are digested below, and only where they change something.
-OF_OWN_DIGEST = ("annotation_frame", *OF_ITS_SLIDES)
+OF_OWN_DIGEST = ("annotation_frame", "jpeg_subsampling", "keep_jpeg", *OF_ITS_SLIDES)
+YOUNG_FIELDS = {"patch_level0", "read_by", "num_openslide_reads", "num_kept_jpegs"}  # written only where they say something
 AGAINST = ", against "  # in mpp_from: the table's microns per pixel are not the file's
 
 
@@ -97,6 +98,9 @@ class Unit:
         tissue_from: which threshold that is (see shards.tiling.tissue).
         tars: size in bytes by file name, in order.
         patch_level0: side of a patch, level-0 pixels, where another tool has chosen it.
+        read_by: "tiles" (decoded here) or "openslide"; "" of plain images and of units of before.
+        num_openslide_reads: of a slide read by tiles: parts that OpenSlide had to read, for a tile could not be decoded.
+        num_kept_jpegs: patches that are the slide's own bytes (tile.keep_jpeg).
     """
 
     fingerprint: str
@@ -120,6 +124,9 @@ class Unit:
     tissue_from: str = ""
     tars: dict[str, int] = field(default_factory=dict)
     patch_level0: int | None = None
+    read_by: str = ""
+    num_openslide_reads: int = 0
+    num_kept_jpegs: int = 0
 
     @property
     def failed(self) -> bool:
@@ -143,6 +150,7 @@ def slide_job(
         coords: file of the patches that another tool has chosen; if it is missing, the job will fail and say so.
     """
     frame = settings.get("annotation_frame", "qupath")
+    stored = settings.get("jpeg_subsampling", 444), settings.get("keep_jpeg", False)
     settings = {name: value for name, value in settings.items() if name not in OF_OWN_DIGEST}
     identity = [FORMAT_VERSION, slide.slide_id, str(slide.path), *_size_and_time(slide.path), slide.mpp, settings]
     digest = hashlib.sha256(json.dumps([*identity, is_negative], sort_keys=True).encode())
@@ -160,6 +168,8 @@ def slide_job(
     may_have_bounds = slide.path.suffix.lower() in BOUNDED_SUFFIXES and (points is not None or slide.annotation is not None)
     if may_have_bounds or frame != "qupath":
         digest.update(b"frame" + frame.encode())
+    if stored != (444, False):
+        digest.update(f"jpeg {stored}".encode())
     return SlideJob(slide, points, digest.hexdigest(), is_negative, coords)
 
 
@@ -209,7 +219,7 @@ def write_unit(path: Path, unit: Unit, sites: Sites, entries: Sequence[Entry]) -
         "nbytes": [entry.nbytes for entry in entries],
         "truth": sites.truth,
     }
-    told = {name: value for name, value in asdict(unit).items() if name != "patch_level0" or value is not None}
+    told = {name: value for name, value in asdict(unit).items() if name not in YOUNG_FIELDS or value}
     schema = UNIT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(told).encode()})
     with whole_file(path) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary)

@@ -231,6 +231,9 @@ for (const name of ["opacity", "from", "overlay", "half", "pins-negative", "pins
   part(name).addEventListener("input", () => { tellCalled(); draw(); });
 }
 part("outline-label").hidden = !data.outlines.length;
+for (const [name, ids] of [["pins-negative", "negatives"], ["pins-candidate", "candidates"]]) {
+  part(name).parentElement.hidden = !scorings.some(scoring => scoring[ids].length);
+}
 part("in").addEventListener("click", () => stage.zoom(1.5));
 part("out").addEventListener("click", () => stage.zoom(1 / 1.5));
 part("home").addEventListener("click", () => stage.home());

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,14 @@ def corrected(labels: dict[int, int]) -> Study:
     return replace(STUDY, corrections=Corrections(ids, said, np.full(len(ids), "a file", object)))
 
 
-def mined(study: Study, folder: Path, f1: float = 0.5, previous: Path | None = None, seed: int = 0) -> tuple[Mined, dict]:
+def mined(
+    study: Study, folder: Path, f1: float = 0.5, previous: Path | None = None, seed: int = 0, config: MiningConfig = CONFIG
+) -> tuple[Mined, dict[str, Any]]:
     folder.mkdir()
     part = part_of(drawn_scores(seed), study, single_world())
-    chosen = rank_cohort(part, study, CONFIG, folder, previous, single_world())
+    chosen = rank_cohort(part, study, config, folder, previous, single_world())
     assert chosen is not None
-    summary = decide(chosen, {"f1": f1}, {}, study, CONFIG, 0.2, folder, previous)
+    summary = decide(chosen, {"f1": f1}, {}, study, config, 0.2, folder, previous)
     found = load_mined(folder)
     assert unsound(found) is None
     return found, summary
@@ -65,6 +68,21 @@ def test_nobody_said_anything_changes_nothing(tmp_path: Path) -> None:
     mined(corrected({int(STUDY.patches_of(STUDY.test)[0]): 1}), tmp_path / "test-only")
     for path in (tmp_path / "plain").iterdir():
         assert path.read_bytes() == (tmp_path / "test-only" / path.name).read_bytes()
+
+
+def test_the_next_of_a_slide_takes_the_place_of_a_known_negative(tmp_path: Path) -> None:
+    config, scores, bounds = CONFIG.model_copy(update={"candidates_per_slide": 0.3}), drawn_scores(0), STUDY.cohort.patch_bounds
+    slide = STUDY.train[STUDY.labels[STUDY.train] == 1][0]
+    first, stop = bounds[slide : slide + 2].tolist()
+    order = first + np.argsort(-scores[first:stop], kind="stable")
+    count = int(np.ceil(0.3 * (stop - first)))
+    other = bounds[STUDY.train[STUDY.labels[STUDY.train] == 0][0]]  # the first patch of a negative slide: no word on its others
+    before, _ = mined(STUDY, tmp_path / "plain", config=config)
+    found, _ = mined(corrected({int(first): 0, int(order[0]): 0, int(other): 1}), tmp_path / "corrected", config=config)
+    expected = [patch for patch in order if patch not in (first, order[0])][:count]
+    assert sorted(found.candidates[(found.candidates >= first) & (found.candidates < stop)]) == sorted(expected)
+    rest = [ids[(ids < first) | (ids >= stop)] for ids in (before.candidates, found.candidates)]
+    assert set(rest[1]) - set(rest[0]) == {other}
 
 
 def test_where_the_gate_keeps_old_labels_corrections_hold_all_the_same(tmp_path: Path) -> None:

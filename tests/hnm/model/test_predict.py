@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import threading
-import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,13 @@ from hnm.engine.state import load_weights
 from hnm.evidence.evaluate import read_metrics
 from hnm.model.export import export, portable
 from hnm.model.model import Model, open_exported, open_recorded, with_tile
-from hnm.model.predict import compressed, in_batches, in_order, predict_slide
+from hnm.model.predict import in_batches, predict_slide, seen_by
 from hnm.model.predictions import row_of, write_slide
 from hnm.report.record import RunRecord
 from launch.verbs.predict import open_record
 from shards.cohort.slides import Slide
 from shards.errors import InputError
+from shards.tiling.jpeg import PatchJpeg, encode
 from shards.tiling.sites import Points
 from shards.tiling.tile_config import TileConfig
 from shards.tiling.unit import slide_job
@@ -204,30 +202,16 @@ def test_what_is_written_for_qupath_lies_on_the_scan(
     assert told in row.remark
 
 
-def test_work_keeps_its_order_and_is_not_begun_too_early() -> None:
-    begun: list[int] = []
-    lock = threading.Lock()
-
-    def work(number: int) -> int:
-        with lock:
-            begun.append(number)
-        time.sleep(0.002 * (number % 3))
-        return number * number
-
-    with ThreadPoolExecutor(4) as pool:
-        results = in_order(work, range(1000), pool, depth=8)
-        assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
-        assert max(begun) <= 5 + 8
-        results.close()  # type: ignore[attr-defined]
-    assert len(begun) <= 5 + 9
+def test_batches_are_of_one_size_but_the_last() -> None:
     assert list(in_batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(in_batches([], 3)) == []
 
 
 def test_patches_are_seen_after_the_jpeg_of_training() -> None:
     patch = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
-    number, seen = compressed(lambda number: patch, TileConfig(jpeg_quality=30))(7)
+    config = TileConfig(patch_px=16, jpeg_quality=30)
+    number, seen = seen_by(lambda number: PatchJpeg(number, encode(patch, config), False), config)(7)
     assert number == 7
     assert seen is not None
     assert (seen != patch).any()
-    assert compressed(lambda number: None, TileConfig())(3) == (3, None)
+    assert seen_by(lambda number: PatchJpeg(number, None, False), config)(3) == (3, None)

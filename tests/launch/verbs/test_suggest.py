@@ -27,8 +27,8 @@ def test_small_images_on_two_cores(tmp_path: Path) -> None:
     config = loaded(SMALL, tmp_path)
     assert (config.tile.patch_px, config.tile.mpp) == (64, None)  # 7 along 500 px; 96 px would be 5
     assert (config.encoder.stem, config.encoder.width) == ("small", 0.25)
-    assert config.rounds.num_rounds == 0  # frozen
-    assert config.aggregate.kind == "abmil_gated"
+    assert "Method: --preset frozen. With 99 labelled slides, and here are 58" in said(SMALL)
+    assert config.mining == load_config(preset="hnm").mining  # of a file that names no preset, so that any may be given
     # 15 x 7 patches less rounding (122 by area), 58 images, three fifths: 4,245
     assert config.pretrain.epochs == 24
     assert config.pretrain.batch_size == 256
@@ -73,8 +73,15 @@ def test_a_batch_is_a_power_of_two(number: float, power: int) -> None:
 
 
 def test_reasons_are_comments_and_sections_are_whole() -> None:
-    text = as_yaml([Advice("tile.mpp", None, "a: #b"), Advice("preset", "hnm", "why"), Advice("", None, "a remark")], ["head"])
-    assert text == "# head\n# a remark\n# why\npreset: hnm\ntile:\n  # a: #b\n  mpp: null\n"
+    advice = [Advice("tile.mpp", None, "a: #b"), Advice("tile.patch_px", 64, "why"), Advice("", None, "a remark")]
+    assert as_yaml(advice, ["head"]) == "# head\n# a remark\ntile:\n  # a: #b\n  mpp: null\n  # why\n  patch_px: 64\n"
+
+
+def test_the_preset_that_is_named_is_whole_above_the_file(tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text(as_yaml(suggest(SMALL), []), encoding="utf-8")
+    frozen, hnm = (load_config(str(tmp_path / "first.yaml"), preset) for preset in ("frozen", "hnm"))
+    assert (frozen.rounds.num_rounds, frozen.aggregate.kind) == (0, "abmil_gated")
+    assert (hnm.rounds.num_rounds, hnm.aggregate.kind) == (2, "dsmil")
 
 
 def test_the_command_prints_a_file_for_config(tiny_slides: Path, tmp_path: Path) -> None:

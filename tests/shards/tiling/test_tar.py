@@ -1,3 +1,4 @@
+import io
 import tarfile
 import time
 from collections.abc import Iterator
@@ -36,6 +37,22 @@ def test_a_rebuild_is_the_same_bytes(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "one" / "slide-0000.tar") as tar:
         member = tar.getmembers()[3]
     assert (member.name, member.mtime, member.uid, member.gid, member.mode) == ("slide_48_96.jpg", 0, 0, 0, 0o644)
+
+
+@pytest.mark.parametrize("key", ["s", "a" * 60, "b" * 95])  # the longest name of ustar has 100 bytes
+def test_headers_are_those_of_tarfile(tmp_path: Path, key: str) -> None:
+    samples = jpegs(7)
+    if len(key) > 90:
+        with pytest.raises(ValueError, match="name is too long"):
+            write_tars(tmp_path, key, samples, 10**6)
+        return
+    write_tars(tmp_path, key, samples, 10**6)
+    with tarfile.open(tmp_path / "expected.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for x, y, jpeg in samples:
+            member = tarfile.TarInfo(f"{key}_{x}_{y}.jpg")
+            member.size = len(jpeg)
+            tar.addfile(member, io.BytesIO(jpeg))
+    assert (tmp_path / f"{key}-0000.tar").read_bytes() == (tmp_path / "expected.tar").read_bytes()
 
 
 def test_a_full_tar_is_followed_by_the_next(tmp_path: Path) -> None:
