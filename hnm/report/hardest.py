@@ -32,7 +32,7 @@ class Scoring:
         name: in words.
         scores: (N,) float32, NaN where a patch was not scored.
         threshold: from which score on a patch is called positive; above 1: none is.
-        is_negative: (N,) bool, patches of negative slides.
+        is_negative: (N,) bool, patches of negative slides, see `known_negatives`.
         negatives: (h,) increasing ids of the hard negatives.
         candidates: (c,) increasing ids of the positive candidates.
     """
@@ -83,10 +83,22 @@ class Followed(NamedTuple):
     num_again: int | None
 
 
+def known_negatives(study: Study) -> np.ndarray:
+    """Return (N,) bool: the patches of negative slides, and what people have corrected (hnm cohort correct) as they say."""
+    is_negative = study.mask_of(np.flatnonzero(study.labels == 0))
+    is_negative[study.corrections.ids] = study.corrections.labels == 0
+    return is_negative
+
+
 def negatives_of(study: Study, slide: int) -> np.ndarray:
-    """Return the increasing ids of a slide's patches that are negative: all of a negative slide, else those known to be."""
-    ids = np.arange(*study.cohort.patch_bounds[slide : slide + 2])
-    return ids if study.labels[slide] == 0 else ids[study.cohort.patches.truth[ids] == 0]
+    """Return the increasing ids of a slide's patches that are negative: all of a negative slide, else those known to be.
+
+    What people have corrected counts as they say, wherever it lies.
+    """
+    ids, corrections = np.arange(*study.cohort.patch_bounds[slide : slide + 2]), study.corrections
+    negatives = ids if study.labels[slide] == 0 else ids[study.cohort.patches.truth[ids] == 0]
+    positive, negative = (of_slide(corrections.ids[corrections.labels == label], study, slide) for label in (1, 0))
+    return np.union1d(np.setdiff1d(negatives, positive), negative).astype(np.int64)
 
 
 def hardest(scores: np.ndarray, ids: np.ndarray, most: int) -> np.ndarray:
@@ -126,7 +138,7 @@ def follow(scorings: Sequence[Scoring], within: Callable[[np.ndarray], np.ndarra
 def rounds_of_record(record: RunRecord) -> list[Scoring]:
     """Return the scorings of the rounds of a run, in order; test slides have no score in them."""
     study, rate = record.study, record.config.rounds.patch_false_positive_rate
-    is_negative = study.mask_of(np.flatnonzero(study.labels == 0))
+    is_negative = known_negatives(study)
     found = []
     for round_ in range(record.num_rounds):
         scores, mined = record.patch_scores_of(round_), load_mined(round_folder(record.run, round_))
@@ -141,6 +153,6 @@ def evaluation_of_record(record: RunRecord) -> Scoring | None:
     """Return the scores of the chosen round with those of the test slides, None before `hnm evaluate`."""
     if record.metrics is None:
         return None
-    is_negative = record.study.mask_of(np.flatnonzero(record.study.labels == 0))
+    is_negative = known_negatives(record.study)
     name = f"hnm evaluate (round {record.chosen})"
     return Scoring(name, record.by_patch, record.chosen_patch_threshold, is_negative)

@@ -26,6 +26,7 @@ from hnm.report.pictures import scored_patches, true_area
 from hnm.report.record import RunRecord
 from hnm.report.run_report import slides_in_order
 from hnm.report.table import RESULTS, SlideRow, SlideTable
+from hnm.run.study import Study
 from hnm.view.ground import OVERLAP_PX, TILE_PX, Ground
 from shards.cohort.slides import slide_key
 
@@ -122,6 +123,7 @@ def slide_values(sight: Sight, slide: int, ground: Ground, pictures: Sequence[in
         "x": patches.x_level0.tolist(),
         "y": patches.y_level0.tolist(),
         "truth": truth.tolist() if (truth >= 0).any() else None,
+        "corrected": _corrected(study, slide),
         "negative": negatives_of(study, slide).tolist() == ids.tolist(),
         "ground": {
             "width": ground.width, "height": ground.height, "level0_per_px": ground.level0_per_px,
@@ -145,6 +147,14 @@ def slide_values(sight: Sight, slide: int, ground: Ground, pictures: Sequence[in
             for scoring, of_hard, of_high in zip(scorings, hard, high, strict=True)
         ],
     }  # fmt: skip
+
+
+def _corrected(study: Study, slide: int) -> dict[int, int]:
+    """Return what people have corrected in a slide: 1 positive, 0 not, by patch, counted from the slide's first."""
+    ids, labels = study.corrections.ids, study.corrections.labels
+    first, stop = study.cohort.patch_bounds[slide : slide + 2].tolist()
+    own = slice(*np.searchsorted(ids, (first, stop)))
+    return dict(zip((ids[own] - first).tolist(), labels[own].tolist(), strict=True))
 
 
 def page_values(sight: Sight, slide: int, ground: Ground, shown: set[int]) -> dict[str, Any]:

@@ -8,8 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from hnm.config import Config
+from hnm.evidence.evaluate_targets import config_of_target
 from hnm.report.record import RunRecord, read_record
-from hnm.run.study import open_study
+from hnm.run.study import Study, open_study
+from hnm.run_rounds import home_of
+from hnm.target_rounds import target_folders
 from hnm.view.folder import write_folder
 from hnm.view.pages import PLAIN_VIEWER, viewer_files
 from hnm.view.sight import Sight
@@ -57,15 +61,32 @@ def view(run: Path, names: Sequence[str], out: Path | None, port: int, cohort_fo
 @contextmanager
 def opened(run: Path, cohort_folder: Path | None) -> Iterator[tuple[RunRecord, PatchReader | None]]:
     """Yield a run's record and a reader of its patches; None where there are features in their place."""
-    config, recorded_folder = read_run(run)
+    config, recorded_folder = read_run(home_of(run))
     cohort = Cohort.open(cohort_folder or recorded_folder)
-    check_cohort(run, cohort, config.data)
+    check_cohort(home_of(run), cohort, config.data)
     if not cohort.has_places:
         raise InputError(f"{cohort.root}: it is not known where its patches lie (features of another tool). See hnm report {run}")
-    record = read_record(run, config, open_study(cohort, config.data, config.seed, "hnm view"))
+    config, study = _of_target(run, config, open_study(cohort, config.data, config.seed))
+    record = read_record(run, config, study)
     strict = config.reader.model_copy(update={"broken": "fail"})  # no other patch stands in for one that is looked at
     with PatchReader(record.study.cohort, strict) if cohort.has_pictures else nullcontext() as reader:
         yield record, reader
+
+
+def _of_target(run: Path, config: Config, study: Study) -> tuple[Config, Study]:
+    """Return configuration and study of a run, or of the target whose folder `run` is.
+
+    Raises:
+        InputError: the run has several targets, and none is named.
+    """
+    if study.targets is None:
+        return config, study
+    folders = [folder.resolve() for folder in target_folders(home_of(run), study.targets)]
+    if run.resolve() not in folders:
+        some = ", ".join(str(run / folder.parent.name / folder.name) for folder in folders)
+        raise InputError(f"{run}: a run of {len(folders)} targets, whose slides are shown one target at a time. Name one: {some}")
+    target = folders.index(run.resolve())
+    return config_of_target(config, study.targets, target), study.of_target(target)
 
 
 def _slide_of(sight: Sight, name: str) -> int:

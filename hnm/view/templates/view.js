@@ -156,7 +156,7 @@ const mark = () => {
 const row = (name, ...value) => make("tr", {}, make("td", {textContent: name}), make("td", {}, ...value));
 const rankOf = at => {
   const scoring = scorings[now], rank = scoring.ranks[at];
-  const isNegative = data.negative || (data.truth && data.truth[at] === 0);
+  const isNegative = data.corrected[at] === 0 || (data.corrected[at] !== 1 && (data.negative || data.truth?.[at] === 0));
   if (!rank) return "not scored";
   const words = `${rank.toLocaleString("en")} of ${scoring.num_ranked.toLocaleString("en")}`;
   return isNegative ? words : `would be ${words}: it is of no negative slide`;
@@ -171,6 +171,7 @@ const showPatch = at => {
   if (candidate.length) body.append(row("candidate of", candidate.join(", ")));
   if (truth >= 0) body.append(row("truth", truth ? "positive" : "negative"));
   const still = scorings.length ? nextWords(at) : "";
+  if (at in data.corrected) body.append(row("corrected", data.corrected[at] ? "positive" : "negative"));
   if (still) body.append(row("next round", still));
   const told = hasPicture(at) ? "" : make("p", {className: "note", textContent: "Its picture is not in this folder, which has those of the lists: zoom, or hnm view without --out."});
   part("patch").replaceChildren(make("div", {className: "pair"}, pictureOf(at), facts), told);
@@ -182,7 +183,8 @@ const pick = (at, isFlying) => {
   mark();
   const isNarrow = matchMedia("(max-width: 760px)").matches;
   if (isFlying) {
-    stage.flyTo((data.x[at] + data.size / 2) / perPx, (data.y[at] + data.size / 2) / perPx, 6 * data.size / perPx);
+    const across = Math.min(6 * data.size / perPx, 0.6 * Math.max(data.ground.width, data.ground.height));  // of a small image a part
+    stage.flyTo((data.x[at] + data.size / 2) / perPx, (data.y[at] + data.size / 2) / perPx, across);
     if (isNarrow) stageElement.scrollIntoView({block: "nearest"});
     else document.querySelector(".list button.picked")?.scrollIntoView({block: "nearest"});
   }

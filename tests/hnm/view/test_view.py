@@ -10,20 +10,25 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hnm.report.hardest import known_negatives, negatives_of
 from hnm.report.record import RunRecord, read_record
 from hnm.run.study import open_study
 from hnm.view import pages
 from hnm.view.fetch_viewer import is_fetched
 from hnm.view.folder import write_folder
-from hnm.view.sight import Sight
+from hnm.view.ground import Ground, PictureTiles
+from hnm.view.sight import Sight, slide_values
 from hnm.view.site import Site
 from launch.process.run_directory import read_run
 from shards.cohort.cohort import Cohort
+from shards.cohort.corrections import Corrections
 from shards.errors import InputError
 from shards.reading.reader import PatchReader
 from tests.chromium import Page, needs_chromium, open_page
 from tests.hostile import HOSTILE, require_escaped
 from tests.skips import NEEDS_VIEWER
+
+BLANK = np.zeros((64, 64, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +86,9 @@ def test_one_walks_through_the_hard_negatives_of_a_slide(
             far = page.run("stage.view().scale")
             press(page, "n")
             assert page.run("location.hash") == f"#p={hardest[0]}"
-            press(page, "+")
             soon(page, f"stage.view().scale > 1.2 * {far}")
+            press(page, "-")
+            soon(page, f"stage.view().scale < 1.2 * {far}")
             press(page, "n")
             assert page.run("location.hash") == f"#p={hardest[1]}"
             press(page, "p")
@@ -119,6 +125,21 @@ def test_a_page_says_what_the_rounds_scored_and_mined(record: RunRecord) -> None
         ]
     finally:
         site.close()
+
+
+def test_what_people_have_corrected_counts_as_they_say(record: RunRecord) -> None:
+    study, negative = record.study, negative_of(record)
+    positive = next(int(slide) for slide in study.train if study.labels[slide] == 1)
+    bounds, by_id = study.cohort.patch_bounds, {int(study.cohort.patch_bounds[negative]) + 1: 1}
+    wrong = next(patch for patch in range(*bounds[positive : positive + 2]) if study.cohort.patches.truth[patch] == 1)
+    ids = np.array(sorted(by_id | {wrong: 0}))
+    labels = np.array([(by_id | {wrong: 0})[int(patch)] for patch in ids], np.int8)
+    corrected = replace(study, corrections=Corrections(ids, labels, np.array(["a.geojson"] * 2, object)))
+    assert set(negatives_of(study, negative)) - set(negatives_of(corrected, negative)) == set(by_id)
+    assert set(negatives_of(corrected, positive)) - set(negatives_of(study, positive)) == {wrong}
+    assert np.flatnonzero(known_negatives(corrected) != known_negatives(study)).tolist() == ids.tolist()
+    values = slide_values(Sight(replace(record, study=corrected)), negative, Ground("", 64, 64, 1.0, PictureTiles(BLANK)), None)
+    assert (values["corrected"], values["negative"]) == ({1: 1}, False)
 
 
 @pytest.mark.parametrize(

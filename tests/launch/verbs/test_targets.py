@@ -14,6 +14,7 @@ from launch.verbs.compare import compare
 from launch.verbs.predict import PredictRequest
 from launch.verbs.predict_targets import export, predict
 from launch.verbs.report import has_results
+from launch.verbs.view import view
 from shards.drawn.synthetic import make_cohort_images
 from shards.errors import InputError
 from shards.tiling.tile import tile_cohort
@@ -68,4 +69,8 @@ def test_classes_from_training_to_prediction(cohort: Path, tmp_path: Path, capsy
         predict(PredictRequest(run, slides, out, threshold=0.5))
     with pytest.raises(InputError, match="a run of several targets"):
         compare(run, run, None)
+    with pytest.raises(InputError, match=f"Name one: {run / 'targets' / keys[0]}, "):
+        view(run, [], tmp_path / "view", 0, None)
+    assert view(run / "targets" / keys[0], [], tmp_path / "view", 0, None) == 0
+    assert (tmp_path / "view" / "index.html").is_file()
     assert compare(*(run / "targets" / key for key in (keys[0], keys[0])), None) == 0
