@@ -42,7 +42,7 @@ from hnm.baselines.baselines import BASELINES
 from hnm.baselines.pooled import FittedPooled, Pooled
 from hnm.encoder.embed_slides import features_path
 from hnm.evidence.folds import draw_folds, over_folds, splits_of_fold
-from hnm.run.study import thin_to_witness_rate
+from hnm.run.witness_rate import thin_to_witness_rate
 from hnm.statistics.metrics import auc
 from shards.cohort.cohort import Cohort
 from shards.exchange.features import read_features

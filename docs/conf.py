@@ -1,8 +1,8 @@
 """The site: `python -m sphinx -W --keep-going -b html docs build/docs` (extra `docs`), then open build/docs/index.html.
 
-Three pages are made from the program while the site is built, so that they cannot be wrong: settings.md by
-hnm.settings_reference, commands.md by docs/command_reference.py, the table of encoders.md by docs/encoder_table.py. Each has a
-line `<!-- generated -->`, which they replace.
+Four pages are made from the program while the site is built, so that they cannot be wrong: settings.md by
+hnm.settings_reference, commands.md by docs/command_reference.py, the table of encoders.md by docs/encoder_table.py,
+glossary.md by hnm/report/words.py. Each has a line `<!-- generated -->`, which they replace.
 """
 
 import re
@@ -17,9 +17,10 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 from command_reference import command_reference  # noqa: E402 - the two lines above make it importable
 from encoder_table import encoder_table  # noqa: E402
 
+from hnm.report.words import glossary  # noqa: E402
 from hnm.settings_reference import settings_reference  # noqa: E402
 
-GENERATED = {"settings": settings_reference, "commands": command_reference, "encoders": encoder_table}
+GENERATED = {"settings": settings_reference, "commands": command_reference, "encoders": encoder_table, "glossary": glossary}
 PLACE = "<!-- generated -->"
 
 project = "hnm"

@@ -24,6 +24,7 @@ from hnm.rounds_config import RoundsConfig
 from hnm.run.study import DataConfig
 from hnm.run.tracking import TrackingConfig
 from hnm.slurm_config import SlurmConfig
+from hnm.statistics.thresholds import EvaluateConfig
 from shards.errors import InputError
 from shards.files import whole_file
 from shards.reading.reader import ReaderConfig
@@ -54,6 +55,7 @@ class Config(BaseModel):
     mining: MiningConfig = Field(default_factory=MiningConfig, description="pseudo labels and hard negatives")
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="supervised contrastive fine-tuning")
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="the loop")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="how slides are called and counted")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow")
     slurm: SlurmConfig = Field(default_factory=SlurmConfig, description="what `hnm submit` asks the cluster for")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="saving in the middle of a phase")

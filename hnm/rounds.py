@@ -34,8 +34,9 @@ from hnm.encoder.suits import tell_encoder
 from hnm.encoder.trained_file import base_of_rounds, save_trained
 from hnm.engine.ranks import World, barrier, main_says
 from hnm.engine.state import load_weights, save_weights
-from hnm.mining.coordinator import decide, rank_cohort, share_mined
-from hnm.mining.mining import self_paced_ratio
+from hnm.mining.coordinator import decide, rank_cohort
+from hnm.mining.known import in_words
+from hnm.mining.mining import Mined, self_paced_ratio
 from hnm.mining.ranking import count_of_share
 from hnm.mining.rescore import is_full, rows_to_rescore, told_of_rescoring
 from hnm.run.broken import note_broken
@@ -43,9 +44,12 @@ from hnm.run.budget import Watch
 from hnm.run.checksums import MINED_FILES, require_whole, whole
 from hnm.run.phase import phase, steps_of_finetuning
 from hnm.run.session import Session
-from hnm.run.study import Rows, Study
+from hnm.run.slide_rows import Rows
+from hnm.run.study import Study
 from hnm.run_rounds import START_ENCODER, is_last, round_folder
-from hnm.statistics.metrics import scores_at, youden_threshold
+from hnm.statistics.metrics import scores_at
+from hnm.statistics.thresholds import choose_threshold
+from hnm.target_rounds import begin_targets, decide_targets, mined_of_round, refuse_of_one
 from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import write_array
@@ -64,6 +68,7 @@ def train(config: Config, start_encoder: Path, run: Path, session: Session) -> N
         InputError: the encoder does not fit, or the mined sets cannot fill a batch.
     """
     check_batches(config, session.study, session.world)
+    begin_targets(run, session)
     if not session.study.cohort.has_pictures:
         score_round(None, config, 0, run, session)
         return
@@ -90,6 +95,17 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
         return
     rows = rows_of_round(config, round_, run, session)
     bags = bags_of_round(model, config, round_, run, session, rows)
+    if study.targets is None:
+        decide_round(bags, rows, config, round_, run, session)
+    else:
+        decide_targets(decide_round, bags, config, round_, run, session)
+    forget_features(folder, config, session)
+    barrier(world)
+
+
+def decide_round(bags: Bags, rows: Rows, config: Config, round_: int, run: Path, session: Session) -> None:
+    """Aggregate, score and mine for one target, whose folder is `run`: features to a decision. Every rank must call it."""
+    folder, world, study = round_folder(run, round_), session.world, session.study
     aggregator = aggregate_round(bags, config, round_, run, session)
     with phase("mine", round_, run, session) as record:
         slides = study.embedded_slides
@@ -105,21 +121,17 @@ def score_round(model: ContrastiveModel | None, config: Config, round_: int, run
             by_slide = np.full(study.cohort.num_slides, np.nan)
             by_slide[slides] = slide_scores(logits)
             write_array(folder / "slide_scores.npy", by_slide)
-            validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], session)
+            validation = validation_metrics(by_slide, logits[:, np.isin(slides, study.validation)], config, session)
             ratio = _self_paced_ratio(config, round_)
             told = None
             if config.rounds.rescore == "adaptive":
-                told = told_of_rescoring(
-                    config.rounds, round_, rows.num_rows, chosen.negatives, previous, study, session.seed
-                )
+                told = told_of_rescoring(config.rounds, round_, rows.num_rows, chosen.negatives, previous, study, session.seed)
             if round_ == 0:
                 with record.not_counted():
                     fit_for_run(bags, folder / BASELINES_FILE, session)
             record.keep()
             decision = decide(chosen, validation, broken, study, config.mining, ratio, folder, previous, told)
             _report(decision, round_, session)
-    forget_features(folder, config, session)
-    barrier(world)
 
 
 def rows_of_round(config: Config, round_: int, run: Path, session: Session) -> Rows:
@@ -170,8 +182,7 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
     """Fine-tune the encoder on what the round mined and write it. Every rank must call it."""
     folder = round_folder(run, round_)
     with phase("finetune", round_, run, session) as record:
-        require_whole([folder / name for name in MINED_FILES], run, session.world)
-        mined = share_mined(folder, session.world)
+        mined = mined_of_round(round_, run, session)
         if told := choose_parts(model, config.finetune, "finetune", session.seed):
             session.journal.say(told)
         is_adapters, start = config.finetune.train == "lora", run / START_ENCODER
@@ -185,6 +196,7 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
             weights, num_steps = finetune(model, mined, tuning, mining, round_, num_rounds, session, before, watch.is_over)
         else:
             settings = RoundSettings(config.finetune, config.mining, config.aggregate, num_rounds)
+            assert isinstance(mined, Mined)
             first = load_aggregator(folder / "aggregator.safetensors", model.encoder.feature_dim, session)
             weights, num_steps = finetune_on_slides(model, first, mined, settings, round_, session, before, watch.is_over)
         record.keep(steps=num_steps, epochs=watch.epochs)
@@ -193,24 +205,15 @@ def finetune_round(model: ContrastiveModel, config: Config, round_: int, run: Pa
         barrier(session.world)
 
 
-def validation_metrics(by_slide: np.ndarray, logits: Any, session: Session) -> dict[str, Any]:
+def validation_metrics(by_slide: np.ndarray, logits: Any, config: Config, session: Session) -> dict[str, Any]:
     """Return how a round's aggregator does on the validation slides, at the threshold chosen there.
 
-    Args:
-        by_slide: (S,) slide scores.
-        logits: (2, v) logits of the validation slides.
+    `by_slide` are (S,) slide scores, `logits` (2, v) those of the validation slides.
     """
     study = session.study
     labels, scores = study.labels[study.validation], by_slide[study.validation]
-    threshold = youden_threshold(labels, scores)
+    threshold = choose_threshold(labels, scores, config.evaluate.threshold)
     return {**scores_at(labels, scores, threshold), "threshold": threshold, "loss": bag_loss(logits, labels)}
-
-
-
-
-
-
-
 
 
 def load_aggregator(path: Path, dim: int, session: Session) -> Aggregator:
@@ -249,6 +252,11 @@ def check_batches(config: Config, study: Study, world: World) -> None:
     Raises:
         InputError: naming the config key and the remedy.
     """
+    if study.targets is not None:
+        refuse_of_one(config)
+        for target in range(len(study.targets.names)):
+            check_batches(config, study.of_target(target), world)
+        return
     if config.rounds.num_rounds == 0:
         return
     require_pictures_of_rounds(config, study.cohort)
@@ -286,5 +294,6 @@ def _report(decision: dict[str, Any], round_: int, session: Session) -> None:
         + (f" ({mimics:.0%} known mimics, of all {decision['mimic_share_negatives']:.0%})" if mimics is not None else "")
         + f", {decision['num_candidates']:,} positive candidates"
         + (f", {witness:.0%} of the self-paced positives are truly positive" if witness is not None else "")
+        + in_words(decision)
         + (f"; {rescore['share_rescored']:.0%} of the patches scored anew" if (rescore := decision.get("rescore")) else "")
     )

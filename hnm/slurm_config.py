@@ -73,7 +73,9 @@ class JobConfig(BaseModel):
         return value
 
 
-Stage = Literal["tile", "merge", "pretrain", "train", "evaluate", "predict", "crossval", "study", "summary", "embed", "doctor"]
+Stage = Literal[
+    "tile", "merge", "pretrain", "train", "evaluate", "predict", "validate", "crossval", "study", "summary", "embed", "doctor"
+]
 
 
 class SlurmConfig(JobConfig):

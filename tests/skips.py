@@ -7,8 +7,9 @@ import pytest
 
 NEEDS_DATA = "needs ../shared/data"  # large files that are not in the repository
 NEEDS_ROOT = "needs root"  # to mount a small disk, to start SLURM; a container may take the rights from root, too
+NEEDS_VIEWER = "needs OpenSeadragon"  # of the npm registry, which the installation asks; a machine may not reach it
 HAS_GPU = "there is a GPU"
-ACCEPTED = (NEEDS_DATA, NEEDS_ROOT, HAS_GPU)
+ACCEPTED = (NEEDS_DATA, NEEDS_ROOT, NEEDS_VIEWER, HAS_GPU)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,10 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked gpu on a machine without one: `python -m benchmarks.gpu` runs the same where there is one."""
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    if not left_out:
+        return
     import torch
 
     if not torch.cuda.is_available():
-        left_out = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 

@@ -51,6 +51,7 @@ class Bags:
     """
 
     def __init__(self, folder: Path, device: torch.device, slides: np.ndarray | None = None) -> None:
+        self.folder = folder
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         names = [plain_name(name, folder / "index.json") for name in index["files"]]
         self.part_starts = np.array([0, *(rows_of_file(name)[1] for name in names)])
@@ -63,6 +64,10 @@ class Bags:
         self.rows_of_slide = {slide: (int(self.starts[i]), int(self.starts[i + 1])) for i, slide in enumerate(numbers)}
         self.num_rows, self.dim = int(self.starts[-1]), self.part(0).shape[1]
         self.device = device
+
+    def of_slides(self, slides: np.ndarray) -> "Bags":
+        """Return the bags of some of the slides (s,), increasing."""
+        return Bags(self.folder, self.device, slides)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return rows [start, stop) as (stop - start, dim) float32 on the device, whichever files they lie in."""

@@ -8,6 +8,7 @@ files' own, bit for bit. Where a file has coordinates and says how large its pat
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from shards.tiling.unit import Unit, annotation_fields, unit_path, write_picture
 NO_PLACE = -1  # coordinate of a patch whose place is unknown
 OF_PICTURES = {name for name in TileConfig.model_fields if name not in (
     "truth_share", "positive_groups", "negative_groups", "skip_bad_outlines", "max_failed", "allow_unlabelled",
-    "validation_share", "test_share", "split_seed", "patch_px", "mpp", "assume_mpp",
+    "validation_share", "test_share", "split_by", "split_seed", "patch_px", "mpp", "assume_mpp",
 )}  # fmt: skip
 NO_USE = "its file of features does not tell both where the patches are and how large"
 
@@ -51,7 +52,13 @@ class Given:
 
 
 def import_features(
-    slides_csv: Path, folder: Path, cohort: Path, name: str | None, config: TileConfig, progress: Progress
+    slides_csv: Path,
+    folder: Path,
+    cohort: Path,
+    name: str | None,
+    config: TileConfig,
+    progress: Progress,
+    positive: Sequence[str] = (),
 ) -> tuple[TileSummary, Given, list[str]]:
     """Write a cohort of the features in `folder`.
 
@@ -59,6 +66,7 @@ def import_features(
         slides_csv: the table of slides; the column path may be missing.
         name: which of several matrices, where files hold more than one.
         config: how splits are drawn, what annotations are taken as, how many slides may fail.
+        positive: words that are positive labels (data.positive).
 
     Returns:
         The summary, what the files have in common, and warnings.
@@ -66,7 +74,7 @@ def import_features(
     Raises:
         InputError: a table or file has a mistake, files differ, or too many slides have none.
     """
-    slides, split_drawn, warnings = slides_of_table(slides_csv, config, needs_files=False)
+    slides, split_drawn, warnings = slides_of_table(slides_csv, config, False, positive)
     if idle := sorted(config.model_fields_set & OF_PICTURES):
         warnings = [*warnings, f"without effect on features: {', '.join(f'tile.{name}' for name in idle)}"]
     files = files_of_slides(folder, slides, SUFFIXES)
@@ -92,7 +100,7 @@ def import_features(
         settings = config.model_dump(mode="json") | _settings(given)
         about = asdict(given) | {"digest": digest.hexdigest()}
         summary = merge_cohort(slides, units, cohort, settings, config.max_failed, about)
-    return replace(summary, split_drawn=split_drawn, num_tiled=summary.num_done), given, warnings
+    return replace(summary, split_drawn=split_drawn, split_by=config.split_by, num_tiled=summary.num_done), given, warnings
 
 
 def _import_one(

@@ -11,7 +11,7 @@ from hnm.aggregator.bags import Bags
 from hnm.aggregator.running_mean import RunningMean
 from hnm.engine.ranks import World, gather_to_main, sum_over_ranks
 from hnm.run.session import Session
-from hnm.run.study import Rows
+from hnm.run.slide_rows import Rows
 from shards.reading.plan import rows_of_rank
 
 # Ranks wait for each other when they ask whether to stop, so they do it now and then.

@@ -18,7 +18,7 @@ from hnm.encoder.networks import Encoder
 from hnm.engine.engine import Forward, for_inference
 from hnm.engine.ranks import barrier, max_over_ranks
 from hnm.run.session import Session
-from hnm.run.study import Rows
+from hnm.run.slide_rows import Rows
 from shards.files import ask_for_space, whole_file, write_array
 from shards.reading.plan import embedding_batches
 

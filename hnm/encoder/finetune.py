@@ -20,13 +20,14 @@ from pydantic import ConfigDict, Field
 from hnm.encoder.augment import AugmentConfig
 from hnm.encoder.batch_norm import refuse_chunks
 from hnm.encoder.contrastive_model import ContrastiveModel, draw_views, forward_backward, split_batch, start_training
-from hnm.encoder.losses import PairMode, supcon
+from hnm.encoder.losses import PairMode, supcon, supcon_of_targets
 from hnm.encoder.parts import PartsConfig, at_warmed_rate, optimizer_of, warmed_up
 from hnm.encoder.simclr import SMALLEST_BATCH
 from hnm.encoder.slide_plan import SlideLossConfig
 from hnm.encoder.step_curve import StepCurve
 from hnm.engine.engine import Engine
 from hnm.engine.step import Computed, Progress
+from hnm.mining.joined import JoinedMined
 from hnm.mining.mining import Mined, MiningConfig, self_paced_ratio
 from hnm.run.budget import IsOver, never
 from hnm.run.session import PatchBatch, Session, train_epoch
@@ -91,22 +92,26 @@ def learning_rate(epoch: int, num_epochs: int, config: FinetuneConfig) -> float:
 
 
 def plan_steps(
-    mined: Mined, epoch: int, num_epochs: int, config: FinetuneConfig, mining: MiningConfig, seed: int
+    mined: Mined | JoinedMined, epoch: int, num_epochs: int, config: FinetuneConfig, mining: MiningConfig, seed: int
 ) -> list[Step]:
     """Return the optimizer steps of one epoch, the same on all ranks.
 
     Without a single self-paced positive (no patch above the threshold) there is nothing to anchor step (b) on, and the epoch
     has only steps (a).
     """
-    ids = id_type(len(mined.pseudo_labels))
+    ids = id_type(mined.num_patches)
     negatives = negatives_of_epoch(mined, numpy_generator(seed, "negatives", epoch)).astype(ids)
+    in_batch = round(config.batch_size * config.candidate_share)
+    num_drawn = in_batch * -(-len(negatives) // (config.batch_size - in_batch))
+    candidates = candidates_of_epoch(mined, num_drawn, numpy_generator(seed, "candidates", epoch))
     candidate_rows = plan_mixed_epoch(
-        negatives, mined.candidates.astype(ids), config.batch_size, config.candidate_share, None,
+        negatives, candidates.astype(ids), config.batch_size, config.candidate_share, None,
         numpy_generator(seed, "negative anchored", epoch),
     )  # fmt: skip
     negative_steps = [Step(row, "negative") for row in candidate_rows]
     ratio = self_paced_ratio(epoch, config.warmup_epochs, num_epochs, mining.self_paced_start, mining.self_paced_end)
-    positives = mined.self_paced(ratio, mining.ties).astype(ids)
+    num_drawn = round(config.batch_size * config.self_paced_share) * len(negative_steps)
+    positives = self_paced_of_epoch(mined, ratio, mining, num_drawn, numpy_generator(seed, "self-paced", epoch)).astype(ids)
     if epoch < config.warmup_epochs or len(positives) == 0:
         return negative_steps
     positive_rows = plan_mixed_epoch(
@@ -117,20 +122,36 @@ def plan_steps(
     return [step for pair in pairs for step in pair]
 
 
-def negatives_of_epoch(mined: Mined, generator: np.random.Generator) -> np.ndarray:
+def negatives_of_epoch(mined: Mined | JoinedMined, generator: np.random.Generator) -> np.ndarray:
     """Return the negatives that an epoch passes over, increasing int64 ids: as many as are hard, drawn by weight.
 
     Where no other patch of pseudo label 0 has a weight they are the hard ones. Where easy ones have some (mining.hard_share),
-    every epoch sees others.
+    or of several targets, every epoch sees others.
     """
+    if isinstance(mined, JoinedMined):
+        return mined.draw_negatives(generator)
     if not mined.has_easy:
         return mined.negatives
     return weighted_sample(mined.weights, len(mined.negatives), generator, mined.pseudo_labels)
 
 
+def candidates_of_epoch(mined: Mined | JoinedMined, num: int, generator: np.random.Generator) -> np.ndarray:
+    """Return the positive candidates that an epoch draws `num` from: all, or of several targets about so many, evenly."""
+    return mined.draw_candidates(num, generator) if isinstance(mined, JoinedMined) else mined.candidates
+
+
+def self_paced_of_epoch(
+    mined: Mined | JoinedMined, ratio: float, mining: MiningConfig, num: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Return the self-paced positives likewise, `ratio` of the candidates."""
+    if isinstance(mined, JoinedMined):
+        return mined.draw_self_paced(ratio, mining.ties, num, generator)
+    return mined.self_paced(ratio, mining.ties)
+
+
 def finetune(
     model: ContrastiveModel,
-    mined: Mined,
+    mined: Mined | JoinedMined,
     config: FinetuneConfig,
     mining: MiningConfig,
     round_: int,
@@ -193,7 +214,7 @@ def make_optimizer(config: FinetuneConfig, parameters: Iterable[Any]) -> torch.o
 
 def compute_step(
     engine: Engine,
-    mined: Mined,
+    mined: Mined | JoinedMined,
     config: FinetuneConfig,
     mining: MiningConfig,
     session: Session,
@@ -212,7 +233,7 @@ def supcon_of_step(
     step: Step,
     ids: np.ndarray,
     images: torch.Tensor,
-    mined: Mined,
+    mined: Mined | JoinedMined,
     config: FinetuneConfig,
     mining: MiningConfig,
     session: Session,
@@ -223,6 +244,9 @@ def supcon_of_step(
     world, study = session.world, session.study
     sizes = split_batch(step.row, world)
     views = draw_views(images, sizes, config.augment, torch_generator(session.seed, "views", epoch, number), world)
+    if isinstance(mined, JoinedMined):
+        codes = torch.from_numpy(mined.codes(ids, study.cohort.patches.slide[ids]))
+        return partial(supcon_of_targets, codes=codes, sizes=sizes, tau=config.tau, pairs=step.pairs, world=world), sizes, views
     positive_patch = torch.from_numpy(mined.pseudo_labels[ids] == 1)
     positive_slide = torch.from_numpy(study.labels[study.cohort.patches.slide[ids]] == 1)
 

@@ -121,3 +121,56 @@ def supcon(
     num_pairs = pair.sum(1)
     of_anchor = -torch.where(pair, log_share, 0.0).sum(1) / num_pairs.clamp(min=1)
     return of_anchor.sum() * (tau / SUPCON_BASE_TAU) * world.size / (2 * num_patches)
+
+
+def supcon_of_targets(
+    features: torch.Tensor, codes: torch.Tensor, sizes: list[int], tau: float, pairs: PairMode, world: World
+) -> torch.Tensor:
+    """Return the mean of `supcon` over the targets that the batch can anchor; zero, with gradient zero, if there is none.
+
+    A target sees the batch without the patches that are nothing to it, and its loss is the mean over all that are left. It can
+    be anchored where one of them is of the kind whose pairs count. With one target, to which every patch is something, this is
+    `supcon`.
+
+    Every rank must call it.
+
+    Args:
+        features: (local patches, 2 views, dim) unit-norm projections.
+        codes: (local patches, targets) int8: the pseudo label 1 or 0, -1 nothing to that target.
+        sizes, tau, pairs, world: see `supcon`.
+
+    Returns:
+        A scalar; its mean over the ranks is the global loss.
+    """
+    logits, first = _cosine_logits(features, sizes, tau, world)
+    num_patches, num_local = sum(sizes), sizes[world.rank]
+    with torch.no_grad():
+        columns = gather_rows(codes.to(features.device, torch.float32), sizes, world).repeat(2, 1)  # (2 * patches, targets)
+    local = torch.arange(first, first + num_local, device=logits.device)
+    anchors = columns[torch.cat([local, local + num_patches])]
+    wanted = {"negative": (0,), "positive": (1,), "all": (0, 1)}[pairs]
+    losses = [
+        _sum_over_anchors(logits, anchor, column, wanted) / (column >= 0).sum()
+        for column, anchor in zip(columns.T, anchors.T, strict=True)
+        if any(bool((column == code).any()) for code in wanted)  # the same on all ranks: all have all columns
+    ]
+    if not losses:
+        return logits.masked_fill(torch.isneginf(logits), 0.0).sum() * 0.0
+    return torch.stack(losses).mean() * (tau / SUPCON_BASE_TAU) * world.size
+
+
+def _sum_over_anchors(
+    logits: torch.Tensor, anchor: torch.Tensor, column: torch.Tensor, wanted: tuple[int, ...]
+) -> torch.Tensor:
+    """Return the sum of one target's losses over its local anchors of the wanted codes; each has the other view of its patch.
+
+    Args:
+        logits: (2 * local, 2 * patches), -inf on self.
+        anchor: (2 * local,) codes of the anchors.
+        column: (2 * patches,) codes of the columns.
+    """
+    rows = torch.cat([torch.nonzero(anchor == code)[:, 0] for code in wanted])
+    logits = logits[rows].masked_fill(column == -1, float("-inf"))
+    pair = (anchor[rows, None] == column) & ~torch.isneginf(logits.detach())  # neither self nor outside
+    log_share = logits - torch.logsumexp(logits, dim=1, keepdim=True)
+    return -(torch.where(pair, log_share, 0.0).sum(1) / pair.sum(1)).sum()

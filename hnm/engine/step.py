@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -126,6 +126,9 @@ class Progress:
 
 class Keeper(Protocol):
     """Keeps trainings, so that they go on after a stop. Every rank must make the same calls in the same order."""
+
+    def of_target(self, key: str) -> Self:
+        """Return the keeper of one of several targets' own phases."""
 
     def resume(self, engine: Engine, progress: Progress) -> None:
         """Bring both to where this phase and round was kept last, if it was."""

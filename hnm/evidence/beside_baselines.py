@@ -48,7 +48,7 @@ def _of_baseline(fitted: FittedLinear, test: Bags, shown: Shown, by_slide: np.nd
     study = session.study
     theirs = by_slide.copy()
     theirs[study.test] = fitted.slide_scores(test)
-    labels, patients = study.labels[study.judged], study.patients_of(study.judged)
+    labels, groups = study.labels[study.judged], study.drawn_by(study.judged)
     ours, theirs = by_slide[study.judged], theirs[study.judged]
 
     def difference(rows: np.ndarray) -> dict[str, float | None]:
@@ -56,7 +56,7 @@ def _of_baseline(fitted: FittedLinear, test: Bags, shown: Shown, by_slide: np.nd
         return {"auc": None if both[0] is None or both[1] is None else both[0] - both[1]}
 
     value = difference(np.arange(len(labels)))["auc"]
-    interval = bootstrap_intervals(difference, labels, patients, seed=session.seed)["auc"]
+    interval = bootstrap_intervals(difference, labels, groups, seed=session.seed)["auc"]
     return {
         "slide_auc": auc(labels, theirs),
         "run_minus_it": {"auc": value, "low": interval.low, "high": interval.high},

@@ -16,6 +16,7 @@ from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.measure import slide_figures
 from hnm.run.broken import named
 from hnm.run.checksums import EVALUATED_FILES, require_whole
+from hnm.run.targets import TARGETS_FOLDER
 from hnm.statistics.bootstrap import Interval, bootstrap_intervals
 from hnm.statistics.delong import delong
 from hnm.statistics.metrics import Figures
@@ -70,6 +71,8 @@ def read_test_scores(run: Path) -> Tested:
     table = pq.read_table(run / "predictions.parquet")
     if "repeat" in table.column_names:
         raise InputError(f"{run}: a cross-validation whose crossval.json is missing. Give the whole folder of hnm crossval")
+    if "score" not in table.column_names:
+        raise InputError(f"{run}: a run of several targets. Compare one at a time, by its folder in {run / TARGETS_FOLDER}")
     slide_ids, patients, splits, labels, scores = (
         table[name].to_numpy() for name in ("slide_id", "patient_id", "split", "label", "score")
     )

@@ -14,13 +14,13 @@ from hnm.evidence.evaluate import read_metrics
 from hnm.evidence.folds import over_folds
 from hnm.evidence.measure import count_patients
 from hnm.run.broken import named
-from hnm.statistics.bootstrap import bootstrap_intervals
+from hnm.statistics.bootstrap import bootstrap_intervals, can_draw_sites
 from hnm.statistics.metrics import Figures, auc
 from hnm.statistics.zero_width import zero_width_warning
 from shards.files import whole_file
 
 PREDICTED = ["slide_id", "patient_id", "label", "score", "predicted"]  # runs of before 2026-11-28 have no other columns
-SECTIONS = ("slide", "instance", "froc", "context")
+SECTIONS = ("slide", "patient", "instance", "froc", "context")
 
 
 def figures_of_run(metrics: dict[str, Any]) -> dict[str, float]:
@@ -33,17 +33,30 @@ def figures_of_run(metrics: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
-def summarise(runs: dict[tuple[int, int], Path], num_folds: int, seed: int) -> tuple[dict[str, Any], pa.Table]:
+def values_of(figures: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return by name the values of a figure in the folds that know it."""
+    names = dict.fromkeys(name for its in figures for name in its)
+    return {name: [its[name] for its in figures if name in its] for name in names}
+
+
+def means_of(figures: Sequence[Mapping[str, float]], num_folds: int) -> dict[str, dict[str, Any]]:
+    """Return by name the mean of a figure over folds with its interval: see `over_folds`."""
+    return {name: over_folds(values, num_folds) for name, values in values_of(figures).items()}
+
+
+def summarise(
+    runs: dict[tuple[int, int], Path], num_folds: int, seed: int, site_of: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], pa.Table]:
     """Return what metrics.json says of a whole cross-validation, and the out-of-fold predictions.
 
     Args:
-        runs: the evaluated run of each (repeat, fold).
+        runs: the evaluated run of each (repeat, fold); where some are missing, all figures are of those that are there.
         num_folds: of one repeat.
         seed: of the bootstrap.
+        site_of: the hospital of each slide, where folds are by site; None: they are by patient.
     """
     metrics = {key: read_metrics(run) for key, run in runs.items()}
     figures = {key: figures_of_run(its) for key, its in metrics.items()}
-    names = dict.fromkeys(name for its in figures.values() for name in its)
     predictions = out_of_fold(runs, {key: its["threshold"] for key, its in metrics.items()})
     rows = [
         {
@@ -58,12 +71,15 @@ def summarise(runs: dict[tuple[int, int], Path], num_folds: int, seed: int) -> t
         }
         for repeat, fold in runs
     ]
-    values = {name: [its[name] for its in figures.values() if name in its] for name in names}
-    its = arrays_of(predictions)
+    values = values_of(list(figures.values()))
+    its = arrays_of(of_whole_repeats(predictions, num_folds))
+    sites = None if site_of is None else np.array([site_of[name] for name in its.slide_ids.tolist()])
+    by_site = sites is not None and can_draw_sites(sites)
     return {
         "num_folds": num_folds,
-        "mean": {name: over_folds(of_folds, num_folds) for name, of_folds in values.items()},
-        "out_of_fold": pooled(predictions, seed),
+        "mean": means_of(list(figures.values()), num_folds),
+        "out_of_fold": pooled_of(its, seed, sites if by_site else None),
+        **({"interval_by": "site"} if by_site else {}),
         "patients": count_patients(its.labels, its.patients),
         "folds": rows,
         "interval_warnings": pooled_warning(its) + means_warning(values),
@@ -85,6 +101,18 @@ def out_of_fold(runs: dict[tuple[int, int], Path], thresholds: dict[tuple[int, i
             table = table.append_column(name, pa.array(values))
         tables.append(table)
     return pa.concat_tables(tables)
+
+
+def of_whole_repeats(predictions: pa.Table, num_folds: int) -> pa.Table:
+    """Return the predictions of the repeats of which all folds are there; if there is none, those of the repeat with most slides.
+
+    Only such repeats have the same slides, and can be averaged slide by slide.
+    """
+    repeats, folds = predictions["repeat"].to_numpy(), predictions["fold"].to_numpy()
+    numbers, num_rows = np.unique(repeats, return_counts=True)
+    whole = [number for number in numbers if len(np.unique(folds[repeats == number])) == num_folds]
+    chosen = whole or [numbers[num_rows.argmax()]]
+    return predictions if len(chosen) == len(numbers) else predictions.filter(pa.array(np.isin(repeats, chosen)))
 
 
 @dataclass(frozen=True)
@@ -124,18 +152,14 @@ def arrays_of(predictions: pa.Table) -> OutOfFold:
     return OutOfFold(slide_ids, patients, labels, columns["fold"][order], columns["score"][order], right)
 
 
-def pooled(predictions: pa.Table, seed: int) -> dict[str, Any]:
-    """Return the AUC and accuracy of all out-of-fold predictions together: the mean over repeats, with intervals by patient.
+def pooled_of(its: OutOfFold, seed: int, sites: np.ndarray | None = None) -> dict[str, Any]:
+    """Return the AUC and accuracy of all out-of-fold predictions together: the mean over repeats, with intervals.
 
     Scores of different folds come from different models, each with its own scale: the pooled AUC is a little pessimistic,
-    and the mean over folds is the first figure to look at.
+    and the mean over folds is the first figure to look at. Intervals are by patient; with `sites` (n,) of the slides by site.
     """
-    return pooled_of(arrays_of(predictions), seed)
-
-
-def pooled_of(its: OutOfFold, seed: int) -> dict[str, Any]:
-    """Return what `pooled` does, of arrays."""
-    intervals = bootstrap_intervals(its.figures_of, its.labels, its.patients, seed=seed)
+    groups = its.patients if sites is None else sites
+    intervals = bootstrap_intervals(its.figures_of, its.labels, groups, seed=seed)
     values = its.figures_of(np.arange(len(its.labels)))
     return {name: {"value": value, **intervals[name]._asdict()} for name, value in values.items()}
 

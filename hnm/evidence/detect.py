@@ -46,7 +46,7 @@ def froc_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] |
     }
     if not any(its.any() for its in counted):
         return {"score": None, "interval": interval_of_draws([], 0)._asdict(), "num_lesions": 0, **told}
-    return {**froc_figures(count_detections(study, by_patch, known), study.patients_of(slides), seed), **told}
+    return {**froc_figures(count_detections(study, by_patch, known), study.drawn_by(slides), seed), **told}
 
 
 def known_lesions(study: Study) -> tuple[dict[int, Lesions], list[str]]:

@@ -4,6 +4,7 @@
                                                          its own fold tests it, the one before validates by it, else it trains
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,81 @@ import numpy as np
 from scipy.stats import t as student
 
 from hnm.run.study import Study
+from shards.cohort.source_sites import (
+    SplitBy,
+    each_site_apart,
+    fold_sites,
+    require_sites,
+    sites_in_several,
+    splits_when_tested,
+    unevenness,
+)
 from shards.cohort.splits import fold_columns, fold_patients
 from shards.errors import InputError
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The folds of one repeat.
+
+    Attributes:
+        of_slide: (S,) int64, the fold that tests each slide; -1: it takes no part.
+        num: how many there are.
+        parts: with a site a fold: (S,) int64, the part of each slide, see `shards.cohort.source_sites`.
+        says: how even they are, in words; "" where they are drawn by patient.
+    """
+
+    of_slide: np.ndarray
+    num: int
+    parts: np.ndarray | None = None
+    says: str = ""
+
+    def splits(self, fold: int) -> list[str | None]:
+        """Return the split of each slide when `fold` is tested: test, validation, train, or None where it takes no part."""
+        if self.parts is None:
+            return splits_of_fold(self.of_slide, fold, self.num)
+        words = splits_when_tested(self.of_slide, self.parts, fold).tolist()
+        return [word if own >= 0 else None for word, own in zip(words, self.of_slide.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What folds are drawn by: (S,) each; `sites` is "" where it is not known, `labels` are 1, 0, or -1: takes no part."""
+
+    slide_ids: np.ndarray
+    patients: np.ndarray
+    labels: np.ndarray
+    sites: np.ndarray
+
+    def folds(self, split_by: SplitBy, num_folds: int, seed: int) -> Folds:
+        """Draw folds by patient or by site.
+
+        Raises:
+            InputError: there are too few patients or sites, or a site is not known.
+        """
+        if split_by == "patient":
+            return Folds(draw_folds(self.patients, self.labels, num_folds, seed), num_folds)
+        used = np.flatnonzero(self.labels >= 0)
+        sites, patients = self.sites[used], self.patients[used]
+        require_sites(sites, self.slide_ids[used], "data.split_by")
+        names, own = np.unique(patients, return_inverse=True)
+        kinds = np.stack([self.labels[used] == label for label in (1, 0)], axis=1)
+        _require_patients(num_folds, *(np.bincount(own[kind], minlength=len(names)) > 0 for kind in kinds.T))
+        folds, parts = np.full((2, len(self.labels)), -1)
+        told = f"{len(np.unique(sites))} sites, "
+        if split_by == "each_site":
+            folds[used], parts[used] = each_site_apart(sites, patients, kinds, num_folds, seed)
+            return Folds(folds, num_folds, parts, f"{told}each tested by itself; {parts.max() + 1} parts validate in turn")
+        folds[used] = fold_sites(sites, patients, kinds, num_folds, seed)
+        shares = {f"fold {fold}": 1 / num_folds for fold in range(num_folds)}
+        told += f"none in two folds; {unevenness(folds[used], patients, kinds, ('positive', 'negative'), shares)}"
+        return Folds(folds, num_folds, None, told)
+
+
+def is_same_draw(a: Folds, b: Folds) -> bool:
+    """Return whether two draws put the same slides together, whatever the numbers of the folds."""
+    num_pairs = np.unique(np.stack([a.of_slide, b.of_slide]), axis=1).shape[1]
+    return num_pairs == len(np.unique(a.of_slide)) == len(np.unique(b.of_slide))
 
 
 def draw_folds(patients: np.ndarray, labels: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
@@ -70,12 +144,13 @@ def splits_of_fold(folds: np.ndarray, fold: int, num_folds: int) -> list[str | N
     return [words[own] if own >= 0 else None for own in folds.tolist()]
 
 
-def require_no_leak(study: Study, patients: np.ndarray) -> None:
-    """Assert, before anything trains, that no patient and no patch is on two sides.
+def require_no_leak(study: Study, patients: np.ndarray, sites: np.ndarray | None = None) -> None:
+    """Assert, before anything trains, that no patient, no patch and, where folds are by site, no site is on two sides.
 
     Args:
         study: the cohort and its parts.
         patients: (S,) whose slide it is.
+        sites: (S,) where it is from; None: folds are by patient.
 
     Raises:
         InputError: naming what leaks.
@@ -85,6 +160,8 @@ def require_no_leak(study: Study, patients: np.ndarray) -> None:
         shared = np.intersect1d(patients[parts[first]], patients[parts[second]])
         if len(shared):
             raise InputError(f"leak: patient {str(shared[0])!r} has slides in {first} and in {second}")
+    if sites is not None and (several := sites_in_several(sites, study.split_of)):
+        raise InputError(f"leak: site {several[0]!r} has slides in more than one split")
     _require_trains_only(study, study.encoder_patches, "patches of the encoder's training set")
     if len(np.setdiff1d(study.encoder_patches, study.patches_of(study.train))):
         raise InputError("leak: the encoder would be trained on patches of slides that do not train")

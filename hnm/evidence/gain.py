@@ -12,7 +12,7 @@ import numpy as np
 
 from hnm.rounds_config import best_round
 from hnm.run.study import Study
-from hnm.run_rounds import round_folder, validation_of_rounds
+from hnm.run_rounds import home_of, round_folder, validation_of_rounds
 from hnm.statistics.bootstrap import bootstrap_intervals
 from hnm.statistics.metrics import auc
 
@@ -27,7 +27,7 @@ def gain_of_finetuning(run: Path, num_rounds: int, choose: str, study: Study, se
     (Bonferroni): all k intervals together miss in at most one of twenty cases.
 
     Args:
-        run: the run directory.
+        run: the run directory, or a target's folder in it: its figures, of the round that all targets choose.
         num_rounds: rounds that are mined, with round 0.
         choose: rounds.choose; with "last" only the last round counts.
         study: the cohort and its parts.
@@ -37,7 +37,7 @@ def gain_of_finetuning(run: Path, num_rounds: int, choose: str, study: Study, se
         `round`, `num_candidates` (k), `last_round`, `auc_first`, `auc`, `difference`, `low`, `high` (None: undefined),
         `num_slides`, `num_patients`, and `says`, the verdict in words.
     """
-    tuned = validation_of_rounds(run, num_rounds)[1:]
+    tuned = validation_of_rounds(home_of(run), num_rounds)[1:]
     if not tuned:
         return None
     chosen, num_candidates = (num_rounds - 1, 1) if choose == "last" else (1 + best_round(tuned), len(tuned))

@@ -24,20 +24,20 @@ def slide_figures(labels: np.ndarray, scores: np.ndarray, threshold: float) -> F
 
 
 def slide_part(
-    labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, threshold: float, seed: int
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, threshold: float, seed: int
 ) -> dict[str, Any]:
-    """Return the test slides' figures, their 95 % bootstrap intervals by patient, and the calibration curve.
+    """Return the test slides' figures, their 95 % bootstrap intervals, and the calibration curve.
 
     Args:
         labels: (n,) 1 or 0.
         scores: (n,) float in [0, 1].
-        patients: (n,) whose slide it is.
+        groups: (n,) what a resample draws whole: patients, or sites.
         threshold: chosen on validation slides.
         seed: of the bootstrap.
     """
     figures = slide_figures(labels, scores, threshold)
     intervals = bootstrap_intervals(
-        lambda rows: slide_figures(labels[rows], scores[rows], threshold), labels, patients, seed=seed
+        lambda rows: slide_figures(labels[rows], scores[rows], threshold), labels, groups, seed=seed
     )
     return {
         "slide": figures,
@@ -53,6 +53,11 @@ def count_patients(labels: np.ndarray, patients: np.ndarray) -> dict[str, int]:
     return {name: len(np.unique(patients[rows])) for name, rows in kinds.items()}
 
 
+def interval_by(study: Study) -> dict[str, str]:
+    """Return that the intervals of the test slides are by site, where they are; elsewhere they are by patient."""
+    return {"interval_by": "site"} if study.is_drawn_by_site(study.judged) else {}
+
+
 def instance_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, Any] | None:
     """Return the instance metrics of the test patches and their 95 % bootstrap intervals; None where no truth is known.
 
@@ -61,7 +66,7 @@ def instance_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, An
     Args:
         by_patch: (N,) patch scores.
         study: the cohort and its parts.
-        seed: of the bootstrap, which draws patients.
+        seed: of the bootstrap.
     """
     patches = study.cohort.patches
     validation, test = study.patches_of(study.validation), study.patches_of(study.test)
@@ -70,7 +75,7 @@ def instance_part(by_patch: np.ndarray, study: Study, seed: int) -> dict[str, An
         return None
     threshold = youden_threshold(patches.truth[known], by_patch[known])
     in_positive = study.labels[patches.slide[test]] == 1
-    weights = resampled_weights(study.patients_of(study.test), seed=seed)
+    weights = resampled_weights(study.drawn_by(study.test), seed=seed)
     intervals = intervals_of(instance_draws(by_patch, study, threshold, weights))
     return {
         "threshold": threshold,

@@ -13,6 +13,7 @@ import numpy as np
 
 from hnm.aggregator.score import Part, gather_scores
 from hnm.engine.ranks import World, map_array
+from hnm.mining.known import honour, known_figures, not_known
 from hnm.mining.mimics import mimic_figures
 from hnm.mining.mining import Chosen, Mined, MiningConfig, choose, keep_old_labels, label, smooth_scores
 from hnm.run.checksums import read_json
@@ -56,7 +57,10 @@ def rank_cohort(
     fresh = keep_old_scores(scores, folder, previous) if is_partial and previous else None
     write_array(folder / "scores.npy", scores)  # no memory map of the new file: on a full disk that is a bus error
     scores = read_scores(folder)  # in place of our own copy, 0.4 GB at 10^8
-    return choose(scores, study.kinds, study.cohort.patch_bounds, config, fresh)
+    if not len(study.known):
+        return choose(scores, study.kinds, study.cohort.patch_bounds, config, fresh)
+    unknown = not_known(study, fresh)
+    return honour(choose(scores, study.kinds, study.cohort.patch_bounds, config, unknown), scores, study.known)
 
 
 def keep_old_scores(new: np.ndarray, folder: Path, previous: Path) -> np.ndarray:
@@ -99,10 +103,13 @@ def decide(
     """
     best_f1 = read_decision(previous)["best_validation_f1"] if previous else None
     kept = keep_old_labels(validation["f1"], best_f1, config.gate_on_validation)
+    scores = read_scores(folder)
     mined = load_mined(previous) if kept and previous else label(chosen, study.kinds, config.hard_share)
+    if kept and previous and len(study.known):  # what people have said since then holds, too
+        before = Chosen(mined.negatives, mined.candidates, mined.candidate_scores)
+        mined = label(honour(before, read_scores(previous), study.known), study.kinds, config.hard_share)
     for name in MINED_ARRAYS:
         write_array(folder / f"{name}.npy", getattr(mined, name))
-    scores = read_scores(folder)
     summary = {
         "validation": validation,
         "best_validation_f1": max(validation["f1"], best_f1 or 0.0),
@@ -113,6 +120,7 @@ def decide(
         **({"rescore": rescore} if rescore else {}),
         **summarise(mined, scores, study.cohort.patches.truth, config, self_paced_ratio),
         **mimic_figures(study, mined.negatives, scores),
+        **known_figures(study),
     }
     write_json(folder / "mining.json", summary)
     return summary

@@ -111,6 +111,11 @@ class Mined:
     candidates: np.ndarray
     candidate_scores: np.ndarray
 
+    @property
+    def num_patches(self) -> int:
+        """Patches of the cohort."""
+        return len(self.pseudo_labels)
+
     @cached_property
     def has_easy(self) -> bool:
         """Do patches of pseudo label 0 that are no hard negatives have a weight, too? Read in pieces: the arrays may be maps."""

@@ -17,7 +17,8 @@ from hnm.engine.ranks import World, map_array
 from hnm.mining.coordinator import read_scores
 from hnm.mining.ranking import count_of_share, mark_top, mark_top_of_slides
 from hnm.rounds_config import RoundsConfig
-from hnm.run.study import ChosenRows, Study
+from hnm.run.slide_rows import ChosenRows
+from hnm.run.study import Study
 from shards.files import write_array
 from shards.reading.plan import id_type, weighted_sample
 from shards.seeding import numpy_generator

@@ -5,8 +5,10 @@ from typing import Any
 
 from hnm.config import Config, flatten
 from hnm.encoder.suits import unsuited_figures
+from hnm.evidence.calls import calls_told
 from hnm.evidence.patch_threshold import OF_TRUTH
 from hnm.model.model import Description
+from hnm.statistics.thresholds import AIMS, policy_in_words
 from hnm.statistics.zero_width import few_patients
 from shards.files import whole_file
 
@@ -53,6 +55,7 @@ def _data(about: Description) -> str:
         "No patient is in two splits. Training slides taught the networks; validation slides chose the aggregator's epoch, "
         "the round and the thresholds; test slides were read once."
         + _known(about.known)
+        + _reference(about.reference)
     )
 
 
@@ -62,6 +65,19 @@ def _known(known: dict[str, Any]) -> str:
     return (
         f" `seen.parquet` holds hashes of the names and patients of the {known['slides']:,} training and validation slides, and "
         f"of {known['by_content']:,} of their files: `hnm predict` says so if it meets one again, and counts it in no figure."
+    )
+
+
+def _reference(reference: dict[str, Any]) -> str:
+    if not reference:
+        return ""
+    scores, colours = reference["scores"], reference["colours"]
+    num_scores = len(scores["negative"]) + len(scores["positive"])
+    no_colours = f"no colours ({colours['why_not']})"
+    of_colours = f"the colours of {colours['slides']:,} slides" if colours["values"] else no_colours
+    return (
+        f"\n\nFor `hnm validate`, which measures this model on slides of another place, `model.json` records {num_scores:,} "
+        f"scores of validation slides and {of_colours}, sorted and without names."
     )
 
 
@@ -81,11 +97,17 @@ def _method(about: Description, config: Config) -> str:
         f"slides{gain}.\n"
         f"* Patches: {patches['patch_px']} x {patches['patch_px']} pixels, {scale}, cut {patches['cut']}; background "
         f"filter: {', '.join(patches['background'])}; stain normalisation: {patches['stain']}.\n"
-        f"* A slide is called positive from {about.slide_threshold:.4f} on (chosen on validation slides), a patch from "
+        f"* A slide is called positive from {about.slide_threshold:.4f} on ({_policy(about, config)}), a patch from "
         f"{about.patch_threshold:.4f} on (chosen on {about.patch_threshold_from}{_reached(about)}).\n"
         f"* Settings that are not the default: {', '.join(changed) or 'none'}. All: `config.yaml`.\n"
         f"* Made with {made}."
     )
+
+
+def _policy(about: Description, config: Config) -> str:
+    """Return how the slide threshold was chosen, and what it reaches on the slides that it was chosen on."""
+    reached = [f"{name} {about.validation[name]:.3f}" for name in AIMS if about.validation.get(name) is not None]
+    return f"{policy_in_words(config.evaluate.threshold)} on validation slides{''.join(f', {its}' for its in reached)}"
 
 
 def _reached(about: Description) -> str:
@@ -112,10 +134,21 @@ def _figures(about: Description) -> str:
     for name, interval in intervals.items():
         if interval.get("low") is not None:
             few = f" ({told})" if (told := few_patients(about.test)) else ""
-            lines += [f"{name}, 95 % bootstrap interval by patient: {interval['low']:.3f} to {interval['high']:.3f}{few}."]
+            by = about.test.get("interval_by", "patient")
+            lines += [f"{name}, 95 % bootstrap interval by {by}: {interval['low']:.3f} to {interval['high']:.3f}{few}."]
+    if figures := about.test.get("patient"):
+        told = f"{about.test['num_test_patients']} patients, {about.test['patient_score']} of their slides' scores"
+        lines += [f"The headline is the patient's: {told}; positive from {about.test['patient_threshold']:.4f} on."]
+        lines += ["", "| figure, patients | test |", "|---|---|", *_rows(figures)]
     lines += ["", "| figure, slides | test |", "|---|---|", *_rows(about.test["slide"])]
     if "slide_without_missed" in about.test:
         lines += ["", "| figure, slides with tissue only | test |", "|---|---|", *_rows(about.test["slide_without_missed"])]
+    if told := calls_told(about.test):
+        lines += ["", "| what a call is worth | test | 95 % interval |", "|---|---|---|"]
+        for words, value, interval in told:
+            known = interval is not None and interval["low"] is not None
+            ends = f"{interval['low']:.3f} to {interval['high']:.3f}" if interval and known else ""
+            lines += [f"| {words} | {'not defined' if value is None else f'{value:.3f}'} | {ends} |"]
     if about.test.get("instance"):
         lines += ["", "| figure, patches | test |", "|---|---|", *_rows(about.test["instance"])]
     return "\n".join(lines)

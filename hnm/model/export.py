@@ -21,6 +21,7 @@ from hnm.engine.state import load_weights, save_weights
 from hnm.model.card import write_card
 from hnm.model.known import SEEN_FILE, known_slides, write_known
 from hnm.model.model import AGGREGATOR_FILE, ENCODER_FILE, MODEL_FILE, as_json, describe_run, file_digest, weight_files
+from hnm.model.reference import reference_of
 from hnm.model.snippet import loading_code
 from hnm.report.record import RunRecord
 from shards.errors import InputError
@@ -69,6 +70,7 @@ def export(record: RunRecord, folder: Path, merge: bool = False) -> None:
         weights={name: file_digest(folder / name) for name in (ENCODER_FILE, AGGREGATOR_FILE)},
         encoder=describe(encoder),
         known={"sha256": file_digest(folder / SEEN_FILE), **known.counts},
+        reference=reference_of(record),
     )
     write_card(folder / CARD_FILE, about, record.config, loading_code(encoder))
     write_json(folder / MODEL_FILE, as_json(about))

@@ -63,7 +63,7 @@ class KnownSlides:
 def known_slides(record: RunRecord) -> KnownSlides:
     """Return the slides that the model of a run knows; their files are looked into, where they still are."""
     cohort = record.study.cohort
-    seen = read_seen(record.run) or seen_of(cohort, record.config.data)
+    seen = read_seen(record.home) or seen_of(cohort, record.config.data)
     part = [
         number
         for number, (split, label) in enumerate(zip(seen["split"].to_pylist(), seen["label"].to_pylist(), strict=True))

@@ -25,6 +25,7 @@ from hnm.encoder.weights import load_encoder
 from hnm.engine.ranks import single_world
 from hnm.engine.state import load_weights
 from hnm.evidence.measure import warnings_of
+from hnm.evidence.patients import patient_threshold
 from hnm.evidence.without_patch import explain_without_patch
 from hnm.installed import commit_of_code
 from hnm.model.known import SEEN_FILE, KnownSlides, known_of_run, read_known
@@ -61,6 +62,9 @@ class Description:
             before 2026-11-28 does not say.
         gain: what fine-tuning gained over round 0 on the validation slides; empty: nothing was fine-tuned, or an export of
             before 2026-11-29.
+        patient_threshold: of patients of several slides; None: as of slides, for each had one when it was chosen.
+        reference: sorted scores and colours of the slides that it was made with (see `hnm.model.reference`), for drift; empty:
+            not exported, or by an hnm of before 2026-11-28.
         format_version: of this file.
     """
 
@@ -77,7 +81,9 @@ class Description:
     weights: dict[str, str] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
     known: dict[str, Any] = field(default_factory=dict)
+    patient_threshold: float | None = None
     gain: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
 
@@ -96,7 +102,7 @@ class Model:
     def identity(self) -> str:
         """A hash of all that decides a prediction: another model, other thresholds or other patches give another."""
         decisive = [self.about.weights, self.about.slide_threshold, self.about.patch_threshold]
-        tile = self.config.tile.model_dump(mode="json", exclude=set(OF_ITS_SLIDES))
+        tile = self.config.tile.model_dump(mode="json", exclude={*OF_ITS_SLIDES, "split_by"})
         return hashlib.sha256(json.dumps([*decisive, tile], sort_keys=True).encode()).hexdigest()
 
 
@@ -116,7 +122,8 @@ def describe_run(record: RunRecord) -> Description:
     if record.metrics is not None:
         kept = (
             *("num_test_slides", "patients", "slide", "slide_without_missed", "slide_auc_interval", "slide_intervals"),
-            *("without_patch", "instance", "froc", "patch_threshold"),
+            *("without_patch", "instance", "froc", "patch_threshold", "predictive_values", "interval_by"),
+            *("headline", "patient", "patient_intervals", "patient_threshold", "patient_score", "num_test_patients"),
         )
         test = {name: record.metrics[name] for name in kept if record.metrics.get(name) is not None}
         # not the "warnings" of metrics.json: of unreadable patches they name slides, and an export goes to strangers
@@ -134,6 +141,7 @@ def describe_run(record: RunRecord) -> Description:
         test=test,
         made_with={"hnm": metadata.version("hnm"), "torch": torch.__version__, "commit": commit_of_code() or "unknown"},
         gain=record.gain or {},
+        patient_threshold=patient_threshold(record.slide_scores_of(record.chosen), record.study, record.config.evaluate),
         weights={name: file_digest(path) for name, path in weight_files(record.run, record.chosen).items()},
     )
 
@@ -150,7 +158,7 @@ def preprocessing_of(config: Config) -> dict[str, Any]:
         "annotation_frame",
         *OF_ITS_SLIDES,
     }
-    left_out |= {"max_failed", "allow_unlabelled", "validation_share", "test_share", "split_seed", "shard_mb"}
+    left_out |= {"max_failed", "allow_unlabelled", "validation_share", "test_share", "split_by", "split_seed", "shard_mb"}
     tile = config.tile.model_dump(mode="json", exclude=left_out)
     cut = "at points of a file" if config.tile.points_file is not None else "on a grid"
     return {**tile, "cut": cut, "pixels": "JPEG round trip, RGB, divided by 255, (3, patch_px, patch_px)"}

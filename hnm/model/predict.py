@@ -5,7 +5,7 @@
 Memory holds a few batches and the thumbnail, however large the slide: features go to a temporary file, 2 bytes a number.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from hnm.aggregator.score import predict_bag, score_patches, slide_scores
 from hnm.encoder.augment import to_float
 from hnm.model.model import Model
 from hnm.report.heatmap import ScoredPatches
+from hnm.statistics.colour import ColourCounts
 from shards.reading.decode import decode_into
 from shards.tiling.jpeg import PatchJpeg, in_order, jpeg_cutter
 from shards.tiling.slide_reader import SlideReader, open_slide
@@ -41,12 +42,14 @@ class PredictedSlide:
         why_empty: why it has none, else "".
         patches: with their scores.
         survey: thumbnail, microns per pixel, annotation.
+        colours: of its patches.
     """
 
     score: float | None
     why_empty: str
     patches: ScoredPatches
     survey: Survey
+    colours: ColourCounts
 
 
 def predict_slide(
@@ -66,17 +69,24 @@ def predict_slide(
         InputError: the slide cannot be read, or its microns per pixel are unknown or do not fit.
         FloatingPointError: the model gives no finite features, or no finite score.
     """
-    config = model.config.tile
+    return predict_targets_of_slide(job, [model], batch_size, num_threads, progress, scratch)[0]
+
+
+def predict_targets_of_slide(
+    job: SlideJob, models: Sequence[Model], batch_size: int, num_threads: int, progress: Progress, scratch: Path | None = None
+) -> list[PredictedSlide]:
+    """Score one slide by models of one encoder, which sees it once; see `predict_slide`."""
+    config, colours = models[0].config.tile, ColourCounts()
     with open_slide(job.slide.path) as slide, TemporaryDirectory(prefix="hnm-predict-", dir=scratch) as folder:
         survey = survey_slide(slide, job, config)
-        kept = embed_candidates(slide, survey, model, batch_size, num_threads, progress, job, Path(folder))
-        if len(kept):
-            score, scores = score_features(Path(folder), len(kept), model)
-        else:
-            score, scores = None, np.empty(0, np.float32)
-        sites = survey.sites.take(kept)
-        patches = ScoredPatches(sites.x_level0, sites.y_level0, survey.patch_level0, scores)
-        return PredictedSlide(score, "" if len(kept) else why_empty(survey, slide), patches, survey)
+        kept = embed_candidates(slide, survey, models[0], batch_size, num_threads, progress, job, Path(folder), colours)
+        sites, why = survey.sites.take(kept), "" if len(kept) else why_empty(survey, slide)
+        found = []
+        for model in models:
+            score, scores = score_features(Path(folder), len(kept), model) if len(kept) else (None, np.empty(0, np.float32))
+            patches = ScoredPatches(sites.x_level0, sites.y_level0, survey.patch_level0, scores)
+            found.append(PredictedSlide(score, why, patches, survey, colours))
+        return found
 
 
 @torch.inference_mode()
@@ -89,8 +99,12 @@ def embed_candidates(
     progress: Progress,
     job: SlideJob,
     folder: Path,
+    colours: ColourCounts,
 ) -> list[int]:
-    """Write the features of the slide's tissue patches to `folder` (see hnm/aggregator/bags.py); return their site numbers."""
+    """Write the features of the slide's tissue patches to `folder` (see hnm/aggregator/bags.py); return their site numbers.
+
+    Their pixels are counted in `colours`.
+    """
     kept: list[int] = []
     with open(folder / file_of_rows(0, len(survey.candidates)), "wb") as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(survey.candidates), model.encoder.feature_dim)}
@@ -104,7 +118,9 @@ def embed_candidates(
             for batch in progress(batches, job.slide.slide_id, num_batches):
                 numbers = [number for number, patch in batch if patch is not None]
                 if numbers:
-                    images = torch.from_numpy(np.stack([patch for _, patch in batch if patch is not None]))
+                    patches = np.stack([patch for _, patch in batch if patch is not None])
+                    colours.add(patches)
+                    images = torch.from_numpy(patches)
                     features = model.encoder(to_float(images.permute(0, 3, 1, 2).to(model.device)))
                     names = [f"site {number}" for number in numbers]
                     file.write(as_rows(features, names.__getitem__).astype("<f2").tobytes())

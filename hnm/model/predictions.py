@@ -1,6 +1,7 @@
 """What `hnm predict` writes, slide by slide: a slide is done when its patches' file stands there; another run goes on.
 
 OUT/ predictions.parquet         a row per slide, failed ones with the reason
+     top_patches.csv             the highest patches of each slide: x, y, score, heatmap
      patches/<key>.parquet       x_level0, y_level0, score of each patch; written last
      heatmaps/<key>.png          scores over the thumbnail
      geojson/<key>.geojson       positive patches as polygons, for QuPath
@@ -19,7 +20,8 @@ from PIL import Image
 
 from hnm.model.model import Model
 from hnm.model.predict import PredictedSlide
-from hnm.report.heatmap import draw_heatmap, geojson, overlap, positive_area
+from hnm.model.top_patches import write_top_of_predictions
+from hnm.report.heatmap import ScoredPatches, draw_heatmap, geojson, overlap, positive_area
 from shards.cohort.annotations import Annotation
 from shards.cohort.content import content_of
 from shards.cohort.frame import Frame
@@ -57,6 +59,8 @@ class Row:
         fingerprint: of slide, settings and model.
         seen: why this slide is no test of the model, as it was trained on it or chosen by it; else "".
         content: of its file, see `shards.cohort.content`; "" where it could not be read.
+        patient_id: whose slide it is; "" in a table of before 2026-11-28.
+        colours: of its patches by name, see `hnm.statistics.colour`; beside the patches, not in the table. None: unknown.
     """
 
     slide_id: str
@@ -76,6 +80,8 @@ class Row:
     fingerprint: str
     seen: str = ""
     content: str = ""
+    patient_id: str = ""
+    colours: dict[str, float] | None = None
 
     @property
     def failed(self) -> bool:
@@ -118,6 +124,8 @@ def row_of(slide: Slide, label: int | None, result: PredictedSlide, model: Model
             )
         ),
         fingerprint=fingerprint,
+        patient_id=slide.patient_id,
+        colours=result.colours.figures() or None,
     )
 
 
@@ -127,7 +135,7 @@ def failed_row(slide: Slide, label: int | None, reason: str, model: Model, finge
     thresholds = about.slide_threshold, 0, 0, about.patch_threshold
     return Row(
         slide.slide_id, str(slide.path), label, nothing, nothing, *thresholds, nothing, nothing, nothing,
-        f"failed: {reason}", "", fingerprint,
+        f"failed: {reason}", "", fingerprint, patient_id=slide.patient_id,
     )  # fmt: skip
 
 
@@ -171,7 +179,11 @@ def write_slide(out: Path, slide: Slide, row: Row, result: PredictedSlide) -> No
     polygons = geojson(result.patches, threshold, frame=survey.frame)
     with whole_file(out / "geojson" / f"{slide.key}.geojson") as temporary:
         temporary.write_text(json.dumps(polygons, allow_nan=False) + "\n", encoding="utf-8")
-    patches = result.patches
+    write_patches(out, slide, row, result.patches)
+
+
+def write_patches(out: Path, slide: Slide, row: Row, patches: ScoredPatches) -> None:
+    """Write the patches of one slide with its row: it is done."""
     columns = {
         "x_level0": np.asarray(patches.x_level0, np.int32),
         "y_level0": np.asarray(patches.y_level0, np.int32),
@@ -190,7 +202,8 @@ def patches_path(out: Path, slide: Slide) -> Path:
 def done_row(out: Path, slide: Slide, label: int | None, fingerprint: str) -> Row | None:
     """Return the row of a slide that an earlier run has done with the same model and settings, else None."""
     row = _written_row(out, slide)
-    return replace(row, label=label) if row is not None and row.fingerprint == fingerprint else None
+    is_done = row is not None and row.fingerprint == fingerprint
+    return replace(row, label=label, patient_id=slide.patient_id) if row is not None and is_done else None
 
 
 def _written_row(out: Path, slide: Slide) -> Row | None:
@@ -239,7 +252,7 @@ SCHEMA = pa.schema(
         ("predicted", pa.int8()), ("threshold", pa.float64()), ("num_patches", pa.int64()),
         ("num_positive_patches", pa.int64()), ("patch_threshold", pa.float64()), ("patch_level0", pa.int32()),
         ("mpp", pa.float64()), ("iou", pa.float64()), ("status", pa.string()), ("remark", pa.string()),
-        ("seen", pa.string()), ("content", pa.string()),
+        ("seen", pa.string()), ("content", pa.string()), ("patient_id", pa.string()),
     ]
 )  # fmt: skip
 
@@ -257,13 +270,14 @@ def rows_of_others(out: Path, slide_ids: set[str]) -> list[Row]:
         rows = pq.read_table(path, schema=SCHEMA).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a table of hnm predict ({error}). Remove it, or give another --out") from error
-    for row in rows:  # tables of before 2026-11-28 have neither
-        row |= {name: row[name] or "" for name in ("seen", "content")}
+    for row in rows:  # tables of before 2026-11-28 have none of them
+        row |= {name: row[name] or "" for name in ("seen", "content", "patient_id")}
     return [Row(**row, fingerprint="") for row in rows if row["slide_id"] not in slide_ids]
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> None:
-    """Write predictions.parquet."""
+    """Write predictions.parquet, and the highest patches of each slide."""
+    write_top_of_predictions(out, rows)
     columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
     with whole_file(out / "predictions.parquet") as temporary:
         pq.write_table(pa.table(columns, schema=SCHEMA), temporary)

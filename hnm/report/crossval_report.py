@@ -4,7 +4,7 @@
                                                              configuration
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,6 +90,7 @@ class CrossvalRecord:
         predictions: predictions.parquet: a row per repeat and slide (see `hnm.evidence.crossval.out_of_fold`).
         runs: each fold's run directory.
         slide_ids: (S,) names of all slides of the cohort; those without a label or a patch take no part.
+        missing: names of the folds that are not done; all else is of those that are.
     """
 
     out: Path
@@ -99,6 +100,7 @@ class CrossvalRecord:
     predictions: pa.Table
     runs: dict[Fold, Path]
     slide_ids: np.ndarray
+    missing: Sequence[str] = ()
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
@@ -138,7 +140,13 @@ def make_crossval_report(record: CrossvalRecord) -> Path:
 def warnings_of_crossval(record: CrossvalRecord) -> list[str]:
     """Return what one should know before one believes the page, a sentence each: of all folds, then of each."""
     left_out, folds, warnings = np.setdiff1d(record.slide_ids, record.columns["slide_id"]), record.metrics["folds"], []
-    if len(left_out):
+    if record.missing:
+        warnings.append(
+            f"Only {len(folds)} of {len(folds) + len(record.missing)} folds are done: all figures are of these, and will change. "
+            f"Not done: {named(record.missing)}. {len(left_out)} of {len(record.slide_ids)} slides are not tested yet, or "
+            "take no part."
+        )
+    elif len(left_out):
         warnings.append(
             f"{len(left_out)} of {len(record.slide_ids)} slides take no part, for they have no label or no patch: "
             f"{named(left_out)}."
@@ -193,7 +201,7 @@ def _boxes(record: CrossvalRecord) -> list[Box]:
         figure = mean.get(name)
         return digits(figure and figure["mean"]), [f"{words}, mean over folds", *interval_lines(figure)]
 
-    interval = [f"{line}, by patient" for line in interval_lines(pooled)]
+    interval = [f"{line}, by {record.metrics.get('interval_by', 'patient')}" for line in interval_lines(pooled)]
     interval += [few] if (few := few_patients(record.metrics)) else []
     return [
         box("slide auc", "slide AUC"),

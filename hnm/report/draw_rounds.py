@@ -72,6 +72,7 @@ def draw_training(path: Path, record: RunRecord) -> None:
                 "known mimics of all negatives": ("v", GREY, lambda d: d.get("mimic_share_negatives")),
             },
         )
+        axes[1, 1].set_visible(record.knows_truth or record.study.cohort.mimics is not None)
         axes[1, 1].set(title="What was mined, by round", ylabel="share truly positive, or known mimics", ylim=(0, 1.04))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hnm.config import Config, flatten
+from hnm.report.words import WORDS
 from shards.tiling import render
 
 REPORT_FILE = "report.html"
@@ -20,6 +21,7 @@ Box = tuple[str, list[str]]  # a figure, and the lines that explain it
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Write the page that a template of this room makes of `values`, whole or not at all."""
     templates = render.environment("hnm.report")
+    templates.globals["words"] = WORDS
     templates.filters |= {"digits": digits, "count": "{:,.0f}".format, "data_url": data_url}
     render.write_page(path, templates, template, **values)
 

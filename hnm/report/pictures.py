@@ -118,7 +118,8 @@ def draw_pictures(record: RunRecord, reader: PatchReader, device: torch.device, 
         "positives": lambda path: picture_patches.draw_positives(path, record, reader),
         "embedding": lambda path: picture_embedding.draw_embedding(path, record, reader, device),
     }
-    return [drawn_or_not(name, *TEXTS[name], draw[name], folder / f"{name}.png") for name in TEXTS]
+    names = [name for name in TEXTS if name != "froc" or record.knows_truth]  # without annotations there is no lesion
+    return [drawn_or_not(name, *TEXTS[name], draw[name], folder / f"{name}.png") for name in names]
 
 
 def _froc(record: RunRecord) -> Mapping[str, Any]:
@@ -156,7 +157,7 @@ def draw_heatmaps(record: RunRecord, slides: Iterable[int], folder: Path) -> dic
             continue
         path = folder / f"{slide_key(str(record.study.cohort.slide_ids[slide]))}.jpg"
         thumbnail, level0_per_px = _ground(record, slide, patches)
-        picture = draw_heatmap(thumbnail, level0_per_px, patches, record.patch_threshold, _true_area(record, slide))
+        picture = draw_heatmap(thumbnail, level0_per_px, patches, record.patch_threshold, true_area(record, slide))
         with whole_file(path) as temporary:
             temporary.write_bytes(simplejpeg.encode_jpeg(picture, JPEG_QUALITY, "RGB", "420"))
         paths[slide] = path
@@ -171,10 +172,10 @@ def scored_patches(record: RunRecord, slide: int) -> ScoredPatches:
     return ScoredPatches(cohort.patches.x_level0[own], cohort.patches.y_level0[own], size, record.by_patch[own])
 
 
-def _true_area(record: RunRecord, slide: int) -> shapely.Geometry | None:
+def true_area(record: RunRecord, slide: int) -> shapely.Geometry | None:
     """Return what was annotated, else the union of the truly positive patches, level-0 pixels; None: neither is known."""
     cohort, patches = record.study.cohort, scored_patches(record, slide)
-    if (annotated := _annotated_area(record, slide)) is not None:
+    if (annotated := annotated_area(record, slide)) is not None:
         return annotated
     truth = cohort.patches.truth[slice(*cohort.patch_bounds[slide : slide + 2].tolist())]
     if not np.any(truth >= 0):
@@ -184,7 +185,7 @@ def _true_area(record: RunRecord, slide: int) -> shapely.Geometry | None:
     return area if area.geom_type in ("Polygon", "MultiPolygon") else shapely.MultiPolygon()
 
 
-def _annotated_area(record: RunRecord, slide: int) -> shapely.Geometry | None:
+def annotated_area(record: RunRecord, slide: int) -> shapely.Geometry | None:
     """Return the area of a slide's annotation file, None if it has none or the file is gone."""
     cohort, tile = record.study.cohort, record.config.tile
     if "annotation" not in cohort.slides.column_names or not (name := cohort.slides["annotation"][slide].as_py()):

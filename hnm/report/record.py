@@ -23,7 +23,7 @@ from hnm.mining.coordinator import read_decision, read_scores
 from hnm.run.broken import read_broken
 from hnm.run.checksums import EVALUATED_FILES, read_state, require_whole
 from hnm.run.study import Study
-from hnm.run_rounds import choose_round, last_round, round_folder
+from hnm.run_rounds import choose_round, home_of, last_round, round_folder
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from shards.tiling.tile_config import TileConfig
@@ -95,20 +95,29 @@ class RunRecord:
     @cached_property
     def split_of(self) -> np.ndarray:
         """(S,) str: train, validation, test, or "" for slides that take no part."""
-        names = np.full(self.study.cohort.num_slides, "", dtype="U10")
-        for name in ("train", "validation", "test"):
-            names[getattr(self.study, name)] = name
+        names = self.study.split_of.copy()
         names[self.study.missed] = "test"
         return names
+
+    @cached_property
+    def knows_truth(self) -> bool:
+        """Is it known of any patch whether it is positive? Figures that need it are left away where it is not."""
+        return bool((self.study.cohort.patches.truth >= 0).any())
 
     @cached_property
     def patients(self) -> np.ndarray:
         """(S,) the patient of each slide."""
         return np.asarray(self.study.cohort.slides["patient_id"].to_numpy())
 
+    @property
+    def home(self) -> Path:
+        """The run directory; `run` may be the folder of one of its targets."""
+        return home_of(self.run)
+
     @cached_property
     def state(self) -> dict[str, Any]:
-        return read_state(self.run)
+        """state.json; of a target's folder that of the run, whose phases are all."""
+        return read_state(self.home)
 
     @cached_property
     def gain(self) -> dict[str, Any] | None:
@@ -118,16 +127,18 @@ class RunRecord:
     @cached_property
     def broken(self) -> np.ndarray:
         """(b,) int64 ids of the patches that could not be read, in training or in `hnm evaluate`."""
-        return read_broken(self.run)
+        return read_broken(self.home)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        path = self.run / "environment.json"
+        path = self.home / "environment.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
-        return read_events(self.run / "events.jsonl")
+        events = read_events(self.home / "events.jsonl")
+        of = read_state(self.run)["target"] if self.home != self.run else None
+        return [event for event in events if event.get("target", of) == of]
 
     def slide_scores_of(self, round_: int) -> np.ndarray:
         """Return a round's (S,) slide scores, NaN for slides that were not embedded then."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from hnm.config import flatten
+from hnm.evidence.calls import calls_told
 from hnm.report.page import (
     REPORT_FILE,
     Box,
@@ -29,11 +30,15 @@ from hnm.report.pictures import Picture, draw_heatmaps, draw_pictures
 from hnm.report.record import RunRecord
 from hnm.report.run_warnings import warnings_of
 from hnm.report.slides import slide_table
-from hnm.statistics.zero_width import few_patients
+from hnm.report.top_patches import NUM_IN_PAGE, TOP_FILE, VIEW_FOLDER, TopPatch, TopPatches, write_top_patches
+from hnm.statistics.thresholds import policy_in_words
+from hnm.statistics.zero_width import interval_remark
 from shards.cohort.slides import slide_key
 from shards.reading.reader import PatchReader
 
 MAX_EMBEDDED = 120  # heatmaps in the page itself, 40 kB each: it stays below 10 MB; the others are linked
+
+OF_TRUTH = ("instance", "froc", "context")  # parts of metrics.json that need patch truth
 
 SECTIONS = ("rounds", "metrics", "pictures", "slides", "heatmaps", "configuration", "environment")
 
@@ -51,6 +56,7 @@ class HeatmapCard:
     split: str
     label: str
     score: float
+    patches: list[tuple[TopPatch, str | None]]  # each with its place in run/view/
 
 
 def make_report(
@@ -73,6 +79,8 @@ def make_report(
     drawn = progress(order[:max_heatmaps], "heatmaps", len(order[:max_heatmaps]))
     heatmaps = draw_heatmaps(record, drawn, record.run / "figures" / "heatmaps")
     embedded = list(heatmaps)[:MAX_EMBEDDED]
+    if record.study.cohort.has_places:
+        write_top_patches(record.run / TOP_FILE, TopPatches(record), order, record.num_rounds)
     page = record.run / REPORT_FILE
     write_page(page, "run.html", **values_of(record, pictures, heatmaps, embedded, len(order)))
     return page
@@ -90,21 +98,24 @@ def values_of(
         embedded: slides whose heatmap is in the page itself, in order.
         num_scored: slides that have a score.
     """
+    top = TopPatches(record)
     return {
         "name": name_of(record.run),
+        "has_view": (record.run / VIEW_FOLDER / "index.html").is_file(),
         "sections": SECTIONS,
         "boxes": _boxes(record),
         "warnings": warnings_of(record),
         "rounds": _rounds(record),
+        "knows_truth": record.knows_truth,
         "knows_mimics": record.study.cohort.mimics is not None,
         "chosen": record.chosen,
         "gain": record.gain,
-        "metrics": _metrics(record.metrics),
+        "metrics": _metrics(record.metrics, record.knows_truth),
         "beside": _beside(record.metrics or {}),
         "context": (record.metrics or {}).get("context"),
         "pictures": pictures,
         "table": slide_table(record, heatmaps, set(embedded)),
-        "heatmaps": [_card(record, slide, heatmaps[slide]) for slide in embedded],
+        "heatmaps": [_card(record, slide, heatmaps[slide], top) for slide in embedded],
         "num_without_heatmap": num_scored - len(embedded),
         "patch_threshold": record.chosen_patch_threshold,
         "settings": settings_of(record.config),
@@ -126,17 +137,35 @@ def _boxes(record: RunRecord) -> list[Box]:
     labels = record.study.labels[slides]
     measured = record.metrics or {}
     figures = measured.get("slide") or record.decisions[record.chosen]["validation"]
-    interval = interval_lines(measured.get("slide_auc_interval"), few_patients(measured))
+    interval = interval_lines(measured.get("slide_auc_interval"), interval_remark(measured))
     seconds = sum(phase["seconds"] for phase in record.state["phases"])
+    policy = f"{policy_in_words(record.config.evaluate.threshold)}, validation"
     return [
+        *_patient_boxes(measured),
         (digits(figures["auc"]), [f"slide AUC, {split}", *interval]),
-        (digits(figures["balanced_accuracy"]), ["balanced accuracy", f"at {record.threshold:.3f}"]),
+        (digits(figures["balanced_accuracy"]), ["balanced accuracy", f"at {record.threshold:.3f}", policy]),
         (f"{digits(figures['sensitivity'])} / {digits(figures['specificity'])}", ["sensitivity / specificity"]),
+        *_predictive_boxes(measured),
         (f"{record.chosen}", ["chosen round", f"of {record.num_rounds - 1}"]),
         (f"{len(slides)}", [f"{split} slides", f"{(labels == 1).sum()} positive, {(labels == 0).sum()} negative"]),
         (f"{record.study.cohort.num_patches:,}", ["patches of", f"{record.study.cohort.num_slides:,} slides"]),
         (duration(seconds), ["computing"]),
     ]
+
+
+def _patient_boxes(metrics: Mapping[str, Any]) -> list[Box]:
+    """Return the headline of a cohort whose patients have several slides; nothing of others."""
+    if (figures := metrics.get("patient")) is None:
+        return []
+    interval = interval_lines(metrics["patient_intervals"]["auc"], interval_remark(metrics))
+    told = f"{metrics['num_test_patients']} patients, {metrics['patient_score']} of their slides"
+    return [(digits(figures["auc"]), ["patient AUC, test: the headline", told, *interval])]
+
+
+def _predictive_boxes(metrics: Mapping[str, Any]) -> list[Box]:
+    """Return PPV and NPV at the stated prevalence, else at the test slides' own; nothing before the evaluation."""
+    told = calls_told(metrics)[-2:]
+    return [(" / ".join(digits(value) for _, value, _ in told), ["PPV / NPV", told[-1][0].removeprefix("NPV ")])] if told else []
 
 
 def _rounds(record: RunRecord) -> list[dict[str, Any]]:
@@ -152,10 +181,10 @@ def _rounds(record: RunRecord) -> list[dict[str, Any]]:
     ]
 
 
-def _metrics(metrics: Mapping[str, Any] | None) -> dict[str, str] | None:
+def _metrics(metrics: Mapping[str, Any] | None, knows_truth: bool) -> dict[str, str] | None:
     if metrics is None:
         return None
-    flat = flatten(dict(metrics))
+    flat = flatten({name: value for name, value in metrics.items() if knows_truth or name not in OF_TRUTH})
     return {name: digits(value) for name, value in flat.items() if not isinstance(value, list | dict)}
 
 
@@ -171,7 +200,7 @@ def _beside(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [ours, *theirs]
 
 
-def _card(record: RunRecord, slide: int, path: Path) -> HeatmapCard:
+def _card(record: RunRecord, slide: int, path: Path, top: TopPatches) -> HeatmapCard:
     slide_id, label = str(record.study.cohort.slide_ids[slide]), int(record.study.labels[slide])
     return HeatmapCard(
         path=path,
@@ -181,6 +210,7 @@ def _card(record: RunRecord, slide: int, path: Path) -> HeatmapCard:
         split=str(record.split_of[slide]),
         label=str(label) if label >= 0 else "?",
         score=float(record.by_slide[slide]),
+        patches=[(patch, patch.place(record.run)) for patch in top.of_slide(slide, NUM_IN_PAGE)],
     )
 
 

@@ -151,6 +151,6 @@ def _resolution(record: RunRecord) -> list[str]:
 
 
 def _encoder(record: RunRecord) -> list[str]:
-    start = record.run / START_ENCODER  # none where features were given
+    start = record.home / START_ENCODER  # none where features were given
     found = unsuited_file(start, record.study.cohort) if start.is_file() else []
     return [f"{text[:1].upper()}{text[1:]}." for text in found]

@@ -4,6 +4,7 @@ Rank 0 speaks on the console and writes events.jsonl; every rank has its log fil
 a plain line now and then.
 """
 
+import copy
 import json
 import logging
 import sys
@@ -12,13 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from hnm.engine.ranks import World
 from hnm.run.heartbeat import Heartbeat
+from shards.cohort.slides import slide_key
 from shards.files import naming
 from shards.secrets import scrub
 
@@ -36,7 +38,10 @@ class Journal:
 
     Attributes:
         heartbeat: is told how far `progress` has come; None tells nobody.
+        target: which of several targets is told of; "": the run.
     """
+
+    target = ""
 
     def __init__(
         self, folder: Path | None, world: World, on_metrics: Callable[[dict[str, float], int], None] | None = None
@@ -58,9 +63,15 @@ class Journal:
             if world.is_main:
                 _end_last_line(folder / "events.jsonl")
 
+    def of_target(self, name: str) -> Self:
+        """Return the same journal for one of several targets: it is named in what is said, counted and noted."""
+        journal = copy.copy(self)
+        journal.target = name
+        return journal
+
     def say(self, text: str) -> None:
         """Log a line on every rank and print it on rank 0."""
-        text = scrub(text)
+        text = scrub(f"{self.target}: {text}" if self.target else text)
         self.logger.info(text)
         self.console.print(text, markup=False)
 
@@ -84,13 +95,15 @@ class Journal:
 
     def _track(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         if self.on_metrics is not None and self.world.is_main:
+            phase = f"{phase}/{slide_key(self.target)}" if self.target else phase
             self.on_metrics({f"{phase}/{name}": float(value) for name, value in values.items()}, step)
 
     def event(self, kind: str, **values: Any) -> None:
         """Append a line to events.jsonl on rank 0."""
         if self.folder is None or not self.world.is_main:
             return
-        line = scrub(json.dumps({"time": round(time.time(), 3), "event": kind, **values}))
+        of = {"target": self.target} if self.target else {}
+        line = scrub(json.dumps({"time": round(time.time(), 3), "event": kind, **of, **values}))
         path = self.folder / "events.jsonl"
         with self._writing, naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from hnm.run.study import DataConfig
+from hnm.run.study import DataConfig, labels_of
 from shards.cohort.cohort import Cohort
 from shards.files import whole_file
 
 SEEN_FILE = "slides.parquet"
 MAX_NAMED = 3  # slides that a line names
-COLUMNS = ("patient_id", "label", "split")
+COLUMNS = ("patient_id", "label", "split", "site")
+OF_TARGET = "label of "  # begins the columns of several targets; `label` is then their joined label
 
 
 def seen_of(cohort: Cohort, data: DataConfig) -> pa.Table:
@@ -28,12 +29,17 @@ def seen_of(cohort: Cohort, data: DataConfig) -> pa.Table:
     Raises:
         InputError: the cohort lacks a column that `data` names.
     """
+    labels, targets = labels_of(cohort, data)
     columns = {
         "slide_id": cohort.slides["slide_id"].cast(pa.string()),
         "patient_id": cohort.slides["patient_id"].cast(pa.string()),
-        "label": pa.array(cohort.labels(data.label_column), pa.int8()),
+        "label": pa.array(labels, pa.int8()),
         "split": pa.array(cohort.splits(data.split_column), pa.string()),
     }
+    if targets is not None:
+        columns |= {
+            f"{OF_TARGET}{name}": pa.array(its, pa.int8()) for name, its in zip(targets.names, targets.labels, strict=True)
+        }
     return pa.table(columns)
 
 
@@ -56,7 +62,7 @@ def changes(then: pa.Table, now: pa.Table) -> list[str]:
     """
     names = now["slide_id"].to_numpy(zero_copy_only=False)
     lines = []
-    for column in (name for name in COLUMNS if name in now.column_names):
+    for column in (name for name in now.column_names if name in then.column_names and name.startswith((*COLUMNS, OF_TARGET))):
         before, after = (table[column].to_numpy(zero_copy_only=False) for table in (then, now))
         other = np.flatnonzero(before != after)
         if len(other):

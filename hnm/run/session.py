@@ -1,7 +1,7 @@
 """What every phase of a run is handed: the data, the ranks, how to train, and where to tell what happens."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -37,6 +37,14 @@ class Session:
     journal: Journal
     engine: EngineConfig = field(default_factory=EngineConfig)
     keeper: Keeper | None = None
+
+    def of_target(self, target: int) -> "Session":
+        """Return the part in one of several targets: with its study, and told, counted and kept under its name."""
+        targets = self.study.targets
+        assert targets is not None
+        keeper = self.keeper.of_target(targets.keys[target]) if self.keeper is not None else None
+        journal = self.journal.of_target(targets.names[target])
+        return replace(self, study=self.study.of_target(target), journal=journal, keeper=keeper)
 
     def resume(self, engine: Engine, progress: Progress) -> Progress:
         """Bring a training to where it was kept last, if it was; return its progress. Every rank must call it."""

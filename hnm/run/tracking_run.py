@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from hnm.installed import commit_of_code
+from hnm.run.targets import TARGETS_FOLDER
 from shards.files import whole_file
 from shards.secrets import SecretText
 
@@ -103,6 +104,8 @@ def files_of_run(folder: Path) -> list[tuple[Path, str | None]]:
     """
     files: list[tuple[Path, str | None]] = [(folder / name, None) for name in ROOT_FILES]
     files += [(path, None) for path in sorted(folder.glob("round-*/mining.json"))[-1:]]
+    of_targets = (sorted(folder.glob(f"{TARGETS_FOLDER}/*/{name}")) for name in ROOT_FILES)
+    files += [(path, path.parent.relative_to(folder).as_posix()) for paths in of_targets for path in paths]
     files += [(path, "figures") for path in sorted(folder.glob("figures/*.png"))]
     files += [(path, MODEL_FOLDER) for path in sorted(folder.glob(f"{MODEL_FOLDER}/*"))]
     return [(path, target) for path, target in files if path.is_file()]

@@ -1,4 +1,10 @@
-"""Bootstrap intervals: whole patients are drawn with replacement, for slides of one patient are no independent evidence."""
+"""Bootstrap intervals: whole patients are drawn with replacement, for slides of one patient are no independent evidence.
+
+Patients of one hospital are alike, too, so an interval for other hospitals is of resampled sites. With drawn
+scores (12 patients a site on average, shift and effect differ from site to site; 400 cohorts of each size, 2026-11-28) 95 %
+intervals of the AUC covered, by patient and by site: 0.78 and 0.84 of the time with 5 sites, 0.77 and 0.89 with 10, 0.75 and
+0.90 with 20, 0.74 and 0.93 with 40. So they are by site from 10 sites on; with fewer neither comes near 0.95, and it is said.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -7,6 +13,13 @@ import numpy as np
 
 from hnm.statistics.metrics import Figures
 from shards.seeding import numpy_generator
+
+MANY_SITES = 10
+
+
+def can_draw_sites(sites: np.ndarray) -> bool:
+    """Return whether intervals can be by site: all are known, and there are many; `sites` (n,) str, "" is unknown."""
+    return bool((sites != "").all()) and len(np.unique(sites)) >= MANY_SITES
 
 
 class Interval(NamedTuple):

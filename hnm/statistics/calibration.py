@@ -12,6 +12,10 @@ import numpy as np
 from hnm.statistics.metrics import checked
 from shards.errors import InputError
 
+NEAR = 1e-7
+MAX_STEPS, TOLERANCE, NEAR_SINGULAR = 50, 1e-8, 1e-12
+WIDEST, BISECTIONS = 40.0, 40  # logits: the widest interval, to 1e-10
+
 
 def brier(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Return the mean squared difference of score and label, 0 best, 0.25 for 0.5 throughout; None without rows.
@@ -55,6 +59,64 @@ def calibration_curve(labels: np.ndarray, scores: np.ndarray, num_bins: int = 10
         for i in np.flatnonzero(num)
     ]
     return {"bins": bins, "expected_calibration_error": float(num @ gap / len(scores)) if len(scores) else None}
+
+
+def logits_of(scores: np.ndarray) -> np.ndarray:
+    """Return (n,) float64 logits of scores in [0, 1]; 0 and 1 count as 1e-7 away from themselves."""
+    kept = np.clip(np.asarray(scores, np.float64), NEAR, 1 - NEAR)
+    return np.asarray(np.log(kept / (1 - kept)))
+
+
+def calibration_slope(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Return the slope of the logistic regression of the label on the score's logit: 1 is calibrated, below it too extreme.
+
+    Cox, Biometrika 1958. None where no finite slope is the likeliest: with one class, with equal scores, and where a score parts
+    both classes.
+
+    Raises:
+        InputError: see `brier`.
+    """
+    positive, scores = _probabilities(labels, scores)
+    x = logits_of(scores)
+    if positive.all() or not positive.any():
+        return None
+    of_positive, of_negative = x[positive], x[~positive]
+    if of_positive.min() >= of_negative.max() or of_positive.max() <= of_negative.min():
+        return None
+    design, weights = np.stack([x, np.ones_like(x)], axis=1), np.zeros(2)
+    for _ in range(MAX_STEPS):  # Newton's method
+        probability = _sigmoid(design @ weights)
+        curvature = design.T @ (design * (probability * (1 - probability))[:, None])
+        if np.linalg.det(curvature) < NEAR_SINGULAR:
+            return None
+        step = np.linalg.solve(curvature, design.T @ (positive - probability))
+        weights += step
+        if np.abs(step).max() < TOLERANCE:
+            return float(weights[0])
+    return None
+
+
+def calibration_intercept(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Return what must be added to all logits so that the mean score is the share of positive slides; below 0: scores too high.
+
+    Calibration in the large: the intercept of that regression with slope 1. None with one class.
+
+    Raises:
+        InputError: see `brier`.
+    """
+    positive, scores = _probabilities(labels, scores)
+    if positive.all() or not positive.any():
+        return None
+    x, share = logits_of(scores), float(positive.mean())
+    low, high = -WIDEST, WIDEST
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(_sigmoid(x + middle).mean()) < share else (low, middle)
+    return (low + high) / 2
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -500, 500))))
 
 
 def _probabilities(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

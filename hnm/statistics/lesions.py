@@ -10,9 +10,6 @@ whose major axis is under 275 um are left out as isolated tumour cells.
 
 import numpy as np
 import shapely
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import KDTree
 
 from hnm.statistics.froc import Lesions
 
@@ -56,6 +53,9 @@ def lesions_of_area(area: shapely.Geometry, mpp: float | None) -> Lesions:
 
 def lesions_of_patches(x_level0: np.ndarray, y_level0: np.ndarray, truth: np.ndarray, side_level0: float) -> Lesions:
     """Return connected positive patches (truth 1) of one slide as lesions, their squares put together."""
+    from scipy.sparse import coo_array  # here: half a second that most processes need not spend
+    from scipy.sparse.csgraph import connected_components
+
     rows = np.flatnonzero(truth == 1)
     x, y = x_level0[rows].astype(np.float64), y_level0[rows].astype(np.float64)
     first, second = _neighbours(x, y, side_level0)
@@ -84,6 +84,8 @@ def major_axis(polygon: shapely.Polygon) -> float:
 
 def _neighbours(x: np.ndarray, y: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs (first < second) of patches less than `NEIGHBOURS` sides apart in both directions."""
+    from scipy.spatial import KDTree  # here, as above
+
     if len(x) < 2:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     places = np.column_stack([x, y]).astype(np.float64)

@@ -66,6 +66,12 @@ def few_patients(metrics: Mapping[str, Any]) -> str:
     return f"of few patients: {patients['positive']} positive, {patients['negative']} negative"
 
 
+def interval_remark(metrics: Mapping[str, Any]) -> str:
+    """Return what is said beside the intervals of a metrics.json: that they are by site, and on how few patients they rest."""
+    by_site = ["by site"] if metrics.get("interval_by") == "site" else []
+    return ", ".join([*by_site, *filter(None, [few_patients(metrics)])])
+
+
 def warnings_told(metrics: Mapping[str, Any]) -> list[str]:
     """Return all warnings of a metrics.json; those of intervals without width have a key of their own, which older ones lack."""
     return [*metrics.get("warnings", []), *metrics.get("interval_warnings", [])]

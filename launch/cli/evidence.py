@@ -1,4 +1,4 @@
-"""`hnm evaluate`'s neighbours: compare, crossval, status, report, ui: what they accept; what they do is in launch/verbs/."""
+"""`hnm evaluate`'s neighbours: compare, crossval, status, report, view, ui: what they accept; launch/verbs/ does it."""
 
 import sys
 from pathlib import Path
@@ -124,3 +124,22 @@ def ui(
 
     finish(lambda: serve(run, port, yes, ask))
 
+
+def view(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, finished or not.")],
+    slides: Annotated[list[str] | None, typer.Argument(metavar="[SLIDE]...", help="Names of slides; none: all of them.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Write a folder that opens from a disk; else, a server.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 = 5010, or a free one.")] = 0,
+    cohort: MovedCohort = None,
+) -> None:
+    """Walk through slides: scores over the tissue, and which negatives each round takes for positive.
+
+    The list beside a slide has its hardest negatives of each round, and whether the next round still takes them for positive.
+    Served on this machine only, until Ctrl-C; with --out in a folder, of 20 slides unless they are named, wrong ones first.
+    Example: `hnm view run/ slide-007`
+    """
+    from launch.verbs import view as verb
+
+    finish(lambda: verb.view(run, slides or [], out, port, cohort))

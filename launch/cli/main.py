@@ -19,7 +19,7 @@ from hnm.private import hide_command_line
 from launch.cli.cohort import cohort_app
 from launch.cli.embed import embed
 from launch.cli.encoder import encoder_app
-from launch.cli.evidence import compare, crossval, report, status, ui
+from launch.cli.evidence import compare, crossval, report, status, ui, view
 from launch.cli.imports import import_app
 from launch.cli.options import (
     CohortArgument,
@@ -35,8 +35,10 @@ from launch.cli.options import (
 )
 from launch.cli.predict import export, predict
 from launch.cli.settings import config as config_command
+from launch.cli.settings import suggest, top
 from launch.cli.study import study
 from launch.cli.submit import cancel, logs, submit_app
+from launch.cli.validate import validate
 from launch.process.distributed import is_of_torchrun
 from shards.secrets import scrub
 
@@ -57,7 +59,6 @@ app = typer.Typer(
     name="hnm",
     cls=InOrderOfUse,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="""Train a patch encoder and a slide classifier from slide labels alone, by hard negative mining.
@@ -209,7 +210,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")] = Path("hnm-demo"),
     ranks: Annotated[int, typer.Option("--ranks", "-n", min=1, help="Processes to train with.")] = 2,
 ) -> None:
-    """See the whole way on a small cohort of drawn whole slides with outlined tumours (a few minutes on 2 cores)."""
+    """See the whole way on a small cohort of drawn whole slides with outlined tumours: `hnm demo` (a few minutes on 2 cores)."""
     from launch.verbs.demo import run
 
     finish(lambda: run(folder, ranks))
@@ -230,7 +231,7 @@ def doctor(
 ) -> None:
     """Print versions, devices, ranks and free disk, and what is missing; with --cluster what a job's ranks have.
 
-    On a cluster: `hnm submit doctor --nodes 2 --gpus-per-node 8`, or `srun -n 16 hnm doctor --cluster`
+    Example: `hnm doctor`. On a cluster: `hnm submit doctor --nodes 2 --gpus-per-node 8`, or `srun -n 16 hnm doctor --cluster`
     """
     if cluster:
         run_in_ranks(ranks)
@@ -245,16 +246,20 @@ def doctor(
 # What --help shows, panel by panel, in the order of use.
 PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "The way": {"tile": tile, "check": check, "pretrain": pretrain, "train": train, "evaluate": evaluate},
-    "Look": {"status": status, "report": report, "compare": compare, "ui": ui},
-    "More": {"study": study, "crossval": crossval, "predict": predict, "export": export, "embed": embed},
+    "Look": {"status": status, "report": report, "view": view, "compare": compare, "ui": ui},
+    "More": {
+        "study": study, "crossval": crossval, "predict": predict, "export": export, "validate": validate, "embed": embed
+    },
     "On a cluster": {
-        "submit": submit_app(tile, pretrain, train, evaluate, predict, study, crossval, embed), "logs": logs, "cancel": cancel
+        "submit": submit_app(tile, pretrain, train, evaluate, predict, validate, study, crossval, embed),
+        "logs": logs, "cancel": cancel,
     },
     "Tools": {
-        "demo": demo, "doctor": doctor, "encoder": encoder_app, "cohort": cohort_app, "import": import_app,
+        "demo": demo, "suggest": suggest, "doctor": doctor, "encoder": encoder_app, "cohort": cohort_app, "import": import_app,
         "config": config_command,
     },
 }  # fmt: skip
+app.callback()(top)
 for panel, commands in PANELS.items():
     for name, command in commands.items():
         if isinstance(command, typer.Typer):

@@ -1,4 +1,4 @@
-"""`hnm predict`, `hnm export`: what these verbs accept; what they do is in launch/verbs/predict.py."""
+"""`hnm predict`, `hnm export`: what these verbs accept; what they do is in launch/verbs/predict_targets.py and predict.py."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,9 +37,10 @@ def predict(
 
     Run it again to do only what is missing. Example: `hnm predict run/ slides/*.svs --out predictions/`
     """
-    from launch.verbs import predict as verb
+    from launch.verbs import predict_targets as verb
+    from launch.verbs.predict import PredictRequest
 
-    request = verb.PredictRequest(
+    request = PredictRequest(
         model, slides, out, points, assume_mpp, threshold, patch_threshold, batch_size, workers, device, cohort
     )
     finish(lambda: verb.predict(request))
@@ -63,6 +64,6 @@ def export(
 
     Example: `hnm export run/ model/`, then on another machine `hnm predict model/ slides/*.svs`
     """
-    from launch.verbs import predict as verb
+    from launch.verbs import predict_targets as verb
 
     finish(lambda: verb.export(run, folder, cohort, merge, onnx, hub))

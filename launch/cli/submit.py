@@ -121,7 +121,7 @@ def _submitted(local: LocalCommand) -> LocalCommand:
         options = {key: value for key, value in given.items() if key not in own}
         finish(lambda: _submit(name, local, params, options))
 
-    submitted.__doc__ = local.__doc__
+    submitted.__doc__ = (local.__doc__ or "").replace(f"`hnm {name} ", f"`hnm submit {name} ")
     submitted.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     submitted.__annotations__ = {key: parameter.annotation for key, parameter in parameters.items()}
     return submitted

@@ -108,7 +108,7 @@ def _say_not_taken(recorded: Path, config: Config) -> None:
 
 def _specs(name: str, command: list[str], params: Params, folder: Path, config: Config, cluster: str) -> list[JobSpec]:
     """Return the jobs of one verb."""
-    if name == "predict":  # one process; a run's own settings may ask for more
+    if name in ("predict", "validate"):  # one process; a run's own settings may ask for more
         resources = _single_node(config, name)
         workers = [] if "--workers" in command else ["--workers", str(resources.cpus or 1)]
         return [JobSpec(name, folder, [[*command, *workers]], resources)]
@@ -140,7 +140,7 @@ def tile_specs(slides_csv: Path, cohort: Path, command: list[str], config: Confi
     from shards.tiling.tile import plan_cohort, share_of
     from shards.tiling.unit import is_fresh
 
-    jobs = plan_cohort(slides_csv, config.tile).jobs
+    jobs = plan_cohort(slides_csv, config.tile, config.data.positive).jobs
     missing = {job.slide.slide_id for job in jobs if not is_fresh(job, cohort)}
     if not missing and (cohort / "cohort.json").is_file():
         return []
@@ -261,11 +261,23 @@ def _check_embed(params: Params, config: Config) -> None:
     open_encoder(str(params["encoder"]), config)
 
 
-def _check_predict(params: Params, config: Config) -> None:
-    from launch.verbs.predict import check_model, read_inputs
+def _check_validate(params: Params, config: Config) -> None:
+    from launch.verbs.predict import check_model
+    from launch.verbs.validate import refuse_other_folder
 
     check_model(params["model"])
-    read_inputs(params["slides"])
+    refuse_other_folder(params["out"])
+    if not params["source"].exists():
+        raise ConfigError(f"{params['source']}: there is no such cohort or table")
+
+
+def _check_predict(params: Params, config: Config) -> None:
+    from hnm.model.several import read_several
+    from launch.verbs.predict import check_model, positive_words, read_inputs
+
+    if read_several(params["model"]) is None:
+        check_model(params["model"])
+    read_inputs(params["slides"], positive_words(params["model"]))
 
 
 VERBS = {
@@ -274,6 +286,7 @@ VERBS = {
     "train": Verb("run", _check_train),
     "evaluate": Verb("run", _check_evaluate),
     "predict": Verb("out", _check_predict),
+    "validate": Verb("out", _check_validate),
     "crossval": Verb("out", _check_crossval),
     "study": Verb("out", check_study),
     "embed": Verb("out", _check_embed),

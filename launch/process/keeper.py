@@ -3,10 +3,12 @@
     step taken ──▶ [one sum over the ranks: asked to stop? time to save?] ──▶ checkpoint ──▶ go on, or Preempted on all ranks
 """
 
+import copy
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from hnm.engine.engine import Engine
 from hnm.engine.ranks import TimeoutConfig, World, broadcast_array, seen, sum_over_ranks, wait_at_most, wait_until_seen
 from hnm.engine.step import Progress
 from hnm.run.journal import Journal
+from hnm.run.targets import TARGETS_FOLDER
 from launch.process.preemption import Preempted, StopSignals
 from shards.errors import InputError
 from shards.files import NO_ROOM
@@ -65,6 +68,14 @@ class RunKeeper:
         self.world: World = journal.world
         self.last_save = time.monotonic()
         self.is_first_step = True
+
+    def of_target(self, key: str) -> Self:
+        """Return the keeper of one of several targets' own phases: their checkpoints lie in the target's folder."""
+        keeper, folder_of = copy.copy(self), self.folder_of
+        keeper.run = self.run / TARGETS_FOLDER / key
+        keeper.folder_of = lambda phase, round_: keeper.run / folder_of(phase, round_).relative_to(self.run)
+        keeper.identity = {**self.identity, "target": key}
+        return keeper
 
     def resume(self, engine: Engine, progress: Progress) -> None:
         """Bring both to the last whole checkpoint of their phase and round, if there is one. Every rank must call it."""

@@ -33,15 +33,17 @@ def _what_is(folder: Path) -> str:
     if (folder / "model.json").is_file():
         return (
             "an exported model, which has no test split to read; the figures of its run are in its MODEL.md. On other slides "
-            f"with labels it is measured by: hnm predict {folder} slides.csv --out predictions/"
+            f"with labels it is measured by: hnm validate {folder} slides.csv --out validation/"
         )
     if (folder / "state.json").is_file():
         return _pretrained(folder) if (folder / "encoder.safetensors").is_file() else ""
     if (folder / "cohort.json").is_file():
         return f"a cohort, no run directory. Train on it first: hnm train {folder} run/, then: hnm evaluate run/"
+    if (folder / "validation.json").is_file():
+        return f"a validation of a model, by hnm validate. Look at {folder / 'validation.html'}"
     if (folder / "predictions.parquet").is_file() and (folder / "patches").is_dir():
         return (
-            "predictions by hnm predict, no run directory. Where slides.csv has labels, that command tells their AUC; the test "
+            "predictions by hnm predict, no run directory. Where slides.csv has labels: hnm validate MODEL slides.csv; the test "
             "split of a run is read by: hnm evaluate RUN"
         )
     if (folder / "slides" / "slides.csv").is_file() and (folder / "run" / "state.json").is_file():

@@ -36,6 +36,7 @@ FREE_SETTINGS = (
     *WHERE_SETTINGS, "tile.", "pretrain.chunk_size", "finetune.chunk_size", "rounds.embed_batch_size", "rounds.keep_features",
     "pretrain.gradient_checkpointing", "finetune.gradient_checkpointing",
     "engine.deepspeed", "engine.compile", "engine.channels_last", "rounds.patch_false_positive_rate",
+    "evaluate.prevalence", "data.positive",
 )  # fmt: skip
 WARNED_SETTINGS = ("engine.precision",)  # these, too, but the numbers differ in the third digit: it is told
 PRETRAIN_SETTINGS = ("seed", "data.", "engine.", "encoder.", "pretrain.")  # all that pretraining depends on

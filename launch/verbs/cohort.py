@@ -1,6 +1,7 @@
 """What `hnm cohort` does: write slides.csv for a public cohort, and say what was found."""
 
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -41,9 +42,10 @@ def tcga(
     num_folds: int,
     seed: int,
     normal_tissue: bool,
+    split_by: Literal["patient", "site"],
 ) -> int:
     """Write the table of a TCGA cohort."""
-    summary = write_tcga(manifest, mutations, genes, out, slides, all_slides, num_folds, seed, normal_tissue)
+    summary = write_tcga(manifest, mutations, genes, out, slides, all_slides, num_folds, seed, normal_tissue, split_by)
     print(
         f"{summary.slides_csv}: {summary.num_slides} slides of {summary.num_patients} patients, "
         f"{summary.num_labelled_patients} of them with a mutation row; {summary.num_unlabelled_slides} slides "
@@ -51,6 +53,8 @@ def tcga(
     )
     for gene, number in summary.num_positive_patients.items():
         print(f"  label_{gene}: {number} positive patients of {summary.num_labelled_patients}")
+    if summary.sites:
+        print(f"folds by site: {summary.sites}")
     if summary.num_not_diagnostic:
         print(f"{summary.num_not_diagnostic} slides left out: not diagnostic (--all-slides takes them)")
     _print_sample_types(summary)
@@ -61,9 +65,10 @@ def tcga(
         print(f"{summary.num_normal_mutations} rows of {mutations} left out: of a normal sample or a control, not of the tumour")
     if summary.num_missing_files:
         print(f"{summary.num_missing_files} slides are not downloaded yet: gdc-client download -m {manifest}")
+    together = f" (together: 'data.targets=[{', '.join(f'label_{gene}' for gene in genes)}]')" if len(genes) > 1 else ""
     print(
         f"Next: hnm tile {summary.slides_csv} cohort/ --config tcga_luad --preview 5; "
-        f"to train: data.label_column=label_{genes[0]} data.split_column=split_fold0"
+        f"to train: data.label_column=label_{genes[0]} data.split_column=split_fold0{together}"
     )
     return 0
 

@@ -129,7 +129,7 @@ def open_patches(tested: Tested, opened: dict[Path, Cohort], moved: Path | None)
     if root not in opened:
         opened[root] = Cohort.open(root)
     check_cohort(run, opened[root], config.data)
-    study = open_study(opened[root], config.data, config.seed)
+    study = open_study(opened[root], config.data, config.seed, "hnm compare")
     return OpenedRun(run, study, np.load(run / "patch_scores.npy", mmap_mode="r"), tested.metrics)
 
 

@@ -54,13 +54,11 @@ from launch.verbs.crossval_folder import (
     share_of_folds,
     split_column,
 )
-from launch.verbs.crossval_page import report_crossval, write_fold_page
+from launch.verbs.crossval_folds import folds_told, site_of_slides
+from launch.verbs.crossval_page import SHOWN, report_crossval, write_fold_page
 from shards.cohort.cohort import FEATURES, Cohort
 from shards.errors import InputError
 from shards.files import write_json
-
-SHOWN = ("slide auc", "slide auprc", "slide accuracy", "slide balanced_accuracy", "slide f1", "slide brier",
-         "instance auc", "instance in_positive_auc", "froc score")  # fmt: skip
 
 
 def run(request: Request) -> int:
@@ -73,6 +71,8 @@ def run(request: Request) -> int:
         raise InputError("hnm crossval starts its ranks itself, fold by fold: leave torchrun out and give --ranks N")
     config = load_config(request.config, request.preset, request.overrides)
     cohort = check(request, config)
+    for line in folds_told(config, cohort, request.num_folds, request.repeats):
+        print(line, flush=True)
     with alone(request.out):
         open_folder(request, config, cohort)
         tracker = parent_tracker(request, config)
@@ -168,8 +168,9 @@ def train_and_evaluate(request: Request, config: Config, key: Fold, parent_run: 
     overrides = [*request.overrides, *fold_overrides(request, config, key, parent_run)]
     fold_config = load_config(request.config, request.preset, overrides)
     cohort = Cohort.open(view)
-    study = open_study(cohort, fold_config.data, fold_config.seed)
-    require_no_leak(study, cohort.slides["patient_id"].to_numpy())
+    study = open_study(cohort, fold_config.data, fold_config.seed, "hnm crossval")
+    by_site = fold_config.data.split_by != "patient"
+    require_no_leak(study, cohort.slides["patient_id"].to_numpy(), cohort.sites if by_site else None)
     encoder = request.encoder
     if request.encoders_of is not None:
         encoder = encoder_of_other(request.encoders_of, request.out, key)
@@ -230,8 +231,11 @@ def finish(request: Request, config: Config) -> bool:
     missing = [key for key, folder in runs.items() if not (folder / "metrics.json").is_file()]
     if missing:
         print(f"{len(runs) - len(missing)} of {len(runs)} folds are done. The same command, without --fold, does the rest")
+        if len(missing) < len(runs):
+            print(f"What the folds say that are done: hnm report {request.out}")
         return False
-    result, predictions = summarise(runs, request.num_folds, config.seed)
+    site_of = site_of_slides(Cohort.open(request.out / "cohort"), config)
+    result, predictions = summarise(runs, request.num_folds, config.seed, site_of)
     result["without_patch"] = count_without_patch(request, config)
     write_predictions(request.out / "predictions.parquet", predictions)
     write_json(request.out / "metrics.json", result)
@@ -258,7 +262,7 @@ def print_summary(result: dict[str, Any], request: Request) -> None:
     pooled = result["out_of_fold"]["auc"]
     if pooled["value"] is not None and pooled["low"] is not None:
         few = f", {told}" if (told := few_patients(result)) else ""
-        interval = f"{pooled['low']:.3f} to {pooled['high']:.3f} by patient{few}"
+        interval = f"{pooled['low']:.3f} to {pooled['high']:.3f} by {result.get('interval_by', 'patient')}{few}"
         console.print(f"AUC of all out-of-fold predictions: {pooled['value']:.3f} ({interval})", soft_wrap=True)
     if (without := result.get("without_patch", {"slides": 0}))["slides"]:
         told = f"{without['slides']} slides with a label ({without['positive']} positive) gave no patch"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnm.config import Config, ConfigError, difference, read_config, record_config
 from hnm.engine.state import load_weights
-from hnm.evidence.folds import draw_folds, splits_of_fold
 from hnm.report.page import REPORT_FILE
 from hnm.rounds import require_pictures_of_rounds
 from hnm.run.heartbeat import BEAT_EVERY_S
@@ -24,8 +23,10 @@ from hnm.run_rounds import START_ENCODER
 from launch.process.local import stop_if_asked
 from launch.process.preemption import StopSignals
 from launch.process.run_directory import FREE_SETTINGS, REMOTE_TIMEOUT_S, SUBFOLDER, WAIT_FOR_CLAIM_S
+from launch.verbs.crossval_folds import drawn_by, folds_of
 from shards.claim import Waiting, claimed, touched
 from shards.cohort.cohort import FEATURES, Cohort
+from shards.cohort.corrections import CORRECTIONS
 from shards.errors import InputError
 from shards.files import whole_file, write_json
 
@@ -76,7 +77,7 @@ def check(request: Request, config: Config) -> Cohort:
     require_foreign(request.encoder, cohort)
     if request.encoders_of is not None:
         read_record(request.encoders_of)
-    draw_folds(*_patients_and_labels(cohort, config), request.num_folds, config.seed)
+    folds_of(config, cohort, request.num_folds, 0)
     is_ours = not out.exists() or (out / "locks").is_dir()
     if not is_ours and (not out.is_dir() or any(path.name != SUBFOLDER for path in out.iterdir())):
         raise InputError(f"{out}: exists and is no cross-validation of hnm. Choose another name or remove it")
@@ -93,7 +94,7 @@ def _require_same(request: Request, config: Config, cohort: Cohort) -> None:
     lines = difference(read_config(request.out / "config.yaml"), config)
     changed += [line for line in lines if not line.startswith(FREE_SETTINGS)]
     if not changed and (request.out / "cohort" / "cohort.json").is_file():
-        changed += changes(_drawn_by(Cohort.open(request.out / "cohort"), config), _drawn_by(cohort, config))
+        changed += changes(drawn_by(Cohort.open(request.out / "cohort"), config), drawn_by(cohort, config))
     if request.repeats < known["repeats"]:
         changed.append(f"repeats: {known['repeats']} -> {request.repeats}")
     if changed:
@@ -206,38 +207,29 @@ def write_cohort(request: Request, config: Config, cohort: Cohort) -> None:
     Several processes may do so at a time: they write the same bytes.
     """
     folder = request.out / "cohort"
-    (patients, labels), table = _patients_and_labels(cohort, config), cohort.slides
+    table = cohort.slides
     for repeat in range(request.repeats):
-        folds = draw_folds(patients, labels, request.num_folds, config.seed + repeat)
+        folds = folds_of(config, cohort, request.num_folds, repeat)
         for fold in range(request.num_folds):
-            values = pa.array(splits_of_fold(folds, fold, request.num_folds), pa.string())
+            values = pa.array(folds.splits(fold), pa.string())
             table = table.append_column(split_column((repeat, fold)), values)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("shards" if cohort.has_pictures else FEATURES, "patches.parquet"):
         with suppress(FileExistsError):
             os.symlink((cohort.root / name).resolve(), folder / name)
+    if not is_crossval(request.out) and (cohort.root / CORRECTIONS).is_file():  # of the beginning: folds are to know the same
+        with whole_file(folder / CORRECTIONS) as temporary:
+            shutil.copyfile(cohort.root / CORRECTIONS, temporary)
     with whole_file(folder / "slides.parquet") as temporary:
         pq.write_table(table, temporary)
     write_json(folder / "cohort.json", cohort.info)
 
 
-def _patients_and_labels(cohort: Cohort, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Return whose each slide is, and its label, -1 if it takes no part; both (S,)."""
-    labels = np.where(cohort.patches_per_slide > 0, cohort.labels(config.data.label_column), -1)
-    return cohort.slides["patient_id"].to_numpy(), labels
-
-
 def count_without_patch(request: Request, config: Config) -> dict[str, int]:
     """Return how many slides have a label and gave no patch, and how many of them are positive: they are in no fold."""
     cohort = Cohort.open(request.out / "cohort")
-    labels = cohort.labels(config.data.label_column)[cohort.patches_per_slide == 0]
+    labels = cohort.labels(config.data.one_column("hnm crossval"))[cohort.patches_per_slide == 0]
     return {"slides": int((labels >= 0).sum()), "positive": int((labels == 1).sum())}
-
-
-def _drawn_by(cohort: Cohort, config: Config) -> pa.Table:
-    """Return what the folds are drawn by, for `hnm.run.seen.changes`."""
-    patients, labels = _patients_and_labels(cohort, config)
-    return pa.table({"slide_id": cohort.slides["slide_id"], "patient_id": patients, "label": labels})
 
 
 def split_column(key: Fold) -> str:

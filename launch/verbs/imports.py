@@ -18,8 +18,8 @@ from shards.tiling.tile import Plan, slides_of_table, tile_plan
 
 def coords(request: TileRequest, folder: Path) -> int:
     """Cut just the patches that another tool has chosen; `tile.patch_px` and `tile.mpp` are its own unless they are given."""
-    config = load_config(request.config, None, overrides_of(request)).tile
-    slides = read_slides(request.slides_csv, allow_unlabelled=True)
+    settings = load_config(request.config, None, overrides_of(request))
+    config, slides = settings.tile, read_slides(request.slides_csv, True, settings.data.positive)
     found = [read_coords(path) for path in coords_files(folder, slides).values()]
     set_by_user = {name: getattr(config, name) for name in ("patch_px", "mpp") if name in config.model_fields_set}
     given = common_settings(found, **set_by_user)
@@ -35,7 +35,7 @@ def coords(request: TileRequest, folder: Path) -> int:
 def tiles(source: Path, request: TileRequest, table: Path | None, pattern: str | None) -> int:
     """Make a cohort of patches that are cut already."""
     settings, journal = load_config(request.config, None, overrides_of(request)), Journal(None, single_world())
-    slides, split_drawn, warnings = slides_of_table(request.slides_csv, settings.tile, needs_files=False)
+    slides, split_drawn, warnings = slides_of_table(request.slides_csv, settings.tile, False, settings.data.positive)
     given, num_unmatched = find_tiles(source, table, pattern, slides)
     config = settings_of(given, settings.tile)
     plan = Plan(jobs_of(slides, given, config), 0, split_drawn, warnings=warnings)
@@ -57,8 +57,9 @@ def features(
     slides_csv: Path, folder: Path, cohort: Path, name: str | None, config_name: str | None, overrides: list[str]
 ) -> int:
     """Make a cohort of features, without pictures."""
-    config, journal = load_config(config_name, None, overrides).tile, Journal(None, single_world())
-    summary, given, warnings = import_features(slides_csv, folder, cohort, name, config, journal.progress)
+    settings, journal = load_config(config_name, None, overrides), Journal(None, single_world())
+    positive = settings.data.positive
+    summary, given, warnings = import_features(slides_csv, folder, cohort, name, settings.tile, journal.progress, positive)
     for line in [f"warning: {text}" for text in warnings] + counts_lines(summary, cohort):
         journal.say(line)
     journal.say(f"{given.dim} numbers a patch, as they are in {folder}; there are no pictures")

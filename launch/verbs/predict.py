@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from hnm.config import RECORDED, read_config
 from hnm.engine.engine import EngineConfig
 from hnm.engine.numerics import numerics
 from hnm.engine.ranks import single_world
@@ -20,16 +21,9 @@ from hnm.model.export import export as export_run
 from hnm.model.export import require_writable
 from hnm.model.hub import write_hub
 from hnm.model.labelled import labelled_lines
-from hnm.model.model import (
-    MODEL_FILE,
-    Model,
-    is_exported,
-    open_exported,
-    open_recorded,
-    read_description,
-    with_tile,
-)
+from hnm.model.model import MODEL_FILE, Model, is_exported, open_exported, open_recorded, read_description, with_tile
 from hnm.model.onnx import export_onnx
+from hnm.model.patient_rows import write_patient_rows
 from hnm.model.predict import predict_slide
 from hnm.model.predictions import (
     NOT_USED,
@@ -42,6 +36,7 @@ from hnm.model.predictions import (
     write_slide,
     write_table,
 )
+from hnm.model.several import read_several
 from hnm.report.record import RunRecord, read_record
 from hnm.run.journal import Journal
 from hnm.run.study import open_study
@@ -79,7 +74,7 @@ class PredictRequest:
 
 def predict(request: PredictRequest) -> int:
     """Score every slide; one that fails is named, the others are done. Exit code 1 if any failed."""
-    slides = read_inputs(request.slides)
+    slides = read_inputs(request.slides, positive_words(request.model))
     for warning in same_slide_warnings(slides, refuse=False):
         print(f"warning: {warning}")
     refuse_taken_names(request.out, slides, contents := contents_of([slide.path for slide in slides]))  # before the work
@@ -87,11 +82,20 @@ def predict(request: PredictRequest) -> int:
     jobs = make_jobs(slides, model, request)
     with only_writer(request.out):
         refuse_taken_names(request.out, slides, contents)  # another process may have written meanwhile
-        return _predict_jobs(jobs, contents, model, request)
+        journal = Journal(None, single_world())
+        rows = predict_jobs(jobs, contents, model, request, journal)
+        earlier = rows_of_others(request.out, {row.slide_id for row in rows})
+        write_table(request.out, [*earlier, *rows])
+        if earlier:
+            journal.say(f"{len(earlier)} slides of earlier commands stay in the table")
+        of_patients = write_patient_rows(request.out, [*earlier, *rows], model)
+        return summarise(rows, request, model.known is not None, of_patients, journal)
 
 
-def _predict_jobs(jobs: Sequence[SlideJob], contents: Sequence[str], model: Model, request: PredictRequest) -> int:
-    journal = Journal(None, single_world())
+def predict_jobs(
+    jobs: Sequence[SlideJob], contents: Sequence[str], model: Model, request: PredictRequest, journal: Journal
+) -> list[Row]:
+    """Score the slides that are not done yet, and say of each what came out; return a row of each."""
     journal.say(
         f"{len(jobs)} slides, model {model.about.name} on {model.device}: positive from {model.about.slide_threshold:.4f} on, "
         f"patches from {model.about.patch_threshold:.4f} on ({model.about.patch_threshold_from})"
@@ -103,11 +107,7 @@ def _predict_jobs(jobs: Sequence[SlideJob], contents: Sequence[str], model: Mode
         rows.append(row)
         seconds = "was there" if was_done else f"{time.monotonic() - begin:.1f} s"
         journal.say(f"[{number}/{len(jobs)}] {_in_words(row)} ({seconds})")
-    earlier = rows_of_others(request.out, {row.slide_id for row in rows})
-    write_table(request.out, [*earlier, *rows])
-    if earlier:
-        journal.say(f"{len(earlier)} slides of earlier commands stay in the table")
-    return _summarise(rows, request.out, model.known is not None, journal)
+    return rows
 
 
 def export(
@@ -149,7 +149,7 @@ def open_record(run: Path, cohort_folder: Path | None) -> RunRecord:
     config, recorded_folder = read_run(run)
     cohort = Cohort.open(cohort_folder or recorded_folder)
     check_cohort(run, cohort, config.data)
-    return read_record(run, config, open_study(cohort, config.data, config.seed))
+    return read_record(run, config, open_study(cohort, config.data, config.seed, "the model of a run"))
 
 
 def open_model(request: PredictRequest) -> Model:
@@ -157,11 +157,7 @@ def open_model(request: PredictRequest) -> Model:
     folder = request.model
     check_model(folder)
     device = choose_device(request.device)
-    model = (
-        open_exported(folder, device)
-        if is_exported(folder)
-        else open_recorded(open_record(folder, request.cohort), device)
-    )
+    model = open_exported(folder, device) if is_exported(folder) else open_recorded(open_record(folder, request.cohort), device)
     changes: dict[str, Any] = {"points_file": None, "positive_class": None, **dict.fromkeys(OF_ITS_SLIDES)}
     changes |= {"allow_unlabelled": True, "skip_bad_outlines": True}
     if request.assume_mpp is not None:
@@ -171,13 +167,11 @@ def open_model(request: PredictRequest) -> Model:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse what is no model.
-
-    Raises:
-        InputError: neither a run nor an exported folder.
-    """
+    """Refuse what is neither a run nor an exported folder of one model."""
     if is_exported(folder):
         return
+    if read_several(folder) is not None:
+        raise InputError(f"{folder}: models of several targets, of which one is taken here. Name it: {folder / 'targets'}/...")
     refuse_other(folder)
     if not (folder / "state.json").is_file():
         raise InputError(f"{folder}: neither a run nor an exported model. Give what hnm train or hnm export wrote")
@@ -187,13 +181,18 @@ def with_thresholds(model: Model, slide: float | None, patch: float | None) -> M
     """Return the model with other thresholds, where given."""
     about = model.about
     if slide is not None:
-        about = replace(about, slide_threshold=slide)
+        about = replace(about, slide_threshold=slide, patient_threshold=None)  # one threshold for all that is called
     if patch is not None:
         about = replace(about, patch_threshold=patch, patch_threshold_from="--patch-threshold")
     return replace(model, about=about)
 
 
-def read_inputs(paths: Sequence[Path]) -> list[Slide]:
+def positive_words(model: Path) -> list[str]:
+    """Return which words of labels are positive (data.positive), of a run or an exported model; none where there is neither."""
+    return read_config(model / RECORDED).data.positive if (model / RECORDED).is_file() else []
+
+
+def read_inputs(paths: Sequence[Path], positive: Sequence[str] = ()) -> list[Slide]:
     """Return the slides of the command line: image files, and tables (.csv) with slide_id, path and more.
 
     Raises:
@@ -202,7 +201,7 @@ def read_inputs(paths: Sequence[Path]) -> list[Slide]:
     slides: list[Slide] = []
     for path in paths:
         if path.suffix.lower() == ".csv":
-            slides += read_slides(path, allow_unlabelled=True)
+            slides += read_slides(path, True, positive)
         elif path.is_dir():
             raise InputError(f"{path}: a folder. Name its slides ({path}/*.svs), or give a table slides.csv")
         else:
@@ -278,8 +277,9 @@ def _in_words(row: Row) -> str:
     )
 
 
-def _summarise(rows: Sequence[Row], out: Path, is_known: bool, journal: Journal) -> int:
-    scored = [row for row in rows if row.score is not None]
+def summarise(rows: list[Row], request: PredictRequest, is_known: bool, of_patients: list[str], journal: Journal) -> int:
+    """Say what came out of the slides; exit code 1 if one failed."""
+    out, scored = request.out, [row for row in rows if row.score is not None]
     failed = [row for row in rows if row.failed]
     called = sum(row.predicted == 1 for row in scored)
     journal.say(
@@ -288,7 +288,9 @@ def _summarise(rows: Sequence[Row], out: Path, is_known: bool, journal: Journal)
     )
     if unused := [row.slide_id for row in rows if NOT_USED in row.remark]:
         journal.say(f"warning: annotations that do not say what is positive, not used: {len(unused)}, such as {unused[0]}'s")
-    for line in labelled_lines(rows, is_known):
+    table = next((path for path in request.slides if path.suffix.lower() == ".csv"), "slides.csv")
+    validate = f"hnm validate {request.model} {table} --out {out}"
+    for line in [*labelled_lines(rows, is_known, validate), *of_patients]:
         journal.say(line)
     journal.say(f"look at {out / 'heatmaps'}; QuPath opens {out / 'geojson'}. For research, not for diagnosis")
     for row in failed:

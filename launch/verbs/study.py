@@ -70,7 +70,7 @@ def open_cohort(request: StudyRequest, methods: Methods) -> Path:
         true, cohort = Cohort.open(cohort), request.out / "null"
         if not is_rank():
             config = load_config(request.config, None, list(request.overrides))
-            study_first.write_null(true, cohort, config.data.label_column, config.seed)
+            study_first.write_null(true, cohort, config.data.one_column("hnm study"), config.seed)
     if not is_rank():  # else the process that has started the ranks has done so
         check_methods(request, methods, cohort)
         with alone(request.out):

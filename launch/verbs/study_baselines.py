@@ -16,12 +16,13 @@ from hnm.aggregator.bags import open_bags
 from hnm.baselines.bags import Bags, Fitted
 from hnm.baselines.baselines import BASELINES
 from hnm.baselines.bounded_bags import Shown, bags_of, shown_rows
-from hnm.config import load_config
+from hnm.config import Config, load_config
 from hnm.engine.ranks import single_world
 from hnm.evidence.beside_baselines import context_auc
 from hnm.evidence.measure import slide_figures
 from hnm.run.study import Study, open_study
 from hnm.statistics.metrics import auc, instance_metrics, youden_threshold
+from hnm.statistics.thresholds import choose_threshold
 from launch.process.local import stop_if_asked
 from launch.process.preemption import Preempted, StopSignals
 from launch.verbs.crossval_folder import Fold, claim_of_fold, run_folder, split_column
@@ -50,16 +51,16 @@ def fit_fold(request: StudyRequest, names: list[str], key: Fold, cohort: Path, s
             return None
         print(told, flush=True)
         try:
-            study, seed = _study_of(request, cohort, key)
+            study, config = _study_of(request, cohort, key)
             features = study.cohort.root / FEATURES
             if study.cohort.has_pictures:
                 features = first_folder(request, key) / FEATURES
-            shown = shown_rows(study, seed)
+            shown = shown_rows(study, config.seed)
             all_bags = open_bags(features, single_world(), np.sort(np.concatenate([study.embedded_slides, study.test])))
             bags = {name: bags_of(all_bags, study, getattr(study, name), shown) for name in ("train", "validation", "test")}
             for name, folder in folders.items():
                 if not (folder / "metrics.json").is_file():
-                    _fit(name, bags, shown, study, seed, folder)
+                    _fit(name, bags, shown, study, config, folder)
                 stop_if_asked(signals)
         except InputError as error:
             return str(error)
@@ -68,25 +69,26 @@ def fit_fold(request: StudyRequest, names: list[str], key: Fold, cohort: Path, s
     return None
 
 
-def _study_of(request: StudyRequest, cohort: Path, key: Fold) -> tuple[Study, int]:
+def _study_of(request: StudyRequest, cohort: Path, key: Fold) -> tuple[Study, Config]:
+    """Return a fold's study, and its settings with the repeat's seed."""
     asked = first_request(request, cohort)
     config = load_config(asked.config, None, [*asked.overrides, f"data.split_column={split_column(key)}"])
-    seed = config.seed + key[0]
-    study = open_study(Cohort.open(asked.out / "cohort"), config.data, seed)
+    config = config.model_copy(update={"seed": config.seed + key[0]})
+    study = open_study(Cohort.open(asked.out / "cohort"), config.data, config.seed, "hnm study")
     if len(study.test) == 0:
         raise InputError(f"{asked.out / 'cohort'}: no test slide in repeat {key[0]}, fold {key[1]}")
-    return study, seed
+    return study, config
 
 
-def _fit(name: str, bags: dict[str, Bags], shown: Shown, study: Study, seed: int, folder: Path) -> None:
+def _fit(name: str, bags: dict[str, Bags], shown: Shown, study: Study, config: Config, folder: Path) -> None:
     """Fit a baseline and write metrics.json and predictions.parquet, as far as a cross-validation asks for them."""
     begin = time.monotonic()
-    fitted = BASELINES[name].fit(bags["train"], bags["validation"], seed)
+    fitted = BASELINES[name].fit(bags["train"], bags["validation"], config.seed)
     fit_s = time.monotonic() - begin
     scores = {part: fitted.slide_scores(bags[part]).astype(np.float64) for part in ("validation", "test")}
     score_s = time.monotonic() - begin - fit_s
     labels = {part: study.labels[getattr(study, part)] for part in scores}
-    threshold = youden_threshold(labels["validation"], scores["validation"])
+    threshold = choose_threshold(labels["validation"], scores["validation"], config.evaluate.threshold)
     metrics: dict[str, Any] = {
         "chosen_round": 0, "chosen": fitted.chosen, "threshold": threshold, "num_test_slides": len(study.test),
         "encoder_steps": 0, "seconds": round(fit_s, 2), "seconds_per_patch": score_s / len(bags["test"].rows) / 2,

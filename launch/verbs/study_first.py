@@ -34,7 +34,7 @@ def make_cohort(request: StudyRequest) -> int:
     """Cut the slides, where a table was given; what is cut is not cut again. Return the exit code of the tiling."""
     if not request.has_table or (request.cohort / "cohort.json").is_file():
         return 0
-    overrides = [word for word in request.overrides if word.startswith(("tile.", "data.label_column"))]
+    overrides = [word for word in request.overrides if word.startswith(("tile.", "data.label_column", "data.positive"))]
     return tile(TileRequest(request.source, request.cohort, request.config, overrides))
 
 
@@ -73,11 +73,11 @@ def make_first(request: StudyRequest, cohort: Path, key: Fold) -> None:
     else:
         require_start(config.encoder)
     view, start = Cohort.open(asked.out / "cohort"), folder / START_ENCODER
-    slides = np.flatnonzero((view.labels(config.data.label_column) >= 0) & (view.patches_per_slide > 0))
+    slides = np.flatnonzero((view.labels(config.data.one_column("hnm study")) >= 0) & (view.patches_per_slide > 0))
 
     def prepare(world: World) -> None:
         if start_from is None and not start.is_file():
-            check_batch(config.pretrain, open_study(view, config.data, config.seed), world)
+            check_batch(config.pretrain, open_study(view, config.data, config.seed, "hnm study"), world)
         open_run(folder, view, config)
 
     with session_of(Opening("study", config, view, folder, prepare)) as session:

@@ -30,6 +30,7 @@ from hnm.run.checksums import read_state
 from hnm.run_rounds import START_ENCODER
 from launch.process.status import read_status
 from launch.verbs.crossval_folder import run_folder
+from launch.verbs.crossval_folds import site_of_slides
 from launch.verbs.study_folder import (
     BASELINE,
     Methods,
@@ -89,7 +90,9 @@ def _join_baseline(request: StudyRequest, name: str) -> None:
     """Write what the folds of a baseline say together, as `hnm crossval` does of a method."""
     out = method_folder(request.out, name)
     runs = {key: run_folder(out, key) for key in request.keys}
-    result, predictions = summarise(runs, request.num_folds, read_config(request.out / "config.yaml").seed)
+    config = read_config(request.out / "config.yaml")
+    site_of = site_of_slides(Cohort.open(request.out / "first" / "cohort"), config)
+    result, predictions = summarise(runs, request.num_folds, config.seed, site_of)
     write_predictions(out / "predictions.parquet", predictions)
     write_json(out / "metrics.json", result)
 

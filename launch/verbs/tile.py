@@ -48,7 +48,7 @@ def tile(request: TileRequest) -> int:
     settings = load_config(request.config, None, overrides_of(request))
     config, label_column = settings.tile, settings.data.label_column
     num_workers = request.workers or usable_cores()
-    plan = plan_cohort(request.slides_csv, config)
+    plan = plan_cohort(request.slides_csv, config, settings.data.positive)
     if not request.merge:
         journal.say(plan.background)
         _say_warnings(plan, label_column, journal)

@@ -17,6 +17,7 @@ from hnm.engine.ranks import World, barrier, main_says
 from hnm.evidence.beside_baselines import tell_baselines
 from hnm.evidence.evaluate import evaluate as evaluate_run
 from hnm.evidence.evaluate import read_metrics
+from hnm.evidence.evaluate_targets import evaluate_targets
 from hnm.evidence.gain import gain_of_finetuning
 from hnm.rounds import check_batches
 from hnm.rounds import train as train_rounds
@@ -24,6 +25,7 @@ from hnm.run.checksums import read_state
 from hnm.run.phase import phase
 from hnm.run.seen import MAX_NAMED, read_seen, seen_of, shown_to_encoder
 from hnm.run.session import Session
+from hnm.run.site_leaks import site_warnings
 from hnm.run.study import open_study
 from hnm.run_rounds import START_ENCODER, rounds_of
 from launch.process.distributed import is_rank, is_started_again, rank_of_process
@@ -31,7 +33,7 @@ from launch.process.kinds import refuse_other
 from launch.process.local import run_ranks
 from launch.process.run_directory import PRETRAIN_SETTINGS, check_cohort, open_run, read_run, remove_run
 from launch.process.session import Opening, leave_ranks, session_of
-from launch.verbs.report import has_results, numbers_of, write_results
+from launch.verbs.report import has_results, numbers_of, parts_of, write_results
 from launch.verbs.tables import print_metrics
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
@@ -120,16 +122,21 @@ def train(
         open_run(run, cohort, config)
 
     with session_of(Opening("train", config, cohort, run, prepare)) as session:
+        for told in study.targets.told if study.targets is not None else ():
+            session.journal.say(told)
+        for warning in site_warnings(study):
+            session.journal.say(f"warning: {warning}")
         start = run / START_ENCODER
         if start_from is not None and start_from.path is not None and session.world.is_main:
             _tell_shown(start_from.path.parent, cohort, config, session)
         if cohort.has_pictures:
             make_start(start, start_from, config, session)
         train_rounds(config, start, run, session)
-        if session.world.is_main and (told := tell_baselines(config, run)):
-            session.journal.say(told)
         if session.world.is_main:
-            _tell_gain(config, run, session)
+            for _, folder, part in parts_of(config, run, session):
+                if told := tell_baselines(config, folder):
+                    part.journal.say(told)
+                _tell_gain(config, folder, part)
         session.journal.say(f"done. Next: hnm evaluate {run}")
     return 0
 
@@ -169,12 +176,15 @@ def evaluate(run: Path, cohort_folder: Path | None, ranks: int, with_report: boo
         if is_read := main_says((run / "metrics.json").is_file, session.world):
             metrics = read_metrics(run) if session.world.is_main else None
         else:
-            metrics = evaluate_run(config, run, session)
+            several = session.study.targets is not None
+            metrics = (evaluate_targets if several else evaluate_run)(config, run, session)
         alone = leave_ranks(run, session)  # drawing may take longer than a collective waits
         if metrics is not None:
             print_metrics(metrics)
             session.journal.say(been_read if is_read else wrote)
             session.journal.metrics("test", metrics["chosen_round"], **numbers_of(metrics))
+            for name, its in metrics.get("targets", {}).items():
+                session.journal.of_target(name).metrics("test", metrics["chosen_round"], **numbers_of(its))
             if with_report:
                 write_results(config, run, alone)
     return 0

@@ -11,19 +11,21 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from hnm.config import read_config
 from hnm.private import own_settings
+from hnm.report.page import REPORT_FILE
 from hnm.run.tracking_run import SERVER_SETTINGS, follow_move, tracking_uri
 from shards.errors import InputError
 from shards.secrets import SecretText
 
 LOOPBACK, USUAL_PORT = "127.0.0.1", 5000
 STOP_S = 10.0
+AS_TRAINING = "?workflowType=machine_learning"  # else MLflow 3 shows a page of traces and prompts, which we have none of
 CLIENT_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # a server may be away
 
 
@@ -55,6 +57,8 @@ def serve(run: Path, port: int, is_trusted: bool, ask: Callable[[str], bool]) ->
     print(f"starting MLflow on {given or uri} ...", flush=True)
     page = _page(f"http://{LOOPBACK}:{port}", uri, run)
     print(f"{page}\nonly this machine reaches it; Ctrl-C ends it", flush=True)
+    for line in _besides(page, run):
+        print(line, flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     # not in the command line, which `ps` shows to everybody: a database's address may hold a password
     settings = {**os.environ, **SERVER_SETTINGS, "MLFLOW_BACKEND_STORE_URI": uri}
@@ -120,7 +124,15 @@ def _page(address: str, uri: str, run: Path) -> str:
         experiment = MlflowClient(uri).get_run(run_id).info.experiment_id
     except MlflowException:
         return address
-    return f"{address}/#/experiments/{experiment}/runs/{run_id}"
+    return f"{address}/#/experiments/{experiment}/runs/{run_id}{AS_TRAINING}"
+
+
+def _besides(page: str, run: Path) -> Iterator[str]:
+    """Yield what else there is to open: all runs of the experiment, and the page for people who do not train networks."""
+    if "/runs/" in page:
+        yield f"all runs, to compare: {page.rpartition('/runs/')[0]}/runs{AS_TRAINING}"
+    if (report := run / REPORT_FILE).is_file():
+        yield f"for a pathologist: {report}, which needs no server"
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:

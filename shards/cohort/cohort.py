@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.cohort.patch_table import PATCH_SCHEMA, Names, Patches, open_patches, unreadable
+from shards.cohort.source_sites import site_of
 from shards.errors import InputError
 from shards.files import plain_name
 
@@ -134,14 +135,31 @@ class Cohort:
         """A hash of the patch table and the slide names, to tell cohorts apart."""
         return self.patches.fingerprint(names_of(self.slides, self.info))
 
-    def labels(self, column: str = "label") -> np.ndarray:
+    def labels(self, column: str = "label", key: str = "data.label_column") -> np.ndarray:
         """Return the slide labels of one label column as (S,) int8: 1, 0, or -1 where the slide has none.
+
+        Raises:
+            InputError: there is no such column, naming `key`, or it holds words.
+        """
+        self._require(column, key)
+        if (words := self.words(column)) is not None:
+            some = ", ".join(sorted(set(words.tolist()) - {""})[:8])
+            raise InputError(
+                f"{self.root / 'slides.parquet'}: the column {column!r} holds words ({some}), not 1 and 0. Classes are learned "
+                f"from one column of words, by hnm train: data.label_column={column}"
+            )
+        return self.slides[column].cast(pa.int8()).fill_null(-1).to_numpy()
+
+    def words(self, column: str) -> np.ndarray | None:
+        """Return a label column of words as (S,) str, "" where a slide has none; None: it is there and holds 1 and 0.
 
         Raises:
             InputError: there is no such column.
         """
         self._require(column, "data.label_column")
-        return self.slides[column].cast(pa.int8()).fill_null(-1).to_numpy()
+        if not pa.types.is_string(self.slides[column].type):
+            return None
+        return self.slides[column].fill_null("").to_numpy(zero_copy_only=False).astype(str)
 
     def splits(self, column: str = "split") -> np.ndarray:
         """Return each slide's split as (S,) str: train, validation, test, or "" for none.
@@ -151,6 +169,13 @@ class Cohort:
         """
         self._require(column, "data.split_column")
         return self.slides[column].cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False).astype(str)
+
+    @cached_property
+    def sites(self) -> np.ndarray:
+        """(S,) str: the hospital that each slide is from, of the table or of TCGA's barcode; "" where it is not known."""
+        names, patients = (self.slides[column].to_pylist() for column in ("slide_id", "patient_id"))
+        told = self.slides["site"].to_pylist() if "site" in self.slides.column_names else [None] * len(names)
+        return np.array([site_of(*its) for its in zip(told, patients, names, strict=True)])
 
     def shard_path(self, shard: int) -> Path:
         """Return the path of the tar with index `shard`."""

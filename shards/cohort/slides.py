@@ -1,28 +1,30 @@
 """The user's table of slides: read, checked, and turned into `Slide` values.
 
-    slides.csv   slide_id,path,label[,label_...][,patient_id][,split][,split_...][,mpp][,annotation]
+    slides.csv   slide_id,path,label[,label_...][,patient_id][,split][,split_...][,site][,mpp][,annotation]
 
-A label is 1, 0 or empty (unknown), a split is train, validation, test or empty, an annotation is a file of outlines
-(see `shards.cohort.annotations`). A table of several questions may have label_EGFR, label_TP53 ... and no column label.
+A label is 1, 0 or empty (unknown), or a word (data.positive). A split is train, validation, test or empty, an annotation is
+a file of outlines (see `shards.cohort.annotations`), a site is the hospital that the slide is from. A table of several
+questions may have label_EGFR, label_TP53 ... and no column label.
 """
 
 import difflib
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.cohort.cohort_table import Row, number_in, read_rows
 from shards.cohort.file_cell import file_of
+from shards.cohort.label_words import meaning_of_words, words_told
 from shards.cohort.patients import patient_warnings
 from shards.errors import InputError
 
 SPLITS = ("train", "validation", "test")
-LABELS = {"": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # pandas writes 1.0 where the column has an empty cell
 REQUIRED_COLUMNS = ("slide_id", "path")
-OPTIONAL_COLUMNS = ("patient_id", "split", "mpp", "annotation")
+OPTIONAL_COLUMNS = ("patient_id", "split", "site", "mpp", "annotation")
+MISSPELT = ("patient_id", "split", "mpp", "annotation")  # of these a name that is nearly so is refused
 MAX_LISTED = 10  # complaints shown at once
 # An objective of 1x has 10 um/px. Below and above: a cell in millimetres or metres, in nanometres, an objective's power; or a
 # printer's dots in a header: 2400 dpi are 10.6, 1200 dpi 21.2, 72 dpi 353, 1/1 10,000 or 25,400.
@@ -43,6 +45,8 @@ class Slide:
         splits: by split column: train, validation, test or "".
         mpp: microns per pixel at level 0 as the table gives it, or None: ask the file.
         annotation: file of outlines, absolute, or None.
+        site: the hospital that it is from, "" where the table doesn't say.
+        others: by the name of any other column: what stands there; a column of words may be that of the classes.
     """
 
     slide_id: str
@@ -52,6 +56,8 @@ class Slide:
     splits: dict[str, str]
     mpp: float | None
     annotation: Path | None = None
+    site: str = ""
+    others: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -78,13 +84,17 @@ def slide_key(slide_id: str) -> str:
     return f"{stem}-{hashlib.sha256(slide_id.encode()).hexdigest()[:12]}"
 
 
-def read_slides(slides_csv: Path, allow_unlabelled: bool = False) -> list[Slide]:
+def read_slides(slides_csv: Path, allow_unlabelled: bool = False, positive: Sequence[str] = ()) -> list[Slide]:
     """Return the slides of slides.csv; see `read_slide_table`. Without labels (for prediction) patients do not matter."""
-    return read_slide_table(slides_csv, allow_unlabelled, patients_matter=not allow_unlabelled).slides
+    return read_slide_table(slides_csv, allow_unlabelled, not allow_unlabelled, positive=positive).slides
 
 
 def read_slide_table(
-    slides_csv: Path, allow_unlabelled: bool = False, patients_matter: bool = True, needs_files: bool = True
+    slides_csv: Path,
+    allow_unlabelled: bool = False,
+    patients_matter: bool = True,
+    needs_files: bool = True,
+    positive: Sequence[str] = (),
 ) -> SlideTable:
     """Read and check slides.csv.
 
@@ -93,6 +103,7 @@ def read_slide_table(
         allow_unlabelled: accept a table without labels, or with labels of one kind: for prediction.
         patients_matter: refuse what would take one patient for two (see `shards.cohort.patients`).
         needs_files: the column path must be there; without it, a slide's file is one of its name, which may be missing.
+        positive: words that are positive labels (data.positive), see `shards.cohort.label_words`.
 
     Returns:
         The slides, all with the same label and split columns, and the warnings.
@@ -109,14 +120,19 @@ def read_slide_table(
     if not allow_unlabelled and not any(column.startswith("label") for column in rows[0].cells):
         raise InputError(
             f"{slides_csv}, row 1: there is no column 'label' (or label_...); the columns are: "
-            f"{', '.join(rows[0].cells)}. Add one, or set tile.allow_unlabelled=true to tile slides for prediction"
+            f"{', '.join(rows[0].cells)}. Add one, or set tile.allow_unlabelled=true to tile slides for prediction, or "
+            "with classes as words in another column (then: hnm train with data.label_column=COLUMN)"
         )
     _refuse_misspelt_columns(slides_csv, rows[0].cells)
     _refuse_duplicates(rows)
-    slides, problems = [], []
+    slides, problems, meanings, told = [], [], {}, []
+    for column in (name for name in rows[0].cells if name.startswith("label")):
+        cells, where = [row.cells[column] for row in rows], f"{slides_csv}, column {column}"
+        meanings[column] = meaning_of_words(cells, positive, where)
+        told += words_told(cells, meanings[column], where)
     for row in rows:
         try:
-            slides.append(_slide(row))
+            slides.append(_slide(row, meanings))
         except InputError as error:
             problems.append(str(error))
     if problems:
@@ -127,7 +143,7 @@ def read_slide_table(
     if not allow_unlabelled:
         _require_both_labels(slides_csv, slides)
     warnings = patient_warnings(rows, [slide.patient_id for slide in slides]) if patients_matter else []
-    return SlideTable(slides, warnings + _unused_columns(slides_csv, rows))
+    return SlideTable(slides, told + warnings + _unused_columns(slides_csv, rows))
 
 
 def label_column_warnings(slides: Sequence[Slide], column: str) -> list[str]:
@@ -137,11 +153,12 @@ def label_column_warnings(slides: Sequence[Slide], column: str) -> list[str]:
         InputError: it is a list of columns.
     """
     known = list(slides[0].labels)
-    if column in known or not known:
+    if column in (*known, *slides[0].others) or not known:
         return []
     if re.search(r"[,;\s]", column):
         raise InputError(
-            f"data.label_column={column} names several columns; a run learns one. Set it to one of: {', '.join(known)}"
+            f"data.label_column={column} names several columns. One is named so, of: {', '.join(known)}; one run learns several "
+            "with data.targets=[...]"
         )
     return [f"data.label_column={column} is no column of the table. Training will need one of: {', '.join(known)}"]
 
@@ -151,7 +168,7 @@ def _refuse_misspelt_columns(path: Path, columns: Collection[str]) -> None:
     for column in columns:
         if _is_known(column):
             continue
-        close = difflib.get_close_matches(column.lower(), OPTIONAL_COLUMNS, n=1, cutoff=0.8)
+        close = difflib.get_close_matches(column.lower(), MISSPELT, n=1, cutoff=0.8)
         if close and close[0] not in columns:
             raise InputError(
                 f"{path}, row 1: unknown column {column!r}; did you mean {close[0]!r}? Rename or remove it"
@@ -194,7 +211,7 @@ def _refuse_duplicates(rows: list[Row]) -> None:
         )
 
 
-def _slide(row: Row) -> Slide:
+def _slide(row: Row, meanings: Mapping[str, Mapping[str, int | None]]) -> Slide:
     slide_id = row.cells["slide_id"]
     if not slide_id:
         raise row.error("slide_id", "a slide needs a name. Fill the cell in")
@@ -204,10 +221,12 @@ def _slide(row: Row) -> Slide:
         slide_id=slide_id,
         path=_file(row, "path"),
         patient_id=row.cells.get("patient_id") or slide_id,
-        labels={column: _label(row, column) for column in row.cells if column.startswith("label")},
+        labels={column: _label(row, column, meaning) for column, meaning in meanings.items()},
         splits={column: _split(row, column) for column in row.cells if column.startswith("split")},
         mpp=_mpp(row),
         annotation=_file(row, "annotation") if row.cells.get("annotation") else None,
+        site=row.cells.get("site", ""),
+        others={column: cell for column, cell in row.cells.items() if column and not _is_known(column)},
     )
 
 
@@ -217,10 +236,11 @@ def _file(row: Row, column: str) -> Path:
     return file_of(row, column)
 
 
-def _label(row: Row, column: str) -> int | None:
-    if row.cells[column] not in LABELS:
-        raise row.error(column, "a label is 0 or 1, or empty for unknown. Correct the cell")
-    return LABELS[row.cells[column]]
+def _label(row: Row, column: str, meaning: Mapping[str, int | None]) -> int | None:
+    if row.cells[column] not in meaning:
+        problem = "a label is 0 or 1, or empty for unknown. Correct the cell, or name the positive words: data.positive"
+        raise row.error(column, problem)
+    return meaning[row.cells[column]]
 
 
 def _split(row: Row, column: str) -> str:

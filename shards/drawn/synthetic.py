@@ -14,6 +14,7 @@ has as much more epithelium. Where they are asked for, single tiles of every sli
 as tumour in all but the density of its chromatin. Sites may differ in their stain.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -175,37 +176,42 @@ def _grow(tissue: np.ndarray, kind: int, num_tiles: int, random: np.random.Gener
 
 
 def draw_slide(
-    tissue: np.ndarray, patch_px: int, random: np.random.Generator, site: SiteStain = NO_SHIFT
+    tissue: np.ndarray,
+    patch_px: int,
+    random: np.random.Generator,
+    site: SiteStain = NO_SHIFT,
+    nuclei: Mapping[int, Nuclei] = NUCLEI,
 ) -> Image.Image:
     """Draw one slide.
 
     Args:
-        tissue: (rows, rows) int8, see `lay_out_tissue`.
+        tissue: (rows, rows) int8, see `lay_out_tissue`; from EPITHELIUM on they are cellular.
         patch_px: side of a tile, px.
         random: of this slide.
         site: how its site's stain differs.
+        nuclei: how those of each tissue look.
 
     Returns:
         The image, RGB, rows * patch_px squared.
     """
     side, scale = len(tissue) * patch_px, patch_px / DRAWN_FOR_PX
-    cellular = _spread(np.isin(tissue, (EPITHELIUM, TUMOUR, MIMIC)), side)
+    cellular = _spread(tissue >= EPITHELIUM, side)
     eosin = _fibres(side, scale, cellular, random)
     haematoxylin = 0.05 + 0.09 * cellular
     abundance = random.uniform(0.85, 1.15)
     grain_px = max(1, round(scale))
     placed = np.zeros((0, 3))  # x, y, radius of the nuclei so far
     for row, column in np.ndindex(tissue.shape):
-        nuclei = NUCLEI[int(tissue[row, column])]
-        half = nuclei.per_tile * abundance / 2  # half of them for sure: a tumour tile without one would be mislabelled
+        look = nuclei[int(tissue[row, column])]
+        half = look.per_tile * abundance / 2  # half of them for sure: a tumour tile without one would be mislabelled
         for _ in range(round(half) + random.poisson(half)):
-            radius = scale * random.uniform(*nuclei.radius)
+            radius = scale * random.uniform(*look.radius)
             x, y = (column + random.random()) * patch_px, (row + random.random()) * patch_px
             distance = np.hypot(placed[:, 0] - x, placed[:, 1] - y)
             in_tissue = eosin[int(y), int(x)] > 0.12
-            if in_tissue and (distance >= nuclei.spacing * (placed[:, 2] + radius)).all():
+            if in_tissue and (distance >= look.spacing * (placed[:, 2] + radius)).all():
                 placed = np.vstack([placed, (x, y, radius)])
-                _draw_nucleus(haematoxylin, eosin, nuclei, (x, y, radius), grain_px, random)
+                _draw_nucleus(haematoxylin, eosin, look, (x, y, radius), grain_px, random)
     return _stain(haematoxylin, eosin, site, random).filter(ImageFilter.GaussianBlur(0.4 * scale))
 
 

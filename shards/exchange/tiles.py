@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from PIL import Image
 
 from shards.cohort.cohort_table import read_rows
@@ -65,7 +64,7 @@ class GivenTiles:
             for path in self.files:
                 yield str(path), path.read_bytes()
             return
-        names = _columns(ds.dataset(self.table, format="parquet").schema, self.table)
+        names = _columns(_dataset(self.table).schema, self.table)
         number = 0
         for batch in _rows_of_slide(self.table, names, self.slide, [names["image"]]):
             for value in batch.column(names["image"]):
@@ -111,9 +110,9 @@ def tiles_of_parquet(path: Path, slides: Sequence[Slide]) -> tuple[dict[str, Giv
         InputError: it is none, or lacks a column.
     """
     try:
-        names = _columns(ds.dataset(path, format="parquet").schema, path)
+        names = _columns(_dataset(path).schema, path)
         wanted = [name for column, name in names.items() if column != "image"]
-        table = ds.dataset(path, format="parquet").to_table(columns=wanted)
+        table = _dataset(path).to_table(columns=wanted)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
     of_row = table[names["slide"]].cast(pa.string())
@@ -203,9 +202,15 @@ def _columns(schema: pa.Schema, path: Path) -> dict[str, str]:
 
 def _rows_of_slide(path: Path, names: dict[str, str], slide: str, columns: list[str]) -> Iterable[pa.RecordBatch]:
     """Yield a slide's rows; where a file is sorted by slide, its other row groups are not read."""
-    data = ds.dataset(path, format="parquet")
+    data = _dataset(path)
     wanted: Any = pa.scalar(slide).cast(data.schema.field(names["slide"]).type)
-    return data.to_batches(columns=columns, filter=ds.field(names["slide"]) == wanted, batch_size=BATCH_ROWS)
+    return data.to_batches(columns=columns, filter=pc.field(names["slide"]) == wanted, batch_size=BATCH_ROWS)
+
+
+def _dataset(path: Path) -> Any:
+    import pyarrow.dataset as ds  # here: it imports pandas, a tenth of every process's start
+
+    return ds.dataset(path, format="parquet")
 
 
 def _truths(values: list[Any], path: Path) -> np.ndarray:

@@ -5,6 +5,7 @@
 
 A patient with any row was sequenced: label 1 if the gene is among his, else 0. A patient without a row is unlabelled:
 kept, with empty cells, and counted. A mutation is in the tumour, so his normal tissue (sample 11) is left out, or 0.
+Folds are drawn by patient, or by the barcode's tissue source site (49).
 """
 
 import re
@@ -12,8 +13,12 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from shards.cohort.cohort_table import Row, read_rows, write_csv
+from shards.cohort.source_sites import fold_sites, site_in_name, unevenness
 from shards.cohort.splits import fold_columns, fold_patients
 from shards.errors import InputError
 
@@ -53,6 +58,7 @@ class TcgaSummary:
         num_left_out: slides (diagnostic ones, or all) that were left out, by sample type.
         doubled: rows of the manifest that say a file again, for people to read.
         num_normal_mutations: rows of the mutations that were found in normal tissue, and left out.
+        sites: of folds by site: how many there are and how even the folds are, in words; "" by patient.
     """
 
     slides_csv: Path
@@ -67,6 +73,7 @@ class TcgaSummary:
     num_left_out: dict[str, int]
     doubled: list[str]
     num_normal_mutations: int
+    sites: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def write_tcga(
     num_folds: int = 5,
     seed: int = 0,
     normal_tissue: bool = False,
+    split_by: Literal["patient", "site"] = "patient",
 ) -> TcgaSummary:
     """Write out/slides.csv: slide_id, path, label_<gene> ..., patient_id, split_fold0, split_fold1 ...
 
@@ -102,6 +110,7 @@ def write_tcga(
         num_folds: how many; each patient is in the test split of one of them.
         seed: of the folds.
         normal_tissue: slides of normal tissue too, with label 0.
+        split_by: what folds keep whole: patients, or tissue source sites, as even as can be in patients of every gene.
 
     Raises:
         InputError: a file cannot be read, a name is no barcode or stands for two files, or a gene is in no row.
@@ -119,14 +128,9 @@ def write_tcga(
     labels = {patient: _labels(genes_of.get(patient), genes) for patient in patients}
     paths = [_path(slide.row, slides or manifest.parent) for slide in chosen]
     labels_of_slide = [(0,) * len(genes) if slide.sample in NORMAL else labels[slide.patient] for slide in chosen]
-    folds = fold_patients([labels[patient] for patient in patients], num_folds, seed)
-    words_of = {patient: fold_columns(fold, num_folds) for patient, fold in zip(patients, folds, strict=True)}
-    table = [
-        (_slide_id(slide.row), str(path), *its, slide.patient, *words_of[slide.patient])
-        for slide, path, its in zip(chosen, paths, labels_of_slide, strict=True)
-    ]
+    folds, sites = _draw_folds(split_by, patients, [labels[patient] for patient in patients], genes, num_folds, seed)
     return TcgaSummary(
-        slides_csv=write_csv(out / "slides.csv", _header(genes, num_folds), table),
+        slides_csv=_write_table(out, chosen, paths, labels_of_slide, dict(zip(patients, folds, strict=True)), genes, num_folds),
         num_slides=len(chosen),
         num_patients=len(patients),
         num_labelled_patients=sum(patient in genes_of for patient in patients),
@@ -138,7 +142,44 @@ def write_tcga(
         num_left_out=_by_type(slide for slide in wanted if slide.sample not in tissue),
         doubled=doubled,
         num_normal_mutations=num_normal_mutations,
+        sites=sites,
     )
+
+
+def _write_table(
+    out: Path, chosen: Sequence[_TcgaSlide], paths: Sequence[Path], labels: Sequence[tuple[int | None, ...]],
+    fold_of: Mapping[str, int], genes: Sequence[str], num_folds: int,
+) -> Path:  # fmt: skip
+    """Write slides.csv and return its path; `labels` are the slides', `fold_of` the patients'."""
+    words_of = {patient: fold_columns(fold, num_folds) for patient, fold in fold_of.items()}
+    table = [
+        (_slide_id(slide.row), str(path), *its, slide.patient, *words_of[slide.patient])
+        for slide, path, its in zip(chosen, paths, labels, strict=True)
+    ]
+    return write_csv(out / "slides.csv", _header(genes, num_folds), table)
+
+
+def _draw_folds(
+    split_by: str,
+    patients: Sequence[str],
+    labels: Sequence[tuple[int | None, ...]],
+    genes: Sequence[str],
+    num_folds: int,
+    seed: int,
+) -> tuple[list[int], str]:
+    """Return the fold of each patient, and of folds by site how even they are, in words."""
+    if split_by == "patient":
+        return fold_patients(labels, num_folds, seed), ""
+    sites, own = np.array([site_in_name(patient) for patient in patients]), np.array(patients)
+    unlabelled = [its[0] is None for its in labels]
+    kinds = np.array([[its[at] == word for at in range(len(genes)) for word in (1, 0)] for its in labels])
+    words = [f"{word} ({gene})" for gene in genes for word in ("positive", "negative")]
+    if any(unlabelled):
+        kinds, words = np.column_stack([kinds, unlabelled]), [*words, "unlabelled"]
+    folds = fold_sites(sites, own, kinds, num_folds, seed)
+    shares = {f"fold {fold}": 1 / num_folds for fold in range(num_folds)}
+    told = f"{len(set(sites.tolist()))} tissue source sites, none in two folds; {unevenness(folds, own, kinds, words, shares)}"
+    return folds.tolist(), told
 
 
 def _header(genes: Sequence[str], num_folds: int) -> list[str]:

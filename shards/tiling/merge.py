@@ -69,12 +69,12 @@ def merge_cohort(
     shard_names = [name for unit in units for name in unit.tars]
     if not any(unit.num_patches for unit in units):
         raise InputError(_no_patch(cohort, slides, units, len(failures)))
-    num_positive = _write_patches(slides, units, cohort)
+    num_positive, num_known = _write_patches(slides, units, cohort)
     slide_table, in_place = _slide_table(slides, units), {"features": features} if features else {}
     with whole_file(cohort / "slides.parquet") as temporary:
         pq.write_table(slide_table, temporary)
     make_table(cohort, names_of(slide_table, in_place))
-    summary = _summary(slides, units, num_positive, settings)
+    summary = _summary(slides, units, num_positive, num_known, settings)
     write_json(cohort / "cohort.json", _cohort_info(settings, shard_names, summary) | in_place)
     return summary
 
@@ -111,7 +111,7 @@ def finished_units(jobs: Sequence[SlideJob], cohort: Path, unsaved: Mapping[str,
 
 
 def _summary(
-    slides: Sequence[Slide], units: Sequence[Unit], num_positive: int, settings: Mapping[str, Any]
+    slides: Sequence[Slide], units: Sequence[Unit], num_positive: int, num_known: int, settings: Mapping[str, Any]
 ) -> TileSummary:
     by_id = {slide.slide_id: unit for slide, unit in zip(slides, units, strict=True)}
     failures = {slide_id: unit.status for slide_id, unit in by_id.items() if unit.failed}
@@ -124,6 +124,7 @@ def _summary(
         num_failed=len(failures),
         num_patches=sum(unit.num_patches for unit in units),
         num_positive_patches=num_positive,
+        num_known_patches=num_known,
         num_points_outside=sum(unit.num_points_outside for unit in units),
         num_background=sum(unit.num_background for unit in units),
         num_outlines_repaired=sum(unit.num_outlines_repaired for unit in units),
@@ -177,9 +178,9 @@ def _refuse_failures(failures: dict[str, str], num_slides: int, max_failed: floa
     )
 
 
-def _write_patches(slides: Sequence[Slide], units: Sequence[Unit], cohort: Path) -> int:
-    """Write patches.parquet slide by slide; return the number of positive patches."""
-    num_positive, first_shard = 0, 0
+def _write_patches(slides: Sequence[Slide], units: Sequence[Unit], cohort: Path) -> tuple[int, int]:
+    """Write patches.parquet slide by slide; return how many patches are positive, and of how many it is known."""
+    num_positive, num_known, first_shard = 0, 0, 0
     with (
         whole_file(cohort / "patches.parquet") as temporary,
         pq.ParquetWriter(temporary, PATCH_SCHEMA) as writer,
@@ -188,13 +189,15 @@ def _write_patches(slides: Sequence[Slide], units: Sequence[Unit], cohort: Path)
             if unit.num_patches == 0:
                 continue
             rows = read_unit_rows(unit_path(cohort, slide))
-            num_positive += int((rows["truth"].to_numpy() == 1).sum())
+            truth = rows["truth"].to_numpy()
+            num_positive += int((truth == 1).sum())
+            num_known += int((truth >= 0).sum())
             columns = {name: rows[name].to_numpy() for name in rows.column_names}
             columns["slide"] = [index] * rows.num_rows
             columns["shard"] = columns["shard"] + first_shard
             first_shard += len(unit.tars)
             writer.write_table(pa.table(columns, schema=PATCH_SCHEMA))
-    return num_positive
+    return num_positive, num_known
 
 
 def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
@@ -203,6 +206,8 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
         "path": pa.array([str(slide.path) for slide in slides], pa.string()),
         "patient_id": pa.array([slide.patient_id for slide in slides], pa.string()),
     }
+    if any(slide.site for slide in slides):
+        columns["site"] = pa.array([slide.site for slide in slides], pa.string())
     for name in slides[0].labels:
         columns[name] = pa.array([slide.labels[name] for slide in slides], pa.int8())
     for name in slides[0].splits:
@@ -228,6 +233,9 @@ def _slide_table(slides: Sequence[Slide], units: Sequence[Unit]) -> pa.Table:
         columns["frame_y_level0"] = pa.array([unit.frame_y_level0 for unit in units], pa.int32())
     if any(unit.patch_level0 for unit in units):
         columns["patch_level0"] = pa.array([unit.patch_level0 for unit in units], pa.int32())
+    for name in slides[0].others:  # words, such as a class or a site; a column of ours stays ours
+        if name not in columns:
+            columns[name] = pa.array([slide.others[name] or None for slide in slides], pa.string())
     return pa.table(columns)
 
 

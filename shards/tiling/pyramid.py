@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import openslide
+from openslide.deepzoom import DeepZoomGenerator
 
 from shards.cohort.frame import Bounds
 from shards.errors import InputError
@@ -127,6 +128,10 @@ class Pyramid:
                 pixels = self._read_level(x_level0, y_level0, level, width, height)
                 part[:] = resize(pixels, part.shape[1], part.shape[0])
         return thumbnail, factor * self.downsamples[level]
+
+    def deep_zoom(self, tile_px: int, overlap_px: int) -> DeepZoomGenerator:
+        """Return all of level 0 as Deep Zoom tiles of `tile_px`, read when they are asked for."""
+        return DeepZoomGenerator(self._slide, tile_px, overlap_px, limit_bounds=False)
 
     def _read_level(self, x_level0: int, y_level0: int, level: int, width: int, height: int) -> np.ndarray:
         if self._tiles is not None:

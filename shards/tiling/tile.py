@@ -23,6 +23,7 @@ from shards.errors import InputError
 from shards.exchange.coords import coords_files
 from shards.progress import Progress
 from shards.tiling.cut import Outcome, fail_slide, lock_path, remove_leftovers, tile_slide
+from shards.tiling.drawn_split import site_warnings, with_drawn_split
 from shards.tiling.masks import masks_of_slides
 from shards.tiling.merge import alone, finished_units, merge_cohort, splits_of
 from shards.tiling.mimics import write_mimics
@@ -43,6 +44,7 @@ NOT_OF_A_SLIDE = {
     "allow_unlabelled",
     "validation_share",
     "test_share",
+    "split_by",
     "split_seed",
     *OF_ITS_SLIDES,
 }
@@ -72,13 +74,13 @@ class Plan:
         return any(job.slide.patient_id != job.slide.slide_id for job in self.jobs)
 
 
-def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
-    """Read the user's tables and make a job for each slide.
+def plan_cohort(slides_csv: Path, config: TileConfig, positive: Sequence[str] = ()) -> Plan:
+    """Read the user's tables and make a job for each slide; `positive` are label words, see `shards.cohort.label_words`.
 
     Raises:
         InputError: something is wrong with slides.csv, the points file, or a folder of masks or coordinates.
     """
-    plan = _plan_without_masks(slides_csv, config)
+    plan = _plan_without_masks(slides_csv, config, positive)
     if config.tissue_masks is None and config.artefact_masks is None:
         return plan
     masks, warnings = masks_of_slides(slides_csv.parent, [job.slide for job in plan.jobs], config)
@@ -87,8 +89,8 @@ def plan_cohort(slides_csv: Path, config: TileConfig) -> Plan:
     return replace(plan, jobs=jobs, background="; ".join([plan.background, *words]), warnings=plan.warnings + warnings)
 
 
-def _plan_without_masks(slides_csv: Path, config: TileConfig) -> Plan:
-    slides, split_drawn, warnings = slides_of_table(slides_csv, config)
+def _plan_without_masks(slides_csv: Path, config: TileConfig, positive: Sequence[str]) -> Plan:
+    slides, split_drawn, warnings = slides_of_table(slides_csv, config, positive=positive)
     settings = config.model_dump(mode="json", exclude=NOT_OF_A_SLIDE)
     if config.coords is not None:
         return _plan_at_coords(slides_csv, slides, config, settings, split_drawn, warnings)
@@ -110,20 +112,25 @@ def _plan_without_masks(slides_csv: Path, config: TileConfig) -> Plan:
     return Plan(jobs, num_unmatched, split_drawn, _background_in_words(config, len(slides), 0, True), warnings)
 
 
-def slides_of_table(slides_csv: Path, config: TileConfig, needs_files: bool = True) -> tuple[list[Slide], bool, list[str]]:
+def slides_of_table(
+    slides_csv: Path, config: TileConfig, needs_files: bool = True, positive: Sequence[str] = ()
+) -> tuple[list[Slide], bool, list[str]]:
     """Return the slides of a table, with splits; whether these were drawn; and warnings.
 
     Args:
         needs_files: whether the column path must be there.
+        positive: words that are positive labels.
 
     Raises:
         InputError: something is wrong with the table.
     """
-    table = read_slide_table(slides_csv, config.allow_unlabelled, needs_files=needs_files)
+    table = read_slide_table(slides_csv, config.allow_unlabelled, needs_files=needs_files, positive=positive)
     slides, warnings = table.slides, table.warnings + same_slide_warnings(table.slides)
     split_drawn = "split" not in slides[0].splits
     if split_drawn:
-        slides = _with_drawn_split(slides, config)
+        slides = with_drawn_split(slides, config)
+    elif config.split_by == "site":
+        warnings += site_warnings(slides)
     return slides, split_drawn, warnings + split_warnings(count_splits(slides))
 
 
@@ -240,6 +247,7 @@ def merge_plan(plan: Plan, cohort: Path, config: TileConfig, unsaved: Mapping[st
         num_points_unmatched=plan.num_points_unmatched,
         split_drawn=plan.split_drawn,
         patients_known=plan.patients_known,
+        split_by=config.split_by,
     )
 
 
@@ -276,16 +284,3 @@ def _outcomes(
 def owners(jobs: Sequence[SlideJob], cohort: Path) -> list[str]:
     """Return who is cutting slides of these jobs at present, for people to read."""
     return sorted({str(owner) for job in jobs if (owner := owner_of(lock_path(cohort, job))) is not None})
-
-
-def _with_drawn_split(slides: list[Slide], config: TileConfig) -> list[Slide]:
-    from shards.cohort.splits import split_patients  # imports torch for its seeds: 2 s that only this needs
-
-    splits = split_patients(
-        [slide.patient_id for slide in slides],
-        [first_label(slide) for slide in slides],
-        validation_share=config.validation_share,
-        test_share=config.test_share,
-        seed=config.split_seed,
-    )
-    return [replace(slide, splits={"split": split} | slide.splits) for slide, split in zip(slides, splits, strict=True)]

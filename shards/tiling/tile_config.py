@@ -123,6 +123,11 @@ class TileConfig(BaseModel):
     test_share: float = Field(
         0.2, ge=0, lt=1, description="Share of patients drawn for test; the rest is for training."
     )
+    split_by: Literal["patient", "site"] = Field(
+        "patient",
+        description="What is drawn whole: patients; or sites, the hospitals (column site of slides.csv, or TCGA's barcode), none "
+        "of which is then in two splits.",
+    )
     split_seed: int = Field(0, ge=0, description="Seed of that draw.")
 
     @field_validator("background", mode="before")

@@ -18,6 +18,7 @@ class TileSummary:
         num_failed: slides that could not be read.
         num_patches: in the cohort.
         num_positive_patches: with truth 1.
+        num_known_patches: with truth 1 or 0; none where nothing is annotated.
         num_mimics: known to look like a tumour and to be none; None where tile.mimic_groups is not given.
         num_points_outside: points without a patch of their own: it would not lie wholly inside, or is another point's.
         num_background: patches that the background filters left out.
@@ -37,6 +38,7 @@ class TileSummary:
         split_drawn: whether the split was drawn, as the table has no split column.
         annotations: what the annotations were taken as, and what contradicts them.
         patients_known: whether it was drawn by patient: the table says whose slides they are.
+        split_by: what was drawn whole: "patient" or "site".
         splits: what each split holds, of slides with patches.
         tissue: how tissue was found, in words.
     """
@@ -58,6 +60,7 @@ class TileSummary:
     outliers: list[Outlier]
     mixed_mpp: bool
     num_tiled: int = 0
+    num_known_patches: int = 0
     num_mimics: int | None = None
     contradicted_mpp: dict[str, str] = field(default_factory=dict)
     num_in_qupath_frame: int = 0
@@ -66,5 +69,6 @@ class TileSummary:
     split_drawn: bool = False
     annotations: AnnotationSummary = field(default_factory=AnnotationSummary)
     patients_known: bool = False
+    split_by: str = "patient"
     splits: list[SplitCount] = field(default_factory=list)
     tissue: list[str] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Small worlds for tests of the algorithm: tables and features without images, and all phases on the drawn cohort."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +21,8 @@ from hnm.encoder.simclr import pretrain
 from hnm.engine.ranks import World, barrier
 from hnm.engine.state import load_weights
 from hnm.evidence.evaluate import evaluate
-from hnm.mining.coordinator import decide, rank_cohort, share_mined
+from hnm.mining.coordinator import decide, rank_cohort, read_decision, share_mined
+from hnm.mining.joined import JoinedMined, join_round, share_joined
 from hnm.mining.mining import Mined
 from hnm.mining.rescore import rows_to_rescore
 from hnm.rounds import train
@@ -30,6 +31,7 @@ from hnm.run.journal import Journal
 from hnm.run.phase import read_state
 from hnm.run.session import Session
 from hnm.run.study import DataConfig, Study, open_study
+from hnm.run.targets import Targets
 from hnm.run_rounds import START_ENCODER
 from shards.cohort.cohort import Cohort, Patches
 from shards.files import write_array, write_json
@@ -105,6 +107,7 @@ def all_phases(world: World, cohort: str, folder: str) -> dict[str, Any]:
         results["pretrain_steps"] = pretrain_in_float64(config, Path(folder) / "pretrained.safetensors", session)
         for dtype in (torch.float32, torch.float64):
             results[str(dtype)] = finetuned(results["mined"], config, dtype, session)
+        results["joined"] = finetuned_for_two(config, session, Path(folder))
         steps = plan_steps(results["mined"], 1, 2, config.finetune, config.mining, seed=0)
         results["ids"] = [ids_of_rank(step.row, world.rank, world.size) for step in steps]
         first = plan_steps(results["mined"], 0, 2, config.finetune, config.mining, seed=0)[0]
@@ -138,6 +141,23 @@ def mine_and_share(session: Session, folder: Path) -> Mined:
     return share_mined(folder, session.world)
 
 
+def finetuned_for_two(config: Config, session: Session, folder: Path) -> tuple[int, dict[str, torch.Tensor]]:
+    """Mine drawn scores for two targets, join them and fine-tune in float64; return what `finetuned` does."""
+    study, names = session.study, ("a", "b")
+    other = np.where(study.labels >= 0, np.arange(len(study.labels)) // 2 % 2, -1).astype(np.int8)
+    other[study.train[0]] = -1
+    session = replace(session, study=replace(study, targets=Targets(names, np.stack([study.labels, other]))))
+    rounds = [folder / name for name in names]
+    for target, its in enumerate(rounds):
+        mine_and_share(session.of_target(target), its)
+    targets = session.study.targets
+    assert targets is not None
+    if session.world.is_main:
+        join_round(folder / "joined", dict(zip(names, map(read_decision, rounds), strict=True)), rounds, study.cohort.num_patches)
+    barrier(session.world)
+    return finetuned(share_joined(folder / "joined", rounds, targets, session.world), config, torch.float64, session)
+
+
 def rescored(model: ContrastiveModel, session: Session, previous: Path, folder: Path) -> dict[str, np.ndarray]:
     """Embed and score half of the training patches anew; return on rank 0 what came out. Every rank must call it."""
     config, study, world = RoundsConfig(rescore="adaptive", rescore_share=0.5), session.study, session.world
@@ -163,7 +183,7 @@ def part_of(scores: np.ndarray, study: Study, world: World) -> Part:
 
 
 def finetuned(
-    mined: Mined, config: Config, dtype: torch.dtype, session: Session
+    mined: Mined | JoinedMined, config: Config, dtype: torch.dtype, session: Session
 ) -> tuple[int, dict[str, torch.Tensor]]:
     """Fine-tune a fresh model in `dtype` for an epoch of both kinds of steps; return their number and its weights."""
     model = fresh_model(config.encoder, seed=1)

@@ -135,18 +135,19 @@ def test_real_ranks_take_the_shares_of_one_plan(phases_on_ranks: OnRanks) -> Non
             np.testing.assert_array_equal(np.concatenate([result["ids"][step] for result in results]), expected)
 
 
-def test_two_and_three_ranks_follow_one(phases_on_ranks: OnRanks) -> None:
-    num_steps, expected = phases_on_ranks(1)[0]["torch.float64"]
+@pytest.mark.parametrize("of", ["torch.float64", "joined"])
+def test_two_and_three_ranks_follow_one(phases_on_ranks: OnRanks, of: str) -> None:
+    num_steps, expected = phases_on_ranks(1)[0][of]
     start = fresh_model(tiny_config().encoder, seed=1).state_dict()
-    assert num_steps == 8
+    assert num_steps == {"torch.float64": 8, "joined": 10}[of]
     assert max(float((expected[name] - start[name]).abs().max()) for name in expected) > 1e-2
     for size in (2, 3):
         for result in phases_on_ranks(size):
-            assert result["torch.float64"][0] == num_steps
+            assert result[of][0] == num_steps
             for name, tensor in expected.items():
                 # float64 and exact views: instance norm on 2 x 2 pixels magnifies rounding some tenfold a step, so that
                 # 1e-15 becomes 1e-7 over these 8, and float32's 1e-7 would become anything
-                torch.testing.assert_close(result["torch.float64"][1][name], tensor, atol=1e-6, rtol=0)
+                torch.testing.assert_close(result[of][1][name], tensor, atol=1e-6, rtol=0)
 
 
 def test_all_ranks_end_with_the_same_bits(phases_on_ranks: OnRanks) -> None:

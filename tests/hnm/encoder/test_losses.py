@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from hnm.encoder.losses import PairMode, nt_xent, supcon
+from hnm.encoder.losses import PairMode, nt_xent, supcon, supcon_of_targets
 from hnm.engine.ranks import World, single_world
 from tests.paths import GOLDEN
 from tests.ranks import on_ranks
@@ -85,6 +85,34 @@ def test_order_of_patches_does_not_matter(seed: int) -> None:
     assert one.item() == pytest.approx(other.item(), rel=1e-10)
 
 
+@pytest.mark.parametrize("pairs", ["negative", "positive", "all"])
+def test_the_loss_of_targets_is_the_mean_of_those_that_the_batch_can_anchor(pairs: PairMode) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = functional.normalize(torch.randn(9, 2, 5, generator=generator, dtype=torch.float64), dim=-1).requires_grad_()
+    first = torch.tensor([1, 0, 0, 1, 0, 1, 0, 0, 1])
+    second = torch.tensor([-1, 1, 0, 0, -1, -1, 1, 0, -1])
+    nothing, negative = torch.full((9,), -1), torch.where(first == 1, -1, 0)  # cannot anchor: no pair, or none of positives
+    codes = torch.stack([first, second, nothing, *([negative] if pairs == "positive" else [])], dim=1)
+    loss = supcon_of_targets(features, codes, [9], 0.2, pairs, single_world())
+    (found,) = torch.autograd.grad(loss, features)
+    alone = []
+    for code in (first, second):
+        part = code >= 0
+        positive = code[part] == 1
+        alone.append(supcon(features[part], positive, positive, [int(part.sum())], 0.2, pairs, single_world()))
+    (expected,) = torch.autograd.grad(sum(alone) / 2, features)
+    assert loss.item() == pytest.approx(sum(its.item() for its in alone) / 2, rel=1e-12)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_a_batch_that_anchors_no_target_has_no_loss_and_no_gradient() -> None:
+    features = torch.randn(4, 2, 3, requires_grad=True)
+    loss = supcon_of_targets(features, torch.tensor([[-1], [-1], [0], [-1]]), [4], 0.07, "positive", single_world())
+    (gradient,) = torch.autograd.grad(loss, features)
+    assert loss.item() == 0.0
+    assert not gradient.any()
+
+
 def losses_and_gradients(world: World) -> list[tuple[float, list[torch.Tensor]]]:
     """Return loss and parameter gradients (means over ranks) of all losses on this rank's share of 11 patches."""
     generator = torch.Generator().manual_seed(0)
@@ -95,7 +123,8 @@ def losses_and_gradients(world: World) -> list[tuple[float, list[torch.Tensor]]]
     sizes = [stop - start for start, stop in itertools.pairwise(bounds)]
     mine = slice(bounds[world.rank], bounds[world.rank + 1])
     results = []
-    for name in ("nt_xent", "negative", "positive", "all"):
+    codes = torch.stack([patch.long(), torch.where(slide, -1, 0), torch.full_like(patch, -1, dtype=torch.long)], dim=1)
+    for name in ("nt_xent", "negative", "positive", "all", "targets"):
         layer = torch.nn.Linear(6, 4, dtype=torch.float64)
         with torch.no_grad():
             layer.weight.copy_(torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
@@ -103,6 +132,8 @@ def losses_and_gradients(world: World) -> list[tuple[float, list[torch.Tensor]]]
         features = functional.normalize(layer(inputs[mine]), dim=-1)
         if name == "nt_xent":
             loss = nt_xent(features, sizes, 0.5, world)
+        elif name == "targets":  # the second is nothing to some patches, the third to all
+            loss = supcon_of_targets(features, codes[mine], sizes, 0.07, "negative", world)
         else:
             loss = supcon(features, patch[mine], slide[mine], sizes, 0.07, name, world)  # type: ignore[arg-type]
         loss.backward()

@@ -51,6 +51,13 @@ def test_metrics_are_those_of_the_predictions(evaluated: tuple[Path, dict[str, A
     assert metrics["slide"] == slide_figures(test.label.to_numpy(), test.score.to_numpy(), threshold)
     np.testing.assert_array_equal(table.predicted, table.score >= threshold)
     assert metrics["num_test_slides"] == 2
+    assert metrics["threshold_policy"] == "youden"
+    values = metrics["predictive_values"]
+    assert values["prevalence"] == 0.5
+    assert values["ppv"] == (metrics["slide"]["precision"] if test.predicted.any() else None)
+    assert not any("prevalence" in name for name in values if name != "prevalence")  # none was stated
+    assert "patient" not in metrics  # a slide a patient
+    assert not (run / "patients.parquet").exists()
 
 
 def test_the_round_was_chosen_on_validation(evaluated: tuple[Path, dict[str, Any]]) -> None:

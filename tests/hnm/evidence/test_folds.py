@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm.evidence.folds import draw_folds, over_folds, require_clean_run, require_no_leak, splits_of_fold
+from hnm.evidence.folds import (
+    Drawn,
+    draw_folds,
+    is_same_draw,
+    over_folds,
+    require_clean_run,
+    require_no_leak,
+    splits_of_fold,
+)
 from hnm.run.study import DataConfig
+from shards.cohort.source_sites import SplitBy, sites_in_several
 from shards.errors import InputError
 from shards.files import write_array
 from tests.hnm.worlds import tables_only_study
@@ -92,6 +101,35 @@ def test_a_patient_or_a_patch_on_two_sides_is_a_leak() -> None:
     others = replace(study, encoder_slides=np.ones(18, bool), test=study.test[:0], validation=study.validation[:0])
     with pytest.raises(InputError, match="slides that do not train"):
         require_no_leak(others, PATIENTS)
+
+
+def test_a_site_on_two_sides_is_a_leak_where_folds_are_by_site() -> None:
+    sites = np.array(["a"] * 10 + ["b"] * 4 + ["c"] * 4)
+    require_no_leak(tables_only_study(), PATIENTS, sites)
+    sites[15] = "b"
+    with pytest.raises(InputError, match=r"leak: site 'b' has slides in more than one split"):
+        require_no_leak(tables_only_study(), PATIENTS, sites)
+
+
+@pytest.mark.parametrize(("split_by", "num_folds"), [("site", 3), ("each_site", 6)])
+def test_folds_by_site_test_every_slide_once(split_by: SplitBy, num_folds: int) -> None:
+    sites = np.repeat([f"site-{site}" for site in range(6)], 7)
+    labels = np.array([1, 0, 1, 0, 0, 0, -1] * 6, np.int8)
+    drawn = Drawn(np.array([f"s{i}" for i in range(42)]), np.array([f"p{i}" for i in range(42)]), labels, sites)
+    folds = drawn.folds(split_by, num_folds, seed=0)
+    assert folds.says.startswith("6 sites, ")
+    splits = np.array([folds.splits(fold) for fold in range(num_folds)], object)
+    assert (splits[:, labels < 0] == None).all()  # noqa: E711
+    assert ((splits == "test").sum(axis=0) == (labels >= 0)).all()
+    for words in splits:
+        used = labels >= 0
+        assert sites_in_several(sites[used], words[used]) == []
+        for name in ("train", "validation", "test"):
+            assert set(labels[words == name]) == {0, 1}
+    assert is_same_draw(folds, drawn.folds(split_by, num_folds, seed=0))
+    unknown = replace(drawn, sites=np.where(np.arange(42) < 2, "", sites))
+    with pytest.raises(InputError, match=r"data.split_by: of 2 of 36 slides the site is not known, such as 's0', 's1'"):
+        unknown.folds(split_by, num_folds, seed=0)
 
 
 def write_round(run: Path) -> Path:

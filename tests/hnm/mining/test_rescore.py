@@ -13,7 +13,8 @@ from hnm.mining.rescore import RESCORED, is_full, mark_rescored
 from hnm.rounds import check_batches
 from hnm.rounds_config import RoundsConfig
 from hnm.run.phase import read_state
-from hnm.run.study import ChosenRows, open_study
+from hnm.run.slide_rows import ChosenRows
+from hnm.run.study import open_study
 from hnm.run_rounds import round_folder
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError

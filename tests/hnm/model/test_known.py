@@ -18,6 +18,8 @@ from shards.cohort.slides import Slide
 from shards.errors import InputError
 from tests.hnm.model.test_predict import CPU
 
+AUC_ELSEWHERE = "AUC, intervals by patient, calibration, drift: hnm validate m t.csv (what is scored there is not scored again)"
+
 
 @pytest.fixture(scope="module")
 def record(finished_run: Path) -> RunRecord:
@@ -77,18 +79,18 @@ def row(name: str, label: int | None, score: float | None, seen: str = "", statu
 
 def test_no_figure_counts_what_was_seen_and_each_counts_what_was_missed() -> None:
     tested = [row("a", 1, 0.9), row("b", 0, 0.2), row("c", 0, 0.3), row("unlabelled", None, 0.9)]
-    assert labelled_lines(tested, is_known=True) == ["3 of them have a label: slide AUC 1.000, 3 called right"]
+    assert labelled_lines(tested, True, "hnm validate m t.csv") == ["3 of them have a label: 3 called right", AUC_ELSEWHERE]
     seen = [row("s", 0, 0.99, "the model was trained on it"), row("t", 1, None, "the model was chosen by it", "empty: no tissue")]
-    told, figures = labelled_lines([*tested, *seen], is_known=True)
+    told, figures, _ = labelled_lines([*tested, *seen], True, "")
     assert "2 of 5 slides with a label are no test of this model and are in no figure: s (the model was trained on it)" in told
-    assert figures == "3 of them have a label: slide AUC 1.000, 3 called right"
+    assert figures == "3 of them have a label: 3 called right"
     lost = [row(name, label, None, status="empty: no tissue") for name, label in (("m", 1), ("n", 0))]
     lost.append(row("f", 1, None, status="failed: damaged"))
-    figures, missed, left_out = labelled_lines([*tested, *lost], is_known=True)
-    assert figures == "4 of them have a label: slide AUC 0.500, 3 called right"  # a and m against b and c
+    figures, missed, left_out, _ = labelled_lines([*tested, *lost], True, "")
+    assert figures == "4 of them have a label: 3 called right"
     assert missed.startswith("1 of these are positive and gave no patch (m): they count as missed, with score 0.")
-    assert missed.endswith("Without them: slide AUC 1.000, 3 called right")
+    assert missed.endswith("Without them: 3 called right")
     assert left_out.startswith("2 with a label have no score")
-    older, _ = labelled_lines(tested, is_known=False)
+    older, *_ = labelled_lines(tested, False, "")
     assert "this export does not say which slides it was trained on" in older
-    assert labelled_lines([row("unlabelled", None, 0.9)], is_known=False) == []
+    assert labelled_lines([row("unlabelled", None, 0.9)], False, "") == []

@@ -16,7 +16,7 @@ from hnm.report.draw_embedding import NUM_PATCHES, draw_embedding, project, samp
 from hnm.report.draw_patches import Row, draw_montage, enlarged, fit_middle
 from hnm.report.draw_rounds import draw_encoder_losses, encoder_losses, series_of
 from hnm.report.draw_style import evenly_spread
-from hnm.report.pictures import TEXTS, _true_area, draw_heatmaps, draw_pictures, scored_patches
+from hnm.report.pictures import TEXTS, draw_heatmaps, draw_pictures, scored_patches, true_area
 from hnm.report.record import RunRecord, read_record
 from hnm.run.study import open_study
 from hnm.run_rounds import round_folder
@@ -133,7 +133,7 @@ def test_an_annotation_is_drawn_in_the_frame_that_the_table_names(record: RunRec
     for name, value in (("annotation_frame", "qupath"), ("frame_x_level0", 640), ("frame_y_level0", 384)):
         table = table.append_column(name, [[value] * 10])
     moved = replace(record, study=replace(record.study, cohort=replace(cohort, slides=table)))
-    area = _true_area(moved, 0)
+    area = true_area(moved, 0)
     assert area is not None
     assert area.bounds == (648, 392, 680, 408)
 

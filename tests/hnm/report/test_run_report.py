@@ -4,12 +4,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from hnm.report.page import link_to, write_page
 from hnm.report.record import read_record
 from hnm.report.run_report import values_of
+from hnm.report.top_patches import TopPatches, write_top_patches
 from hnm.run.study import open_study
 from launch.process.run_directory import read_run
 from launch.verbs.report import numbers_of, report
@@ -116,3 +118,46 @@ def test_words_of_strangers_stay_words(evaluated_run: Path, tmp_path: Path) -> N
         assert (f"heatmap of {told['slide_id']}" in parsed.values) == bool(embedded)
         assert link_to(heatmap, evaluated_run) in parsed.values
     assert "figures/a%20%26%27%22%3Cb%3E.jpg" in parsed.values
+
+
+def test_rows_that_need_truth_are_shown_only_where_there_is_some(evaluated_run: Path, tmp_path: Path) -> None:
+    config, folder = read_run(evaluated_run)
+    study = open_study(Cohort.open(folder), config.data, config.seed)
+    record = read_record(evaluated_run, config, study)
+    patches = replace(study.cohort.patches, truth=np.full(study.cohort.num_patches, -1, np.int8))
+    blind = replace(record, study=replace(study, cohort=replace(study.cohort, patches=patches)))
+    of_truth = ("witness rate", "patch AUC", "instance.auc", "froc.score", "slide AUC without positive patches")
+    for its, are_told in ((record, True), (blind, False)):
+        write_page(tmp_path / "report.html", "run.html", **values_of(its, [], {}, [], 1))
+        text = Text(tmp_path / "report.html").text
+        told = {words: words in text for words in of_truth}
+        assert told == dict.fromkeys(told, are_told)
+
+
+def test_the_hardest_patches_of_a_slide_have_names_places_and_links(evaluated_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated_run, run)
+    config, folder = read_run(run)
+    record = read_record(run, config, open_study(Cohort.open(folder), config.data, config.seed))
+    slide = next(int(slide) for slide in record.study.train if record.study.labels[slide] == 0)
+    name, first = str(record.study.cohort.slide_ids[slide]), int(record.study.cohort.patch_bounds[slide])
+    page = run / "view" / "slides" / f"{slide_key(name)}.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("")
+    top = TopPatches(record)
+    rows = top.of_slide(slide, 5)
+    own = record.by_patch[first : first + 16]
+    assert [row.patch - first for row in rows] == np.argsort(-own, kind="stable")[:5].tolist()
+    assert {row.what for row in rows} == {"hardest negative"}
+    of_negatives = record.by_patch[record.study.mask_of(np.flatnonzero(record.study.labels == 0))]
+    assert rows[0].rank == 1 + int((of_negatives > own.max()).sum())
+    write_top_patches(run / "top_patches.csv", top, [slide], record.num_rounds)
+    cells = [line.split(",") for line in (run / "top_patches.csv").read_text(encoding="utf-8").splitlines()]
+    assert len(cells) == 1 + 10
+    patches = record.study.cohort.patches
+    assert cells[1][:6] == [name, "hardest negative", str(rows[0].patch), str(patches.x_level0[rows[0].patch]),
+                            str(patches.y_level0[rows[0].patch]), "16"]  # fmt: skip
+    assert cells[1][-1] == f"view/slides/{slide_key(name)}.html#p={rows[0].patch}"
+    card = tmp_path / "run" / "report.html"
+    write_page(card, "run.html", **values_of(record, [], {slide: run / "figures/heatmaps/slide-000.jpg"}, [slide], 1))
+    assert cells[1][-1] in Text(card).links

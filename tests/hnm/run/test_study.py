@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnm.run.study import DataConfig, open_study, thin_to_witness_rate
+from hnm.run.study import DataConfig, open_study
+from hnm.run.witness_rate import thin_to_witness_rate
 from shards.cohort.cohort import Cohort
 from shards.errors import InputError
 from tests.hnm.worlds import tables_only_cohort, tables_only_study

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve as sk_curve
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from hnm.statistics.calibration import brier, calibration_curve
+from hnm.statistics.calibration import brier, calibration_curve, calibration_intercept, calibration_slope, logits_of
 from shards.errors import InputError
 
 
@@ -44,3 +45,22 @@ def test_one_class_nothing_and_what_is_no_probability() -> None:
         brier(np.array([0, 1]), np.array([0.5, 3.0]))
     with pytest.raises(InputError, match="1 of 2 scores are NaN"):
         calibration_curve(np.array([0, 1]), np.array([0.5, np.nan]))
+
+
+def test_the_slope_is_that_of_a_logistic_regression() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 1, 500)
+    scores = 1 / (1 + np.exp(-(2 * logits - 1)))  # twice too extreme, and too low
+    labels = (random.random(500) < 1 / (1 + np.exp(-logits))).astype(int)
+    slope, intercept = calibration_slope(labels, scores), calibration_intercept(labels, scores)
+    known = LogisticRegression(C=np.inf, tol=1e-10).fit(logits_of(scores)[:, None], labels)
+    assert slope == pytest.approx(known.coef_[0, 0], abs=1e-4)
+    assert slope == pytest.approx(0.5, abs=0.15)
+    assert intercept is not None
+    assert intercept > 0.5  # scores are too low
+    assert np.mean(1 / (1 + np.exp(-(logits_of(scores) + intercept)))) == pytest.approx(labels.mean(), abs=1e-6)
+    parted = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9])
+    assert calibration_slope(*parted) is None  # no finite slope is the likeliest
+    assert calibration_intercept(*parted) == pytest.approx(0, abs=1e-6)
+    assert calibration_slope(np.array([0, 1, 0]), np.full(3, 0.5)) is None
+    assert calibration_slope(np.ones(2), np.array([0.3, 0.4])) is calibration_intercept(np.ones(2), np.array([0.3, 0.4])) is None

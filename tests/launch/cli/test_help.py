@@ -1,12 +1,17 @@
 """What --help says, how fast, and in which order."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-import pytest
+import typer
+from typer.testing import CliRunner
 
-from launch.cli.main import PANELS
+from launch.cli.main import PANELS, app
 from tests.launch.cli.test_main import hnm
 
 
@@ -33,12 +38,30 @@ assert not heavy, heavy
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["tile", "pretrain", "train", "evaluate", "report", "predict", "export", "ui", "demo", "doctor"])
-def test_each_verb_explains_itself(verb: str) -> None:
-    result = hnm(verb, "--help")
-    assert result.exit_code == 0
-    if verb not in ("demo", "doctor"):
-        assert f"hnm {verb} " in result.output  # an example
+def every_command(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield each command below one, with the words that call it."""
+    for name, below in command.commands.items():
+        if hasattr(below, "commands"):
+            yield from every_command(below, f"{path} {name}")
+        else:
+            yield f"{path} {name}", below
+
+
+def test_each_command_has_an_example_of_itself() -> None:
+    commands = dict(every_command(typer.main.get_command(app), "hnm"))
+    assert len(commands) > 30
+    assert [path for path, its in commands.items() if not re.search(rf"`{path}[ `]", its.help)] == []
+
+
+def test_the_version_is_told() -> None:
+    result = hnm("--version")
+    assert (result.exit_code, result.output.split()[:2]) == (0, ["hnm", metadata.version("hnm")])
+
+
+def test_a_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    asked = {"COMP_WORDS": "hnm train --pre", "COMP_CWORD": "2", "_HNM_COMPLETE": "complete_bash"}
+    result = CliRunner().invoke(app, env=asked, prog_name="hnm")
+    assert result.output.strip() == "--preset"
 
 
 def test_commands_stand_in_the_order_of_use() -> None:

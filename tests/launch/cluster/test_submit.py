@@ -54,6 +54,7 @@ def test_a_debug_job_runs_in_this_process(evaluated_run: Path, tiny_slides: Path
     assert_refused(two, 2, "--cluster debug is this process: it is one rank")
 
 
+@pytest.mark.slow
 def test_a_local_job_goes_on_behind_the_command(tiny_cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["submit", "pretrain", tiny_cohort, out, "--ranks", "2", "--cluster", "local", *TINY, "pretrain.epochs=1000"]

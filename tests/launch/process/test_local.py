@@ -83,6 +83,7 @@ def test_stopped_then_killed_then_finished_is_undisturbed(
     assert {(beat["rank"], beat["phase"]) for beat in status.beats} == {(0, "mine"), (1, "mine")}
 
 
+@pytest.mark.slow
 def test_none_outlives_the_launcher(tiny_cohort: Path, tmp_path: Path) -> None:
     process = start("pretrain", tiny_cohort, "out", "--ranks", "2", *TINY, "pretrain.epochs=1000", cwd=tmp_path)
     wait_for(tmp_path / "out" / "log" / "rank-001.log", process)
@@ -96,6 +97,7 @@ def test_none_outlives_the_launcher(tiny_cohort: Path, tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_both_ranks_with_1(tiny_cohort: Path, tmp_path: Path) -> None:
     done = hnm("pretrain", tiny_cohort, "out", "--ranks", "2", *TINY, "pretrain.lr=1e30", cwd=tmp_path)
     assert done.returncode == 1

@@ -260,6 +260,7 @@ def test_what_leaks_or_does_not_fit_is_refused(
         crossval.run(request(tiny_cohort, tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_the_command_line_says_what_is_missing(finished: Path, tiny_cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "cv"
     shutil.copytree(finished, out, symlinks=True)

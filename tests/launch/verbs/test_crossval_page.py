@@ -9,9 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from hnm.evidence.crossval import of_whole_repeats
+from hnm.evidence.folds import over_folds
+from hnm.report.crossval_report import warnings_of_crossval
 from launch.cli.main import app
 from launch.verbs.crossval import print_summary
 from launch.verbs.crossval_folder import Request
+from launch.verbs.crossval_page import lines_of_folds, means_in_words, read_crossval
 from shards.cohort.slides import slide_key
 from tests.chromium import needs_chromium, open_page
 from tests.crossvals import write_crossval
@@ -118,18 +122,45 @@ def test_words_of_strangers_stay_words(twice: Path, tmp_path: Path) -> None:
     assert f"{fold.relative_to(out)}/figures/heatmaps/{slide_key(slide_id)}.jpg" in parsed.values
 
 
-def test_folds_that_are_missing_or_not_joined_are_named(twice: Path, tmp_path: Path) -> None:
+def test_while_folds_are_missing_those_that_are_done_are_told(twice: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "cv", json.loads((twice / "metrics.json").read_text())
+    shutil.copytree(twice, out)
+    for name in ("metrics.json", "predictions.parquet", "repeat-1/fold-2/metrics.json", "repeat-0/fold-1/metrics.json"):
+        (out / name).unlink()
+    aucs = [fold["figures"].get("slide auc") for fold in whole["folds"]]
+    its = over_folds([aucs[0], aucs[2], aucs[4]], num_folds=3)  # repeat 1, fold 0 has none
+    told = f"slide auc {its['mean']:.3f} ({its['low']:.3f} to {its['high']:.3f}); slide auprc"
+    record = read_crossval(out)
+    assert means_in_words(record.metrics).startswith(told)
+    lines, is_bad = lines_of_folds(out)
+    assert (lines[0], is_bad) == ("4 of 6 folds are done", False)
+    assert lines[-1].startswith(f"so far, mean over those done: {told}")
+    warned = "Only 4 of 6 folds are done: all figures are of these, and will change. Not done: repeat 0, fold 1, repeat 1"
+    assert warnings_of_crossval(record)[0].startswith(warned)
+    assert len(record.columns["score"]) == 16  # of which the page makes its table and pictures
+
+
+def test_the_pooled_figure_is_of_repeats_with_the_same_slides(twice: Path) -> None:
+    table = pq.read_table(twice / "predictions.parquet")
+    part = table.filter(pa.array((table["repeat"].to_numpy() != 1) | (table["fold"].to_numpy() != 2)))
+    assert set(of_whole_repeats(part, 3)["repeat"].to_pylist()) == {0}
+    assert of_whole_repeats(table, 3) is table
+    assert set(of_whole_repeats(part, 4)["repeat"].to_pylist()) == {0}  # the one with most slides
+
+
+def test_folds_that_are_not_begun_or_not_joined_are_named(twice: Path, tmp_path: Path) -> None:
     out = tmp_path / "cv"
     shutil.copytree(twice, out)
-    before = (out / "report.html").read_bytes()
-    (out / "repeat-1" / "fold-2" / "metrics.json").rename(tmp_path / "aside.json")
+    (out / "metrics.json").unlink()
+    assert "all folds are done, but metrics.json is not of all of them yet" in refused(out)
+    for path in out.glob("repeat-*/fold-*/metrics.json"):
+        path.unlink()
+    assert "none of 6 folds is done. Run the same hnm crossval again; hnm status" in refused(out)
+    assert (out / "report.html").read_bytes() == (twice / "report.html").read_bytes()
+
+
+def refused(out: Path) -> str:
     result = CliRunner().invoke(app, ["report", str(out)])
     assert result.exit_code == 1
     assert "error: " in result.output
-    assert "1 of 6 folds are not done (repeat 1, fold 2). Run the same hnm crossval again; hnm status" in result.output
-    (tmp_path / "aside.json").rename(out / "repeat-1" / "fold-2" / "metrics.json")
-    (out / "metrics.json").unlink()
-    result = CliRunner().invoke(app, ["report", str(out)])
-    assert result.exit_code == 1
-    assert "all folds are done, but metrics.json is not of all of them yet" in result.output
-    assert (out / "report.html").read_bytes() == before
+    return result.output

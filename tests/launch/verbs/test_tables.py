@@ -37,7 +37,9 @@ def test_annotations_that_contradict_the_labels_are_in_the_summary() -> None:
 
 def test_nothing_left_out_is_not_mentioned() -> None:
     summary = TileSummary(2, 2, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, {}, {}, [], False)
-    assert len(tile_lines(summary, Path("cohort"))) == 3
+    assert len(lines := tile_lines(summary, Path("cohort"))) == 3
+    assert lines[1] == "8 patches"  # nothing is annotated: nothing can be known to be positive
+    assert tile_lines(replace(summary, num_known_patches=8), Path("cohort"))[1] == "8 patches, 0 of them known to be positive"
 
 
 def metrics_of(**changes: Any) -> dict[str, Any]:
@@ -101,9 +103,13 @@ def test_warnings_of_both_kinds_end_the_tables(capsys: pytest.CaptureFixture[str
 
 def test_what_is_unknown_is_said_or_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     unknown = {"auc": None, "accuracy": 1.0, "f1": 0.0}
-    rows = printed(capsys, metrics_of(instance=None, slide=unknown, slide_auc_interval={"low": None, "high": None}))
+    nothing = {"low": None, "high": None}
+    rounds = [row | {"validation_instance_auc": None, "witness_rate_self_paced": None} for row in metrics_of()["rounds"]]
+    froc = {"score": None, "num_lesions": 0, "lesions_from": []}
+    rows = printed(capsys, metrics_of(instance=None, slide=unknown, slide_auc_interval=nothing, rounds=rounds, froc=froc))
     assert rows["slide AUC"] == ["unknown"]
-    assert not any("interval" in row or row.startswith("instance") for row in rows)
+    assert not any("interval" in row or row.startswith(("instance", "FROC")) for row in rows)
+    assert rows["0"] == ["0.500", "0", "7"]  # no patch AUC, no witness rate
 
 
 def test_baselines_and_context_stand_below_the_runs_own_figures(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ def test_a_preview_in_which_slides_fail_ends_as_the_tiling_would(slides_csv: Pat
 def test_a_list_of_label_columns_is_refused(slides_csv: Path, tmp_path: Path) -> None:
     result = tile(slides_csv, tmp_path / "c", "data.label_column=a,b")
     assert result.exit_code == 1
-    assert "data.label_column=a,b names several columns; a run learns one. Set it to one of: label" in text_of(result)
+    assert "data.label_column=a,b names several columns. One is named so, of: label" in text_of(result)
     assert not (tmp_path / "c").exists()
 
 

@@ -69,13 +69,15 @@ def listening_on(port: int) -> set[str]:
     return {address for address, at in places if int(at, 16) == port}
 
 
+@pytest.mark.slow
 def test_the_page_is_served_on_loopback_and_knows_the_run(ui: tuple[Path, str]) -> None:
     run, page = ui
     address, fragment = page.split("/#/")
     assert address.startswith("http://127.0.0.1:")
     assert listening_on(int(address.rsplit(":", 1)[1])) == {"0100007F"}  # 127.0.0.1, and nothing else
     run_id = (run / "mlflow_run_id.txt").read_text().strip()
-    assert fragment.endswith(f"/runs/{run_id}")
+    experiment = MlflowClient(f"sqlite:///{run / 'mlflow.db'}").get_run(run_id).info.experiment_id
+    assert fragment == f"experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
     with urllib.request.urlopen(address, timeout=30) as answer:
         assert b"<title>MLflow</title>" in answer.read()
     with urllib.request.urlopen(f"{address}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=30) as answer:
@@ -89,6 +91,7 @@ def test_the_page_is_served_on_loopback_and_knows_the_run(ui: tuple[Path, str]) 
         assert b"not for diagnosis" in answer.read()
 
 
+@pytest.mark.slow
 def test_a_server_tracks_by_uri_and_a_lost_id_is_found_by_tag(
     ui: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

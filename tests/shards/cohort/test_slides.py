@@ -241,7 +241,7 @@ def test_a_label_column_that_is_none_is_told(tmp_path: Path) -> None:
     (warning,) = label_column_warnings(slides, "label_c")
     assert "data.label_column=label_c is no column of the table. Training will need one of: label_a, label_b" in warning
     for several in ("a,b", "label_a,label_b", "label_a label_b"):
-        with pytest.raises(InputError, match=r"names several columns; a run learns one. Set it to one of: label_a, label_b"):
+        with pytest.raises(InputError, match=r"names several columns. One is named so, of: label_a, label_b"):
             label_column_warnings(slides, several)
 
 

@@ -1,10 +1,12 @@
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shards.cohort.cohort_table import read_rows
 from shards.cohort.slides import read_slides
+from shards.cohort.source_sites import sites_in_several
 from shards.errors import InputError
 from shards.public.tcga import read_mutations, write_tcga
 from tests.paths import SHARED, needs_tcga
@@ -71,6 +73,29 @@ def test_the_real_tables(tmp_path: Path) -> None:
         assert len(tested & positive) == 11  # 55 of 407
     assert all(sum(row.cells[column] == "test" for column in folds) == 1 for row in rows)
     assert len(read_slides(summary.slides_csv)) == 530
+
+
+@needs_tcga
+@pytest.mark.parametrize(("num_folds", "largest"), [(5, (12, 77)), (10, (9, 73))])
+def test_no_tissue_source_site_of_the_real_tables_is_in_two_folds(
+    tmp_path: Path, num_folds: int, largest: tuple[int, int]
+) -> None:
+    summary = write_tcga(MANIFEST, MUTATIONS, ["EGFR"], tmp_path, num_folds=num_folds, split_by="site")
+    slides = read_slides(summary.slides_csv)
+    assert summary.sites.startswith("33 tissue source sites, none in two folds; most uneven is fold 0 with ")
+    sites = np.array([slide.patient_id[5:7] for slide in slides])
+    for fold in range(num_folds):
+        assert sites_in_several(sites, np.array([slide.splits[f"split_fold{fold}"] for slide in slides])) == []
+    tested = [
+        [{s.patient_id for s in slides if s.splits[f"split_fold{fold}"] == "test" and s.labels["label_EGFR"] == label}
+         for fold in range(num_folds)]
+        for label in (1, 0)
+    ]  # fmt: skip
+    sizes = [[len(its) for its in kind] for kind in tested]
+    assert [sum(kind) for kind in sizes] == [55, 352]
+    # site 55 alone has 73 negative patients of 352, and 9 of 55 positive
+    assert all(max(kind) <= most for kind, most in zip(sizes, largest, strict=True))
+    assert min(sizes[0]) >= 3
 
 
 def test_bad_tables_are_named(tmp_path: Path) -> None:
