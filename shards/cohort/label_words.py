@@ -55,7 +55,8 @@ def meaning_of_words(cells: Sequence[str], positive: Collection[str], where: str
     likely = next((word for name in LIKELY for word in words if canonical(word) == name), rarest)
     raise InputError(
         f"{where}: labels are words: {found}{more}, and {given}. Write the positive ones into the configuration, such as "
-        f"data.positive={likely} (in a YAML file, in the section data: 'positive: {likely}'), or write 1 and 0 into the column"
+        f"data.positive={likely} (in a YAML file, in the section data: 'positive: {likely}'), or write 1 and 0 into the column. "
+        "Classes that are told apart stand in a column whose name does not begin with label (data.label_column)"
     )
 
 
