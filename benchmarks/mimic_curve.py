@@ -34,7 +34,7 @@ RATES = (0.0, 0.005, 0.01, 0.02, 0.05)
 MINING = ("mining.neg_ratio=0.2", "mining.candidates_per_slide=0.05", "mining.ties=exact")
 ARMS: dict[str, tuple[str, ...]] = {  # preset, and what differs
     "frozen": ("frozen",),
-    "random": ("hnm", *MINING, "mining.hard_share=0"),
+    "random": ("hnm", *MINING, "mining.hard_share=0.2"),  # the share that a draw of all negatives has of the fifth
     "hardest": ("hnm", *MINING, "mining.hard_share=1"),
     "third": ("hnm", *MINING, "mining.hard_share=0.3333"),
     "its2clr": ("its2clr",),

@@ -10,6 +10,7 @@ The fastest round counts. Seconds of processor time beside it tell what a busy m
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -165,8 +166,11 @@ def against_peers(path: Path, folder: Path, hs2p: Hs2p, num_rounds: int) -> dict
 def measure_peers(slides: list[Path], folder: Path, python: Path, num_rounds: int) -> dict[str, Any]:
     """Return all figures: `ratio_to_peers` by slide and workers, and what they were made of."""
     hs2p = Hs2p(python)
+    found = {}
     try:
-        found = {path.stem: against_peers(path, folder, hs2p, num_rounds) for path in slides}
+        for path in slides:
+            found[path.stem] = against_peers(path, folder, hs2p, num_rounds)
+            print(json.dumps({path.stem: found[path.stem]}), file=sys.stderr, flush=True)
     finally:
         hs2p.close()
     ratios = {

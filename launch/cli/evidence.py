@@ -33,7 +33,7 @@ def crossval(
     cohort: CohortArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, or to resume.")],
     overrides: Overrides = None,
-    folds: Annotated[int, typer.Option("--folds", "-k", help="Folds, stratified, by patient; at least 3.")] = 5,
+    folds: Annotated[int, typer.Option("--folds", "-k", help="Folds, stratified, by patient (see data.split_by); from 3.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Draw the folds so many times, each with its own seed.")] = 1,
     share: Annotated[
         str | None,

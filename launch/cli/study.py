@@ -30,7 +30,7 @@ def study(
             help="First encoder of every method, which must not have seen the cohort. Without it each fold pretrains one.",
         ),
     ] = None,
-    folds: Annotated[int, typer.Option("--folds", "-k", help="Folds, stratified, by patient; at least 3.")] = 5,
+    folds: Annotated[int, typer.Option("--folds", "-k", help="Folds, stratified, by patient (see data.split_by); from 3.")] = 5,
     seeds: Annotated[int, typer.Option(min=1, help="Draw folds and everything else so many times anew.")] = 1,
     budget: Annotated[
         str | None,

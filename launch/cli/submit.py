@@ -161,7 +161,7 @@ def _command(local: LocalCommand, params: dict[str, Any], config: Path) -> list[
             options.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
         else:
             long = next((word for word in info.param_decls or () if word.startswith("--")), f"--{name.replace('_', '-')}")
-            options += [long, *values]
+            options += [word for its in values for word in (long, its)]
     return [*arguments, *options, *(["--config", str(config)] if "config" in params else [])]
 
 

@@ -176,7 +176,7 @@ def _require_label_column(source: Path, slides: Sequence[Slide], column: str) ->
         remedy = (
             f"Say which one: --label-column, one of {known}" if known else f"Add a column {column} with 1, 0 or nothing"
         )
-        raise InputError(f"{source}: there is no column {column!r} of labels, by which the model was trained. {remedy}")
+        raise InputError(f"{source}: there is no column {column!r} of labels. {remedy}")
 
 
 @numerics(EngineConfig())  # in fp32, whatever it was trained in

@@ -53,9 +53,12 @@ def meaning_of_words(cells: Sequence[str], positive: Collection[str], where: str
     given = f"none is {' or '.join(positive)} (data.positive)" if positive else "which of them is positive is not said"
     rarest = min(words, key=lambda word: counts[word])
     likely = next((word for name in LIKELY for word in words if canonical(word) == name), rarest)
+    classes = ". Classes to be told apart stand in a column whose name does not begin with label (data.label_column)"
+    classes = classes if len(words) > 2 else ""
     raise InputError(
         f"{where}: labels are words: {found}{more}, and {given}. Write the positive ones into the configuration, such as "
         f"data.positive={likely} (in a YAML file, in the section data: 'positive: {likely}'), or write 1 and 0 into the column"
+        f"{classes}"
     )
 
 

@@ -125,7 +125,9 @@ def read_slide_table(
         )
     _refuse_misspelt_columns(slides_csv, rows[0].cells)
     _refuse_duplicates(rows)
-    slides, problems, meanings, told = [], [], {}, []
+    slides, problems = [], []
+    meanings: dict[str, dict[str, int | None]] = {}
+    told: list[str] = []
     for column in (name for name in rows[0].cells if name.startswith("label")):
         cells, where = [row.cells[column] for row in rows], f"{slides_csv}, column {column}"
         meanings[column] = meaning_of_words(cells, positive, where)

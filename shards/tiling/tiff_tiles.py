@@ -30,7 +30,7 @@ from shards.tiling.tiff_header import MAX_PAGES, opened_tiff
 VENDORS = ("aperio", "generic-tiff")  # all others lay out tiles in ways of their own
 CONTIGUOUS, RGB, YCBCR = 1, 2, 6  # tags 284 and 262
 JPEG, APERIO_JP2K_RGB = 7, 33005  # tag 259
-SOI, APP0, APP14, SOS = b"\xff\xd8", 0xE0, 0xEE, 0xDA
+SOI, EOI, APP0, APP14, SOS = b"\xff\xd8", b"\xff\xd9", 0xE0, 0xEE, 0xDA
 ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # a byte follows: 0 says RGB, 1 YCbCr
 MIX_STEPS = 2**16  # so many places between two pixels does OpenSlide's painter tell apart
 
@@ -99,14 +99,18 @@ class TiffTiles:
         return part if not mix_x and not mix_y else _mixed(part, mix_x, mix_y)[:height, :width]
 
     def jpeg_at(self, level: int, x: float, y: float, width: int, height: int) -> bytes | None:
-        """Return the JPEG of the tile that is exactly this part, as a file of its own; None: no single tile is it."""
+        """Return the JPEG of the tile that is exactly this part, as a file of its own; None: no single whole one is it."""
         its = self.levels[level]
         if its.head is None or (width, height) != (its.tile_width, its.tile_height):
             return None
         if x % width or y % height or x + width > its.width or y + height > its.height:
             return None
         data = self._bytes_of(level, int(y) // height * its.columns + int(x) // width)
-        return None if data is None else standalone_jpeg(its.head, data)
+        if data is None:
+            return None
+        jpeg = standalone_jpeg(its.head, data)
+        is_whole = jpeg.rstrip(b"\0").endswith(EOI)
+        return jpeg if is_whole and _size_of(jpeg) == (its.tile_height, its.tile_width) else None
 
     def _read_whole(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
         its = self.levels[level]
@@ -204,6 +208,14 @@ def standalone_jpeg(head: bytes, tile: bytes) -> bytes:
         TileError: it does not begin as a JPEG.
     """
     return head + b"".join(_segments(tile))
+
+
+def _size_of(jpeg: bytes) -> tuple[int, int]:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+    except ValueError as error:
+        raise TileError(str(error)) from None
+    return height, width
 
 
 def jpeg_head(tables: bytes | None, photometric: int) -> bytes:

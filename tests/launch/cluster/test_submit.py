@@ -101,6 +101,7 @@ def test_a_dry_run_needs_no_controller_and_says_that_nothing_was_checked(
     [
         (["submit", "evaluate", "run", "--no-report"], ["--no-report"]),
         (["submit", "predict", "run", "a.png", "b.png", "-w", "3"], ["--workers", "3"]),
+        (["submit", "validate", "run", "b.png", "--by", "site", "--by", "age"], ["--by", "site", "--by", "age"]),
     ],
 )
 def test_a_job_gets_the_local_commands_arguments(
@@ -120,8 +121,9 @@ def test_a_job_gets_the_local_commands_arguments(
     places = [word for word in rest if word.startswith("/")]
     assert verb == words[1]
     named = [str(tmp_path / word) for word in words[2:] if word in ("run", "a.png", "b.png")]
-    assert places == [*named, *([str(tmp_path / "predictions")] if verb == "predict" else [])]
-    assert [word for word in rest if word not in places and word != "--out"] == options
+    also = {"predict": ["predictions"], "validate": ["validation", "config.yaml"]}.get(verb, [])
+    assert places == [*named, *(str(tmp_path / name) for name in also)]
+    assert [word for word in rest if word not in places and word not in ("--out", "--config")] == options
 
 
 EVIL = "touch /tmp/done-by-a-stranger"

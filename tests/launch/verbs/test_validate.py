@@ -19,7 +19,7 @@ from tests.command_line import assert_refused, hnm
 from tests.pages import require_fits, require_self_contained
 from tests.tiny import TILE
 
-NUM = 36
+NUM = 72
 QUIET = ("tracking.enabled=false", "--device", "cpu")
 
 
@@ -83,7 +83,7 @@ def test_its_figures_are_of_the_slides_that_stand_beside(validated: Path, evalua
     assert found["promised"]["figures"]["auc"] == about["test"]["slide"]["auc"]
     groups = found["subgroups"]["site"]
     assert [group["value"] for group in groups] == ["site-0", "site-1", "site-2"]
-    assert sum(group["slides"] for group in groups) == found["slides"]["measured"] == len(rows) == 27
+    assert sum(group["slides"] for group in groups) == found["slides"]["measured"] == len(rows) == 54
     assert len(found["drift"]["colours"]) == 8
     patients = pq.read_table(validated / "patients.parquet").to_pylist()
     assert found["by_patient"]["slides"] == len(patients) < len(rows)

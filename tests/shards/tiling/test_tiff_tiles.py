@@ -139,3 +139,4 @@ def test_what_cannot_be_decoded_here_is_as_openslide_has_it(drawn: Path, tmp_pat
                     results.append(f"{type(error).__name__}: {error}".encode())
             assert results[0] == results[1]
             assert ours.told_reader["num_openslide_reads"] == 1
+            assert (ours.jpeg_at(0, 0, 256, 256), ours.jpeg_at(256, 0, 256, 256) is None) == (None, False)
