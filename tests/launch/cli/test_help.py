@@ -68,7 +68,7 @@ def test_commands_stand_in_the_order_of_use() -> None:
     text = hnm("--help").output
     shown = [(panel, *commands) for panel, commands in PANELS.items()]
     assert shown[0] == ("The way", "tile", "check", "pretrain", "train", "evaluate")
-    assert shown[1] == ("Look", "status", "report", "compare", "ui")
+    assert shown[1] == ("Look", "status", "report", "view", "compare", "ui")
     places = [text.index(f"─ {panel} ─") for panel, *_ in shown]
     assert places == sorted(places)
     rows = [line for line in text[places[0] :].splitlines() if line.startswith("│ ") and line[2] != " "]
