@@ -125,7 +125,9 @@ def test_rows_that_need_truth_are_shown_only_where_there_is_some(evaluated_run: 
     study = open_study(Cohort.open(folder), config.data, config.seed)
     record = read_record(evaluated_run, config, study)
     patches = replace(study.cohort.patches, truth=np.full(study.cohort.num_patches, -1, np.int8))
-    blind = replace(record, study=replace(study, cohort=replace(study.cohort, patches=patches)))
+    unknown = {"witness_rate_self_paced": None, "witness_rate_candidates": None}
+    decisions = [{**decision, **unknown} for decision in record.decisions]
+    blind = replace(record, study=replace(study, cohort=replace(study.cohort, patches=patches)), decisions=decisions)
     of_truth = ("witness rate", "patch AUC", "instance.auc", "froc.score", "slide AUC without positive patches")
     for its, are_told in ((record, True), (blind, False)):
         write_page(tmp_path / "report.html", "run.html", **values_of(its, [], {}, [], 1))
