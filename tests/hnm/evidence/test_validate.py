@@ -65,6 +65,7 @@ def test_slides_of_another_stain_and_prevalence_have_a_threshold_that_is_off() -
     assert found["drift"]["positive_share"] == {"then": 0.5, "now": pytest.approx(0.2)}
 
 
+@pytest.mark.slow
 def test_slides_like_its_own_have_a_threshold_that_holds() -> None:
     then, here = drawn(120), drawn(120, seed=2)
     found = validate(here, THRESHOLD, {**RECORDED, "reference": reference_of(then)}, colours_of(here, 0.3), Plan(by=["site"]))
@@ -77,6 +78,7 @@ def test_slides_like_its_own_have_a_threshold_that_holds() -> None:
     assert "the export does not say what it was" in older["verdict"]["says"][0]
 
 
+@pytest.mark.slow
 def test_more_slides_of_the_same_patients_are_no_more_evidence() -> None:
     once = drawn(40)
     thrice = replace(once.where(np.repeat(np.arange(40), 3)), slide_ids=np.arange(120).astype(str))
@@ -88,6 +90,7 @@ def test_more_slides_of_the_same_patients_are_no_more_evidence() -> None:
     assert (len(whole), num_both, int(whole.labels[0])) == (1, 1, 1)
 
 
+@pytest.mark.slow
 def test_what_is_learned_from_a_part_is_measured_on_the_rest() -> None:
     here = drawn(200, shift=1.5, seed=3)
     plan = Plan(recalibrate="isotonic", part=0.4, alpha=0.1)
