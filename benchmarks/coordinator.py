@@ -43,6 +43,7 @@ def rank_main(rank: int, port: int, cohort: str, folder: str, num_targets: int) 
     from hnm.engine.ranks import barrier
     from hnm.mining.coordinator import read_decision, share_mined
     from hnm.mining.joined import JoinedMined, join_round, share_joined
+    from hnm.mining.mining import Mined
     from hnm.run.study import open_study
     from launch.process.distributed import join_world, leave_world
     from shards.cohort.cohort import Cohort
@@ -66,7 +67,7 @@ def rank_main(rank: int, port: int, cohort: str, folder: str, num_targets: int) 
     if num_targets == 1:
         rank_and_decide(study, run, world, config.mining, begin)
         begin()
-        mined = share_mined(run, world)
+        mined: Mined | JoinedMined = share_mined(run, world)
     else:
         targets = draw_targets(study, num_targets)
         rounds = [run / key for key in targets.keys]

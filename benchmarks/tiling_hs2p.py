@@ -51,7 +51,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     for line in sys.stdin:
-        request = json.loads(line)
+        request, answer = json.loads(line), dict[str, Any]()
         try:
             wall, cpu = time.perf_counter(), time.process_time()
             tiles = tile(request, hs2p)

@@ -31,7 +31,7 @@ def calls_part(by_slide: np.ndarray, study: Study, config: EvaluateConfig, thres
 
     intervals = bootstrap_intervals(values_of, labels, study.drawn_by(judged), seed=seed)
     stated = {} if config.prevalence is None else {"stated_prevalence": config.prevalence}
-    values = {"prevalence": float(np.mean(labels == 1)), **stated, **values_of(np.arange(len(labels)))}
+    values: dict[str, Any] = {"prevalence": float(np.mean(labels == 1)), **stated, **values_of(np.arange(len(labels)))}
     values["intervals"] = {name: interval._asdict() for name, interval in intervals.items()}
     return {"threshold_policy": config.threshold, "predictive_values": values}
 

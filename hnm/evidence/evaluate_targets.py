@@ -41,7 +41,7 @@ OF_TARGET = ("num_test_slides", "patients", "threshold", "slide", "slide_auc_int
 
 def config_of_target(config: Config, targets: Targets, target: int) -> Config:
     """Return the configuration of one target: its label column is named, of a class in words."""
-    changes = {"label_column": targets.column_of(target), "targets": [], "classes": [], "negative_class": None}
+    changes: dict[str, Any] = {"label_column": targets.column_of(target), "targets": [], "classes": [], "negative_class": None}
     return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 
 

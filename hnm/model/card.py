@@ -143,9 +143,9 @@ def _figures(about: Description) -> str:
     lines += ["", "| figure, slides | test |", "|---|---|", *_rows(about.test["slide"])]
     if "slide_without_missed" in about.test:
         lines += ["", "| figure, slides with tissue only | test |", "|---|---|", *_rows(about.test["slide_without_missed"])]
-    if told := calls_told(about.test):
+    if calls := calls_told(about.test):
         lines += ["", "| what a call is worth | test | 95 % interval |", "|---|---|---|"]
-        for words, value, interval in told:
+        for words, value, interval in calls:
             known = interval is not None and interval["low"] is not None
             ends = f"{interval['low']:.3f} to {interval['high']:.3f}" if interval and known else ""
             lines += [f"| {words} | {'not defined' if value is None else f'{value:.3f}'} | {ends} |"]

@@ -164,7 +164,7 @@ def _patient_boxes(metrics: Mapping[str, Any]) -> list[Box]:
 
 def _predictive_boxes(metrics: Mapping[str, Any]) -> list[Box]:
     """Return PPV and NPV at the stated prevalence, else at the test slides' own; nothing before the evaluation."""
-    told = calls_told(metrics)[-2:]
+    told = calls_told(dict(metrics))[-2:]
     return [(" / ".join(digits(value) for _, value, _ in told), ["PPV / NPV", told[-1][0].removeprefix("NPV ")])] if told else []
 
 

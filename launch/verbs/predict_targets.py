@@ -68,21 +68,22 @@ def predict_job(
     slide = job.slide
     labels = [slide.labels.get(model.config.data.label_column) for model in models]
     prints = [hashlib.sha256(f"{model.identity} {job.fingerprint}".encode()).hexdigest() for model in models]
-    seen = {"seen": models[0].known.told(slide, content) if models[0].known else "", "content": content}
+    seen = models[0].known.told(slide, content) if models[0].known else ""
     done = [done_row(out, slide, label, its) for out, label, its in zip(outs, labels, prints, strict=True)]
     if (rows := [row for row in done if row is not None]) and len(rows) == len(models):
-        return [replace(row, **seen) for row in rows]
+        return [replace(row, seen=seen, content=content) for row in rows]
     try:
         results = predict_targets_of_slide(job, models, batch_size, workers or usable_cores(), journal.progress)
     except Exception as error:  # whatever it is, the other slides are done
         if not isinstance(error, (InputError, OSError, FloatingPointError)):
             traceback.print_exc()
         reason = str(error) or type(error).__name__
-        failed = [failed_row(slide, label, reason, *its) for label, *its in zip(labels, models, prints, strict=True)]
-        return [replace(row, **seen) for row in failed]
+        each = zip(labels, models, prints, strict=True)
+        failed = [failed_row(slide, label, reason, model, its) for label, model, its in each]
+        return [replace(row, seen=seen, content=content) for row in failed]
     rows = []
     for out, label, result, model, its in zip(outs, labels, results, models, prints, strict=True):
-        rows.append(replace(row_of(slide, label, result, model, its), **seen))
+        rows.append(replace(row_of(slide, label, result, model, its), seen=seen, content=content))
         write_slide(out, slide, rows[-1], result)
     return rows
 

@@ -122,8 +122,8 @@ def train(
         open_run(run, cohort, config)
 
     with session_of(Opening("train", config, cohort, run, prepare)) as session:
-        for told in study.targets.told if study.targets is not None else ():
-            session.journal.say(told)
+        for line in study.targets.told if study.targets is not None else ():
+            session.journal.say(line)
         for warning in site_warnings(study):
             session.journal.say(f"warning: {warning}")
         start = run / START_ENCODER

@@ -150,10 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers GET for what the site has, to whoever calls it by its own name."""
 
     of_site: Site
+    server: ThreadingHTTPServer
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:  # the name is http.server's
-        own = {f"{name}:{self.server.server_address[1]}" for name in (LOOPBACK, "localhost")}
+        own = {f"{name}:{self.server.server_port}" for name in (LOOPBACK, "localhost")}
         if self.headers.get("Host") not in own:  # a stranger's page may have a name of its own lead here
             self._send(403, "text/plain", b"ask for it by its address")
             return

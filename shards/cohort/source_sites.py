@@ -133,10 +133,10 @@ def _constraints(counts: np.ndarray, wanted: np.ndarray, needed: int) -> tuple[n
     """Return matrix, lowest and highest values: of x (G * P), deviations (P * K) and the largest share of a deviation (1)."""
     (num_groups, num_kinds), num_parts = counts.shape, len(wanted)
     num_chosen, num_off = num_groups * num_parts, wanted.size
-    held = np.zeros((num_parts, num_kinds, num_groups, num_parts))  # what part p has of kind k
+    of_parts = np.zeros((num_parts, num_kinds, num_groups, num_parts))  # what part p has of kind k
     for part in range(num_parts):
-        held[part, :, :, part] = counts.T
-    held = held.reshape(num_off, num_chosen)
+        of_parts[part, :, :, part] = counts.T
+    held = of_parts.reshape(num_off, num_chosen)
     once = np.kron(np.eye(num_groups), np.ones(num_parts))
     off, nothing = np.eye(num_off), np.zeros((num_off, 1))
     relative = np.diag((1 / np.maximum(wanted, 1)).ravel())
