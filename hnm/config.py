@@ -85,7 +85,7 @@ def load_config(config: str | None = None, preset: str | None = None, overrides:
 
     Args:
         config: a packaged name such as "colon", or a path to a YAML file; None = defaults.
-        preset: name of a method in configs/presets; it is stronger than the YAML. None: the one that the YAML names, or hnm.
+        preset: name of a method in configs/presets; stronger than the YAML, whose own it replaces. None: that, or hnm.
         overrides: "section.key=value" strings; values are YAML.
 
     Raises:
@@ -105,8 +105,8 @@ def resolve_config(
     if path is not None:
         content = _read_recorded(path) if path.name == RECORDED else _read_yaml(path)
     _overlay(tree, own_settings(), str(own_file()), origin)
-    named = content.pop("preset", None) or (DEFAULT_PRESET if preset is None else None)
-    if named is not None:
+    named = content.pop("preset", None) or DEFAULT_PRESET
+    if preset is None:  # else the YAML's own is not laid under it: a method never holds parts of another
         _overlay_preset(tree, str(named), origin)
     _overlay(tree, content, str(path), origin)
     if preset is not None:

@@ -121,6 +121,12 @@ def test_what_the_presets_stand_for() -> None:
     assert (ours.mining.candidates_per_slide, ours.mining.hard_share) == (0.05, 0.3333)
 
 
+def test_a_preset_that_is_asked_for_replaces_the_yamls_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("preset: frozen\naggregate: {epochs: 7}\n")
+    config = load_config(str(tmp_path / "mine.yaml"), "hnm")
+    assert (config.rounds.num_rounds, config.aggregate.kind, config.aggregate.epochs) == (4, "dsmil", 7)
+
+
 def test_each_layer_is_stronger_than_the_one_before(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("preset: its2clr\nmining: {ties: keep}\nseed: 5\n")
