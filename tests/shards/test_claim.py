@@ -52,7 +52,7 @@ def test_a_living_process_keeps_its_claim_and_a_killed_one_loses_it(tmp_path: Pa
         assert claim is None
         assert "process " in str(owner_of(tmp_path / "a.json"))
     os.kill(process.pid, signal.SIGKILL)
-    time.sleep(0.1)  # a zombie now: nobody has waited for it
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie now: nobody has taken its exit code
     with claimed(tmp_path / "a.json") as claim:
         assert claim is not None
         assert owner_of(tmp_path / "a.json") == this_process()
