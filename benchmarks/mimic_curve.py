@@ -47,7 +47,7 @@ CONTROL_ARMS = ("frozen", "random", "third", "slide")
 COMMON = (
     *("device=cpu", "tracking.enabled=false", "encoder.stem=small", "encoder.norm=batch", "encoder.width=0.125"),
     *("encoder.projection_dim=32", "pretrain.batch_size=128", "pretrain.lr=1e-3", "pretrain.tau=0.2"),
-    *("pretrain.augment.recipe=histology", "pretrain.augment.blur_probability=1.0"),
+    "pretrain.augment.recipe=histology",
     *("aggregate.kind=abmil_gated", "aggregate.num_members=1", "aggregate.ranking_weight=0.0", "aggregate.epochs=40"),
     *("aggregate.pairs_per_step=4", "aggregate.lr=2e-3", "aggregate.halve_every_epochs=20", "aggregate.select=validation"),
 )
