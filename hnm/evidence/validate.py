@@ -24,7 +24,7 @@ from hnm.statistics.thresholds import EvaluateConfig, choose_threshold, policy_i
 from hnm.statistics.zero_width import few_patients, zero_width_warning
 from shards.errors import InputError
 
-NUM_REFITS = 500
+NUM_REFITS = 200
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from shards.errors import InputError
 
 NEAR = 1e-7
 MAX_STEPS, TOLERANCE, NEAR_SINGULAR = 50, 1e-8, 1e-12
-WIDEST, BISECTIONS = 40.0, 40  # logits: the widest interval, to 1e-10
 
 
 def brier(labels: np.ndarray, scores: np.ndarray) -> float | None:
@@ -107,12 +106,15 @@ def calibration_intercept(labels: np.ndarray, scores: np.ndarray) -> float | Non
     positive, scores = _probabilities(labels, scores)
     if positive.all() or not positive.any():
         return None
-    x, share = logits_of(scores), float(positive.mean())
-    low, high = -WIDEST, WIDEST
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(_sigmoid(x + middle).mean()) < share else (low, middle)
-    return (low + high) / 2
+    x, share, added = logits_of(scores), float(positive.mean()), 0.0
+    for _ in range(MAX_STEPS):  # Newton's method; a step of at most 2 cannot jump over a sigmoid and back
+        probability = _sigmoid(x + added)
+        slope = max(float(np.mean(probability * (1 - probability))), NEAR_SINGULAR)
+        step = float(np.clip((share - probability.mean()) / slope, -2, 2))
+        added += step
+        if abs(step) < TOLERANCE:
+            break
+    return added
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
