@@ -10,7 +10,7 @@ import pytest
 from hnm.config import load_config
 from launch.verbs import predict as of_one
 from launch.verbs import train as verbs
-from launch.verbs.compare import compare
+from launch.verbs.compare import run as compare
 from launch.verbs.predict import PredictRequest
 from launch.verbs.predict_targets import export, predict
 from launch.verbs.report import has_results
