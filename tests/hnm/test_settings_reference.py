@@ -61,7 +61,7 @@ def test_each_value_has_its_source() -> None:
     source = {key: setting.source for key, setting in settings.items()}
     assert source["tile.patch_px"] == "config colon"
     assert source["mining.neg_ratio"] == "preset its2clr"
-    assert source["mining.ties"] == "preset hnm"
+    assert source["mining.ties"] == "default"  # the YAML names hnm, which its2clr replaces
     assert source["mining.positive_threshold"] == "default"
     assert source["engine.deepspeed"] == source["slurm.stages"] == source["seed"] == "command line"
     assert settings["seed"].is_default
