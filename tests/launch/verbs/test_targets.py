@@ -38,7 +38,6 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "cohort"
 
 
-@pytest.mark.slow
 def test_classes_from_training_to_prediction(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = tmp_path / "run", tmp_path / "predictions"
     assert verbs.train(cohort, run, None, None, "hnm", CLASSES, ranks=1) == 0
